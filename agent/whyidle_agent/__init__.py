@@ -1,0 +1,1 @@
+"""The reference agent: an AutoGPT-like loop on llama-cpp-python."""

@@ -1,0 +1,1 @@
+"""The whyidle daemon: kernel events in, attribution, findings and reports out."""

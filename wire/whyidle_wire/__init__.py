@@ -1,0 +1,1 @@
+"""What daemon, agent and CLI exchange: records, codec, report schema."""

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The single truth of what the kernel side stores and emits.
+ *
+ * events.py mirrors this file by hand; tests/unit/probes compile an offset dump of it and compare.
+ * Numbers and fields are append-only: recordings outlive releases. Everything is naturally aligned,
+ * padding is explicit, there are no bitfields. Times are nanoseconds on CLOCK_MONOTONIC.
+ */
+#ifndef WHYIDLE_EVENTS_H
+#define WHYIDLE_EVENTS_H
+
+/* Where a thread's time goes, as far as the kernel can tell; user space maps these to states. */
+enum wi_state {
+	WI_RUNNING = 0,
+	WI_RUNQUEUE = 1,     /* runnable, waiting for a CPU */
+	WI_OTHER = 2,        /* asleep in a syscall that has no class below */
+	WI_TCP = 3,          /* connected, connecting or writing */
+	WI_UDP = 4,
+	WI_SOCKET = 5,       /* netlink, packet, raw, vsock, ... */
+	WI_UNIX = 6,
+	WI_PIPE = 7,
+	WI_FILE = 8,         /* regular file or directory */
+	WI_DEVICE = 9,       /* character or block device: terminals, /dev/nvidia* */
+	WI_EPOLL = 10,
+	WI_POLL = 11,        /* poll or select on several descriptors, or on one that is no socket or pipe */
+	WI_FUTEX = 12,
+	WI_SLEEP = 13,       /* nanosleep, timerfd, poll or select on nothing */
+	WI_CHILD = 14,       /* wait4, waitid, pidfd, vfork */
+	WI_EVENTFD = 15,
+	WI_SIGNAL = 16,      /* pause, sigsuspend, sigtimedwait, signalfd */
+	WI_IO_URING = 17,
+	WI_SYSV_IPC = 18,    /* semop, msgrcv, mq_* */
+	WI_FAULT = 19,       /* asleep outside any syscall: a page fault */
+	WI_MEMORY = 20,      /* asleep in mmap, munmap, madvise: the address-space lock, reclaim */
+	WI_STOPPED = 21,     /* SIGSTOP, ptrace, freezer */
+	WI_LISTEN = 22,      /* accept on a listening socket */
+	WI_ANON = 23,        /* another anonymous inode: inotify, userfaultfd, ... */
+	WI_DISK = 24,        /* uninterruptible and counted as I/O wait, in whatever syscall */
+	WI_UNKNOWN = 25,     /* found asleep when tracking began, and not resolvable */
+	WI_STATES = 32,      /* size of the arrays; the rest is room to append */
+};
+
+/* What a syscall's wait is about; the loader fills syscall_class[nr] for the machine's architecture. */
+enum wi_class {
+	WI_CLASS_OTHER = 0,
+	WI_CLASS_FD = 1,     /* argument 0 is the descriptor */
+	WI_CLASS_POLL = 2,
+	WI_CLASS_SELECT = 3,
+	WI_CLASS_EPOLL = 4,
+	WI_CLASS_FUTEX = 5,
+	WI_CLASS_SLEEP = 6,
+	WI_CLASS_CHILD = 7,
+	WI_CLASS_SIGNAL = 8,
+	WI_CLASS_IO_URING = 9,
+	WI_CLASS_SYSV_IPC = 10,
+	WI_CLASS_MEMORY = 11,
+};
+#define WI_SYSCALLS 512
+
+enum wi_event {
+	WI_EV_SLICE = 1,
+	WI_EV_THREAD_EXIT = 2,
+	WI_EV_FORK = 3,
+	WI_EV_EXEC = 4,
+	WI_EV_EXIT = 5,
+	WI_EV_LIBRARY = 6,
+	WI_EV_GAP = 7,
+};
+
+enum wi_stat {
+	WI_STAT_SLICES = 0,        /* slices emitted */
+	WI_STAT_SLICES_LOST = 1,   /* slices the ring had no room for (their time is still in the totals) */
+	WI_STAT_CONTROL_LOST = 2,  /* fork, exec, exit, library events the control ring had no room for */
+	WI_STAT_THREADS_LOST = 3,  /* threads the map had no room for: their time is lost */
+	WI_STAT_WAITS_LOST = 4,    /* short waits whose peer the map had no room for */
+	WI_STAT_EXITS_KEPT = 5,    /* thread totals kept in the map because the ring was full */
+	WI_STAT_ENGINES_LOST = 6,
+	WI_STAT_GAPS_LOST = 7,
+	WI_STAT_ITER_NEW = 8,      /* processes and threads the last iterator runs added */
+	WI_STATS = 16,
+};
+
+#define WI_COMM 16
+#define WI_PATH 64
+
+struct wi_peer {
+	unsigned char local[16];   /* IPv4 in the first four bytes */
+	unsigned char remote[16];
+	unsigned short local_port; /* host order */
+	unsigned short remote_port;
+	unsigned char family;      /* AF_INET, AF_INET6, AF_UNIX, 0: no socket */
+	unsigned char type;        /* SOCK_STREAM, SOCK_DGRAM, ... */
+	unsigned char tcp_state;
+	unsigned char pad;
+};
+
+struct wi_header {
+	unsigned int type;         /* enum wi_event */
+	unsigned int target;
+};
+
+/* One interval off the CPU: blocked, then runnable. blocked_ns is 0 for a preemption. */
+struct wi_slice {
+	struct wi_header header;
+	unsigned int pid;          /* process (tgid) */
+	unsigned int tid;
+	unsigned long long start_ns;
+	unsigned long long blocked_ns;
+	unsigned long long runqueue_ns;
+	unsigned long long arg;    /* syscall argument 0: futex address, epoll descriptor, ... */
+	unsigned long long inode;  /* of the descriptor waited on; 0: none */
+	unsigned int waker_pid;    /* 0: an interrupt or the idle task woke it */
+	unsigned int waker_tid;
+	unsigned short state;      /* enum wi_state */
+	unsigned short syscall;    /* 0xffff: none */
+	int fd;                    /* -1: none */
+	struct wi_peer peer;
+};
+
+/* Everything known of one thread. The map's value, and the payload of WI_EV_THREAD_EXIT. */
+struct wi_thread {
+	unsigned long long done;   /* seqlock: written last; a copy is whole when done == begun */
+	unsigned int pid;
+	unsigned int tid;
+	unsigned int target;
+	unsigned int flags;        /* WI_THREAD_* */
+	unsigned long long first_ns;
+	unsigned long long last_ns; /* when the current state began */
+	unsigned long long wake_ns; /* first waking since then; 0: none */
+	unsigned long long end_ns;  /* exit; 0: alive */
+	unsigned long long arg;
+	unsigned long long inode;
+	unsigned long long engine;  /* context it is inside of; 0: none */
+	unsigned int waker_pid;
+	unsigned int waker_tid;
+	unsigned short state;
+	unsigned short syscall;
+	int fd;
+	struct wi_peer peer;
+	char comm[WI_COMM];
+	unsigned long long ns[WI_STATES];
+	unsigned int count[WI_STATES];
+	unsigned long long begun;  /* seqlock: written first */
+};
+#define WI_THREAD_PREEXISTING 1 /* was there when tracking began */
+#define WI_THREAD_LEADER 2
+
+struct wi_thread_exit {
+	struct wi_header header;
+	struct wi_thread thread;
+};
+
+struct wi_fork {
+	struct wi_header header;
+	unsigned long long ns;
+	unsigned int parent;
+	unsigned int pid;
+	char comm[WI_COMM];
+};
+
+struct wi_exec {
+	struct wi_header header;
+	unsigned long long ns;
+	unsigned int pid;
+	unsigned int old_tid;      /* differs from pid when a thread other than the leader called exec */
+	char comm[WI_COMM];
+	char path[WI_PATH];
+};
+
+struct wi_exit {
+	struct wi_header header;
+	unsigned long long ns;
+	unsigned int pid;
+	int code;                  /* as in wait(2) */
+	unsigned long long rss_peak_pages;
+	char comm[WI_COMM];
+};
+
+struct wi_library {
+	struct wi_header header;
+	unsigned long long ns;
+	unsigned int pid;
+	unsigned int tid;
+	char name[32];
+};
+
+/* A model context, by process and address. */
+struct wi_engine_key {
+	unsigned int pid;
+	unsigned int pad;
+	unsigned long long context;
+};
+
+struct wi_engine {
+	unsigned int target;
+	unsigned int driver;       /* thread of the last call */
+	unsigned int busy;         /* inside a call now */
+	unsigned int pad;
+	unsigned long long first_ns;
+	unsigned long long last_ns; /* when the current busy or idle interval began */
+	unsigned long long busy_ns; /* of finished calls */
+	unsigned long long idle_ns; /* of finished gaps */
+	unsigned long long calls;
+	unsigned long long gaps;
+	unsigned long long short_ns;    /* idle in gaps below the threshold, which are not emitted */
+	unsigned long long seen[WI_STATES]; /* the driver's totals when the last call returned */
+};
+
+/* An idle interval that has ended, with where the driver thread spent it. */
+struct wi_gap {
+	struct wi_header header;
+	unsigned int pid;
+	unsigned int tid;          /* the driver: the thread that ended the gap */
+	unsigned long long context;
+	unsigned long long start_ns;
+	unsigned long long end_ns;
+	unsigned int known;        /* ns[] holds: the same thread drove before and after */
+	unsigned int pad;
+	unsigned long long ns[WI_STATES];
+};
+
+/* Waits below the slice threshold, and slices the ring lost, summed by what was waited for.
+ * User space drains the map, so the values are deltas. */
+struct wi_wait_key {
+	unsigned int pid;
+	unsigned int tid;
+	unsigned char remote[16];
+	unsigned short remote_port;
+	unsigned short state;
+	unsigned char family;
+	unsigned char pad[3];
+};
+
+struct wi_wait {
+	unsigned long long ns;
+	unsigned long long count;
+	unsigned long long longest_ns;
+};
+
+struct wi_config {
+	unsigned long long slice_ns;   /* an interval this long becomes an event */
+	unsigned long long gap_ns;
+	unsigned int self;             /* the daemon: never tracked */
+	unsigned int pad;
+};
+
+#endif

@@ -1,0 +1,358 @@
+"""What the kernel side stores and emits: the Python mirror of ``bpf/events.h``.
+
+``events.h`` is the truth. This mirror is written by hand, because bcc's own decoding misreads nested and
+packed structs without an error; ``tests/unit/probes`` compiles an offset dump of the header and compares.
+
+Times are nanoseconds on CLOCK_MONOTONIC. Everything decoded here came through the kernel but describes
+hostile processes: names are bytes that were never checked, so they are decoded with replacement and must
+be sanitised before a terminal sees them.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import NamedTuple
+
+STATES = 32
+SYSCALLS = 512
+NO_SYSCALL = 0xFFFF
+
+
+class Wait(IntEnum):
+    """``enum wi_state``: where a thread's time goes, as far as the kernel can tell."""
+
+    RUNNING = 0
+    RUNQUEUE = 1
+    OTHER = 2
+    TCP = 3
+    UDP = 4
+    SOCKET = 5
+    UNIX = 6
+    PIPE = 7
+    FILE = 8
+    DEVICE = 9
+    EPOLL = 10
+    POLL = 11
+    FUTEX = 12
+    SLEEP = 13
+    CHILD = 14
+    EVENTFD = 15
+    SIGNAL = 16
+    IO_URING = 17
+    SYSV_IPC = 18
+    FAULT = 19
+    MEMORY = 20
+    STOPPED = 21
+    LISTEN = 22
+    ANON = 23
+    DISK = 24
+    UNKNOWN = 25
+
+
+class EventType(IntEnum):
+    """``enum wi_event``."""
+
+    SLICE = 1
+    THREAD_EXIT = 2
+    FORK = 3
+    EXEC = 4
+    EXIT = 5
+    LIBRARY = 6
+    GAP = 7
+
+
+class Stat(IntEnum):
+    """``enum wi_stat``: indexes of the counters of what happened and what was lost."""
+
+    SLICES = 0
+    SLICES_LOST = 1
+    CONTROL_LOST = 2
+    THREADS_LOST = 3
+    WAITS_LOST = 4
+    EXITS_KEPT = 5
+    ENGINES_LOST = 6
+    GAPS_LOST = 7
+    ITER_NEW = 8
+
+
+STATS = 16
+THREAD_PREEXISTING = 1
+THREAD_LEADER = 2
+
+
+class Peer(NamedTuple):
+    """Both ends of a socket. Addresses are raw: 4 significant bytes for AF_INET, 16 for AF_INET6."""
+
+    local: bytes
+    remote: bytes
+    local_port: int
+    remote_port: int
+    family: int
+    type: int
+    tcp_state: int
+
+
+NO_PEER = Peer(bytes(16), bytes(16), 0, 0, 0, 0, 0)
+
+
+class Slice(NamedTuple):
+    """One interval off the CPU: ``blocked_ns`` asleep, then ``runqueue_ns`` waiting for a CPU.
+
+    A preemption has ``blocked_ns == 0`` and ``state == Wait.RUNQUEUE``.
+    """
+
+    target: int
+    pid: int
+    tid: int
+    start_ns: int
+    blocked_ns: int
+    runqueue_ns: int
+    arg: int
+    inode: int
+    waker_pid: int
+    waker_tid: int
+    state: int
+    syscall: int
+    fd: int
+    peer: Peer
+
+    @property
+    def end_ns(self) -> int:
+        """When the thread was on a CPU again."""
+        return self.start_ns + self.blocked_ns + self.runqueue_ns
+
+
+class Thread(NamedTuple):
+    """Totals of one thread since ``first_ns``, and what it has been doing since ``last_ns``.
+
+    ``ns`` and ``count`` are indexed by :class:`Wait`; ``ns`` does not yet hold the time since ``last_ns``.
+    ``end_ns`` is 0 while the thread lives.
+    """
+
+    pid: int
+    tid: int
+    target: int
+    flags: int
+    first_ns: int
+    last_ns: int
+    wake_ns: int
+    end_ns: int
+    arg: int
+    inode: int
+    engine: int
+    waker_pid: int
+    waker_tid: int
+    state: int
+    syscall: int
+    fd: int
+    peer: Peer
+    comm: str
+    ns: tuple[int, ...]
+    count: tuple[int, ...]
+
+    def totals_at(self, now_ns: int) -> list[int]:
+        """``ns`` with the current, unfinished interval added: sums to ``now_ns - first_ns`` exactly.
+
+        ``now_ns`` earlier than ``last_ns`` (the thread switched after the clock was read) adds nothing.
+        """
+        ns = list(self.ns)
+        open_ns = max(0, (self.end_ns or now_ns) - self.last_ns)
+        if self.end_ns:
+            return ns
+        if self.state > Wait.RUNQUEUE and self.wake_ns:
+            asleep = min(open_ns, max(0, self.wake_ns - self.last_ns))
+            ns[self.state] += asleep
+            ns[Wait.RUNQUEUE] += open_ns - asleep
+        else:
+            ns[self.state] += open_ns
+        return ns
+
+
+class Fork(NamedTuple):
+    """A new process (not a thread) appeared in a target."""
+
+    target: int
+    ns: int
+    parent: int
+    pid: int
+    comm: str
+
+
+class Exec(NamedTuple):
+    """A process replaced its image; ``old_tid`` differs from ``pid`` when another thread called exec."""
+
+    target: int
+    ns: int
+    pid: int
+    old_tid: int
+    comm: str
+    path: str
+
+
+class Exit(NamedTuple):
+    """The last thread of a process ended. ``code`` is a wait(2) status; peak memory is in pages."""
+
+    target: int
+    ns: int
+    pid: int
+    code: int
+    rss_peak_pages: int
+    comm: str
+
+
+class Library(NamedTuple):
+    """A process is mapping a library that holds an engine; ``name`` is the file's last component."""
+
+    target: int
+    ns: int
+    pid: int
+    tid: int
+    name: str
+
+
+class Gap(NamedTuple):
+    """An idle interval of an engine that has ended.
+
+    ``tid`` is the thread whose call ended it. ``ns`` (by :class:`Wait`) says where that thread spent the
+    gap and sums to its length; it is ``None`` when another thread had made the call before.
+    """
+
+    target: int
+    pid: int
+    tid: int
+    context: int
+    start_ns: int
+    end_ns: int
+    ns: tuple[int, ...] | None
+
+
+class Engine(NamedTuple):
+    """Totals of one model context. ``last_ns`` is when the current busy or idle interval began."""
+
+    pid: int
+    context: int
+    target: int
+    driver: int
+    busy: bool
+    first_ns: int
+    last_ns: int
+    busy_ns: int
+    idle_ns: int
+    calls: int
+    gaps: int
+    short_ns: int
+    seen: tuple[int, ...]
+
+
+class ShortWaits(NamedTuple):
+    """Waits of one thread for one peer that were too short (or too many) to be slices, summed."""
+
+    pid: int
+    tid: int
+    remote: bytes
+    remote_port: int
+    state: int
+    family: int
+    ns: int
+    count: int
+    longest_ns: int
+
+
+Event = Slice | Thread | Fork | Exec | Exit | Library | Gap
+
+_PEER = "16s16sHHBBBx"
+_HEADER = struct.Struct("<II")
+_SLICE = struct.Struct("<IIIIQQQQQIIHHi" + _PEER)
+_THREAD = struct.Struct("<QIIIIQQQQQQQIIHHi" + _PEER + "16s32Q32IQ")
+_FORK = struct.Struct("<IIQII16s")
+_EXEC = struct.Struct("<IIQII16s64s")
+_EXIT = struct.Struct("<IIQIiQ16s")
+_LIBRARY = struct.Struct("<IIQII32s")
+_GAP = struct.Struct("<IIIIQQQII32Q")
+_ENGINE_KEY = struct.Struct("<IIQ")
+_ENGINE = struct.Struct("<IIII7Q32Q")
+_WAIT_KEY = struct.Struct("<II16sHHBxxx")
+_WAIT = struct.Struct("<QQQ")
+CONFIG = struct.Struct("<QQII")
+
+SIZES = {
+    "wi_peer": 40,
+    "wi_slice": _SLICE.size,
+    "wi_thread": _THREAD.size,
+    "wi_thread_exit": _HEADER.size + _THREAD.size,
+    "wi_fork": _FORK.size,
+    "wi_exec": _EXEC.size,
+    "wi_exit": _EXIT.size,
+    "wi_library": _LIBRARY.size,
+    "wi_gap": _GAP.size,
+    "wi_engine_key": _ENGINE_KEY.size,
+    "wi_engine": _ENGINE.size,
+    "wi_wait_key": _WAIT_KEY.size,
+    "wi_wait": _WAIT.size,
+    "wi_config": CONFIG.size,
+}
+
+
+class BadEventError(ValueError):
+    """Bytes that are no event of this version: a daemon and a probe that do not belong together."""
+
+
+def _text(raw: bytes) -> str:
+    return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
+def decode_thread(data: bytes | memoryview, offset: int = 0) -> Thread | None:
+    """Decode a ``wi_thread``; ``None`` when it was copied while the kernel was changing it: read again."""
+    f = _THREAD.unpack_from(data, offset)
+    if f[0] != f[-1]:
+        return None
+    peer = Peer(*f[17:24])
+    return Thread(*f[1:17], peer, _text(f[24]), f[25:57], f[57:89])
+
+
+def decode_engine(key: bytes, value: bytes) -> Engine:
+    """Decode an entry of the ``engines`` map."""
+    pid, _, context = _ENGINE_KEY.unpack(key)
+    f = _ENGINE.unpack(value)
+    return Engine(pid, context, f[0], f[1], bool(f[2]), *f[4:11], f[11:43])
+
+
+def decode_wait(key: bytes, value: bytes) -> ShortWaits:
+    """Decode an entry of the ``waits`` map."""
+    return ShortWaits(*_WAIT_KEY.unpack(key), *_WAIT.unpack(value))
+
+
+def decode_event(data: bytes) -> Event:
+    """Decode one ring-buffer record.
+
+    Raises :class:`BadEventError` for an unknown type or a record that is too short.
+    """
+    try:
+        kind, target = _HEADER.unpack_from(data)
+        if kind == EventType.SLICE:
+            f = _SLICE.unpack_from(data)
+            return Slice(target, *f[2:14], Peer(*f[14:21]))
+        if kind == EventType.THREAD_EXIT:
+            thread = decode_thread(data, _HEADER.size)
+            if thread is None:
+                raise BadEventError("thread record torn")
+            return thread
+        if kind == EventType.GAP:
+            f = _GAP.unpack_from(data)
+            return Gap(target, *f[2:7], f[9:41] if f[7] else None)
+        if kind == EventType.FORK:
+            f = _FORK.unpack_from(data)
+            return Fork(target, *f[2:5], _text(f[5]))
+        if kind == EventType.EXEC:
+            f = _EXEC.unpack_from(data)
+            return Exec(target, *f[2:5], _text(f[5]), _text(f[6]))
+        if kind == EventType.EXIT:
+            f = _EXIT.unpack_from(data)
+            return Exit(target, *f[2:6], _text(f[6]))
+        if kind == EventType.LIBRARY:
+            f = _LIBRARY.unpack_from(data)
+            return Library(target, *f[2:5], _text(f[5]))
+    except struct.error as error:
+        raise BadEventError(str(error)) from None
+    raise BadEventError(f"unknown event type {kind}")

@@ -1,0 +1,191 @@
+"""Tool calls as a grammar: what the model may write, and the proof that it always parses.
+
+A `Piece` is a GBNF expression together with the length of its longest text. Each constructor computes both
+from the same parts, so the bound cannot drift from the grammar. Three facts make every tool call parse:
+
+1. Strings admit only characters that JSON leaves unescaped, so the text is valid JSON when it is complete.
+2. The text is ASCII and no token is empty, so a call of at most `longest` characters takes at most
+   `longest` tokens; with a token budget above that, generation ends because the grammar is complete and
+   never because the budget is spent.
+3. The object has exactly the keys that `parse_call` asks for.
+
+The generated model has random weights: let loose on characters it writes noise. `Words` therefore restricts
+its strings to words of a small lexicon. It still chooses each of them, one real decode per token; a model
+with something to say gets `Characters`.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+TOOLS = ("search_web", "write_file", "finish")
+
+# No word is the beginning of another: the model could not end it otherwise without a choice that is not its.
+LEXICON = (
+    *("agent", "model", "memory", "queue", "thread", "kernel", "search", "network", "latency", "socket"),
+    *("idle", "gpu", "cpu", "cache", "token", "prompt", "context", "batch", "decode", "blocking"),
+    *("async", "timeout", "trace", "probe", "scheduler", "container", "limit", "stall", "profile", "vector"),
+    *("embedding", "loop", "server", "request", "response", "lock", "disk", "page", "fault", "cost"),
+)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A GBNF expression and the length of the longest text it admits, in characters (all of them ASCII)."""
+
+    gbnf: str
+    longest: int
+
+
+@dataclass(frozen=True)
+class SearchWeb:
+    """Ask the web each of `queries`, one after the other."""
+
+    thought: str
+    queries: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class WriteFile:
+    """Write `text` to `name` in the work folder."""
+
+    thought: str
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The goal is reached: `answer`."""
+
+    thought: str
+    answer: str
+
+
+Call = SearchWeb | WriteFile | Finish
+
+
+def literal(text: str) -> Piece:
+    """Exactly `text`, which must be ASCII."""
+    if not text.isascii():
+        raise ValueError(f"not ASCII, so longer in bytes than in characters: {text!r}")
+    return Piece(json.dumps(text), len(text))
+
+
+def sequence(*parts: Piece) -> Piece:
+    """The parts, one after the other."""
+    return Piece(" ".join(part.gbnf for part in parts), sum(part.longest for part in parts))
+
+
+def one_of(*parts: Piece) -> Piece:
+    """Any one of the parts."""
+    return Piece(f"({' | '.join(part.gbnf for part in parts)})", max(part.longest for part in parts))
+
+
+def repeat(part: Piece, low: int, high: int) -> Piece:
+    """Between `low` and `high` times `part`."""
+    return Piece(f"({part.gbnf}){{{low},{high}}}", part.longest * high)
+
+
+class Words:
+    """Strings made of lexicon words, so that a model with random weights is readable."""
+
+    def phrase(self, limit: int) -> Piece:
+        """Return words separated by blanks, at most `limit` characters (but always one word)."""
+        return self._joined(" ", limit)
+
+    def name(self, limit: int) -> Piece:
+        """Return a file name, at most `limit` characters (but always one word)."""
+        suffix = literal(".txt")
+        return sequence(self._joined("-", min(limit, 24) - suffix.longest), suffix)
+
+    def _joined(self, separator: str, limit: int) -> Piece:
+        word = one_of(*map(literal, LEXICON))
+        count = max(1, (limit + 1) // (word.longest + 1))
+        # At least half of the words: the cost of a step then varies little from seed to seed.
+        return sequence(word, repeat(sequence(literal(separator), word), (count - 1) // 2, count - 1))
+
+
+class Characters:
+    """Strings of plain English characters, for a model that can write."""
+
+    def phrase(self, limit: int) -> Piece:
+        """Return text of one to `limit` characters that does not begin with a blank."""
+        rest = max(0, limit - 1)
+        return sequence(Piece("[a-zA-Z0-9]", 1), Piece(f"[a-zA-Z0-9 .,;:?!()'/+=_-]{{0,{rest}}}", rest))
+
+    def name(self, limit: int) -> Piece:
+        """Return a file name of at most `limit` characters, at least five."""
+        suffix = literal(".txt")
+        rest = max(0, min(limit, 40) - suffix.longest - 1)
+        return sequence(Piece("[a-zA-Z0-9]", 1), Piece(f"[a-zA-Z0-9_-]{{0,{rest}}}", rest), suffix)
+
+
+Style = Words | Characters
+
+
+def tool_call(tools: Sequence[str], style: Style, tokens: int) -> Piece:
+    """Return the grammar of one call to one of `tools` that fits in `tokens` tokens, its end included.
+
+    The strings get as long as that allows. Raises ValueError when not even the shortest fits; its message
+    names the least number of tokens that does.
+    """
+    room = tokens - 1  # one token for the end of the text
+    for unit in range(tokens, 0, -1):
+        piece = one_of(*(_SHAPES[tool](style, unit) for tool in tools))
+        if piece.longest <= room:
+            return piece
+    raise ValueError(f"a tool call needs at least {piece.longest + 1} tokens")
+
+
+def root(piece: Piece) -> str:
+    """Return the grammar as llama.cpp takes it."""
+    return f"root ::= {piece.gbnf}\n"
+
+
+def parse_call(text: str) -> Call:
+    """Return the call that `text` spells; raises ValueError when it is not one."""
+    data: Any = json.loads(text)
+    match data:
+        case {"tool": "search_web", "thought": str(thought), "queries": [_, *_] as queries}:
+            if all(isinstance(query, str) for query in queries):
+                return SearchWeb(thought, tuple(queries))
+        case {"tool": "write_file", "thought": str(thought), "name": str(name), "text": str(body)}:
+            return WriteFile(thought, name, body)
+        case {"tool": "finish", "thought": str(thought), "answer": str(answer)}:
+            return Finish(thought, answer)
+    raise ValueError("not a tool call")
+
+
+def _search_web(style: Style, unit: int) -> Piece:
+    query = sequence(literal('"'), style.phrase(unit), literal('"'))
+    # An agent asks several things at once; that they are then fetched one by one is what costs it its time.
+    # A small budget buys one query, a large one three.
+    count = min(3, max(1, unit // 8))
+    more = repeat(sequence(literal(","), query), count - 1, count - 1) if count > 1 else literal("")
+    return _object("search_web", style, unit, sequence(literal('"queries":['), query, more, literal("]")))
+
+
+def _write_file(style: Style, unit: int) -> Piece:
+    name = sequence(literal('"name":"'), style.name(unit), literal('"'))
+    text = sequence(literal(',"text":"'), style.phrase(2 * unit), literal('"'))
+    return _object("write_file", style, unit, sequence(name, text))
+
+
+def _finish(style: Style, unit: int) -> Piece:
+    return _object(
+        "finish", style, unit, sequence(literal('"answer":"'), style.phrase(3 * unit), literal('"'))
+    )
+
+
+def _object(tool: str, style: Style, unit: int, arguments: Piece) -> Piece:
+    head = literal(f'{{"tool":"{tool}","thought":"')
+    return sequence(head, style.phrase(2 * unit), literal('",'), arguments, literal("}"))
+
+
+_SHAPES: dict[str, Callable[[Style, int], Piece]] = {
+    "search_web": _search_web,
+    "write_file": _write_file,
+    "finish": _finish,
+}

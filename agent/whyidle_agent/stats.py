@@ -1,0 +1,70 @@
+"""The agent's own account of a run: what an observer's report is checked against.
+
+All times are seconds on CLOCK_MONOTONIC, which every process on the host shares.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from whyidle_agent.errors import AgentError
+from whyidle_agent.paths import write_atomically
+
+SCHEMA = "whyidle.agent-stats/1"
+
+
+@dataclass
+class ToolCall:
+    """One call of one tool. `ok` is None while it runs: a call cut short by Ctrl-C keeps it."""
+
+    tool: str
+    step: int
+    start: float
+    duration_s: float = 0.0
+    ok: bool | None = None
+
+
+@dataclass
+class Stats:
+    """The account. `outcome`: finished, loops (all used up), interrupted or failed."""
+
+    outcome: str = "failed"
+    started: float = field(default_factory=time.monotonic)
+    wall_s: float = 0.0
+    load_s: float = 0.0  # of the model, without importing its library
+    inference_s: float = 0.0  # thinking: decode, sampling, grammar
+    decode_s: float = 0.0  # inside llama_decode alone; part of inference_s
+    decode_calls: int = 0
+    steps: int = 0
+    tokens: int = 0  # generated
+    tool_calls: list[ToolCall] = field(default_factory=list)
+
+    @property
+    def tools_s(self) -> float:
+        """Return the time in tools."""
+        return sum(call.duration_s for call in self.tool_calls)
+
+    @contextmanager
+    def calling(self, tool: str, step: int) -> Iterator[ToolCall]:
+        """Account for one tool call; its duration is kept also when it is interrupted."""
+        call = ToolCall(tool, step, time.monotonic())
+        self.tool_calls.append(call)
+        try:
+            yield call
+        finally:
+            call.duration_s = time.monotonic() - call.start
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the account as a JSON object."""
+        return {"schema": SCHEMA, **asdict(self), "tools_s": self.tools_s}
+
+    def save(self, path: Path) -> None:
+        """Write the account to `path`, whole or not at all; raises AgentError."""
+        try:
+            write_atomically(path, (json.dumps(self.as_json(), indent=2) + "\n").encode())
+        except OSError as error:
+            raise AgentError(f"cannot write {path}: {error.strerror}", "give another --stats FILE") from error

@@ -180,7 +180,11 @@ class Fork(NamedTuple):
 
 
 class Exec(NamedTuple):
-    """A process replaced its image; ``old_tid`` differs from ``pid`` when another thread called exec."""
+    """A process replaced its image; ``old_tid`` differs from ``pid`` when another thread called exec.
+
+    ``rss_peak_pages`` is the peak of the image that is gone: the kernel's own peak at exit never falls below
+    it, so an exit peak that equals it says nothing about the new image.
+    """
 
     target: int
     ns: int
@@ -188,6 +192,7 @@ class Exec(NamedTuple):
     old_tid: int
     comm: str
     path: str
+    rss_peak_pages: int
 
 
 class Exit(NamedTuple):
@@ -266,7 +271,7 @@ _HEADER = struct.Struct("<II")
 _SLICE = struct.Struct("<IIIIQQQQQIIHHi" + _PEER)
 _THREAD = struct.Struct("<QIIIIQQQQQQQIIHHi" + _PEER + "16s32Q32IQ")
 _FORK = struct.Struct("<IIQII16s")
-_EXEC = struct.Struct("<IIQII16s64s")
+_EXEC = struct.Struct("<IIQII16s64sQ")
 _EXIT = struct.Struct("<IIQIiQ16s")
 _LIBRARY = struct.Struct("<IIQII32s")
 _GAP = struct.Struct("<IIIIQQQII32Q")
@@ -346,7 +351,7 @@ def decode_event(data: bytes) -> Event:
             return Fork(target, *f[2:5], _text(f[5]))
         if kind == EventType.EXEC:
             f = _EXEC.unpack_from(data)
-            return Exec(target, *f[2:5], _text(f[5]), _text(f[6]))
+            return Exec(target, *f[2:5], _text(f[5]), _text(f[6]), f[7])
         if kind == EventType.EXIT:
             f = _EXIT.unpack_from(data)
             return Exit(target, *f[2:6], _text(f[6]))

@@ -165,6 +165,7 @@ struct wi_exec {
 	unsigned int old_tid;      /* differs from pid when a thread other than the leader called exec */
 	char comm[WI_COMM];
 	char path[WI_PATH];
+	unsigned long long rss_peak_pages; /* of the image that is gone */
 };
 
 struct wi_exit {

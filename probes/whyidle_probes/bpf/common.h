@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Maps and small helpers that every probe shares.
+ *
+ * The loader prepends the kernel's own types (from its BTF), the WI_* feature macros it probed, and
+ * events.h. Programs load as tp_btf where they can, so a field of a task is one plain load: no helper
+ * call, no fault. bcc would rewrite a member access into a bpf_probe_read call, so kernel pointers
+ * travel as u64 and are read through FIELD(), which its rewriter leaves alone.
+ */
+BPF_TABLE("hash", u32, struct wi_thread, threads, WI_MAX_THREADS);
+BPF_TABLE("hash", u32, u32, processes, WI_MAX_PROCESSES); /* pid -> target, for the iterator */
+BPF_TABLE("hash", struct wi_engine_key, struct wi_engine, engines, 1024);
+BPF_TABLE("hash", struct wi_wait_key, struct wi_wait, waits, WI_MAX_WAITS);
+BPF_TABLE("array", int, struct wi_config, config, 1);
+BPF_TABLE("array", int, u64, stats, WI_STATS);
+BPF_TABLE("array", int, u8, syscall_class, WI_SYSCALLS);
+BPF_TABLE("percpu_array", int, struct wi_thread, scratch, 2); /* a wi_thread is larger than a BPF stack */
+BPF_RINGBUF_OUTPUT(events, WI_EVENT_PAGES);
+BPF_RINGBUF_OUTPUT(control, WI_CONTROL_PAGES);
+
+#define FIELD(type, base, member) \
+	(*(typeof(((struct type *)0)->member) *)((base) + offsetof(struct type, member)))
+#define TASK(task, member) FIELD(task_struct, task, member)
+
+/* Argument n of a tp_btf or iterator program, hidden from bcc's rewriter. */
+#define ARG(ctx, n) ({ \
+	u64 _arg; \
+	asm volatile("%0 = *(u64 *)(%1 + %2)" : "=r"(_arg) : "r"(ctx), "i"((n) * 8)); \
+	_arg; })
+
+#define PROBE_READ(dst, src) bpf_probe_read_kernel(dst, sizeof(*(dst)), (void *)(src))
+
+/* By number: bcc's declarations want typed pointers, and its headers may predate the helper. */
+static u64 (*wi_current_task)(void) = (void *)158;
+static u64 (*wi_task_pt_regs)(u64 task) = (void *)175;
+
+static __always_inline void count_stat(int which)
+{
+	u64 *value = stats.lookup(&which);
+	if (value)
+		__sync_fetch_and_add(value, 1);
+}
+
+static __always_inline u64 slice_threshold(void)
+{
+	int zero = 0;
+	struct wi_config *c = config.lookup(&zero);
+	return c ? c->slice_ns : 0;
+}
+
+/* A reader copies front to back: it sees `done` first and `begun` last, the writer writes them the
+ * other way round, so equal values mean that no writer started before the copy was over. */
+static __always_inline void write_begin(struct wi_thread *t)
+{
+	t->begun++;
+	barrier();
+}
+
+static __always_inline void write_end(struct wi_thread *t)
+{
+	barrier();
+	t->done = t->begun;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * A process maps a library that holds an engine: tell user space at once, so that its uprobes are there
+ * before the first call. vm_unmapped_area fires when mmap looks for an address, which the dynamic linker
+ * asks for once per library; the file is then still only in the syscall's arguments.
+ */
+int wi_mapped(u64 *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tid = (u32)id;
+	struct wi_thread *t = threads.lookup(&tid);
+	if (!t)
+		return 0;
+	u64 task = wi_current_task();
+	u64 regs = wi_task_pt_regs(task);
+	if (FIELD(pt_regs, regs, orig_ax) != WI_NR_MMAP)
+		return 0;
+	int fd = (int)FIELD(pt_regs, regs, r8);
+	u64 files = (u64)TASK(task, files);
+	if (fd < 0 || !files)
+		return 0;
+	u64 fdt = (u64)FIELD(files_struct, files, fdt);
+	if (!fdt || (u32)fd >= FIELD(fdtable, fdt, max_fds))
+		return 0;
+	u64 file = 0, dentry = 0, name = 0;
+	PROBE_READ(&file, (u64)FIELD(fdtable, fdt, fd) + (u64)(u32)fd * 8);
+	if (!file)
+		return 0;
+	PROBE_READ(&dentry, file + offsetof(struct file, f_path) + offsetof(struct path, dentry));
+	PROBE_READ(&name, dentry + offsetof(struct dentry, d_name) + offsetof(struct qstr, name));
+	u64 start = 0;
+	PROBE_READ(&start, name);
+	if (start != 0x616d616c6c62696cULL) /* "libllama", little-endian */
+		return 0;
+	struct wi_library *e = control.ringbuf_reserve(sizeof(*e));
+	if (!e) {
+		count_stat(WI_STAT_CONTROL_LOST);
+		return 0;
+	}
+	e->header.type = WI_EV_LIBRARY;
+	e->header.target = t->target;
+	e->ns = bpf_ktime_get_ns();
+	e->pid = id >> 32;
+	e->tid = tid;
+	bpf_probe_read_kernel_str(e->name, sizeof(e->name), (void *)name);
+	control.ringbuf_submit(e, BPF_RB_FORCE_WAKEUP);
+	return 0;
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The heart: a context switch ends one interval of two threads. The one that leaves has been running;
+ * why it stops is read from its own saved registers. The one that enters was asleep and then waited for
+ * a CPU; sched_waking noted when it became runnable.
+ */
+static __always_inline void emit_thread_exit(struct wi_thread *t, u64 task, u64 now)
+{
+	u32 tid = t->tid;
+	t->end_ns = now;
+	PROBE_READ(&t->comm, task + offsetof(struct task_struct, comm));
+	struct wi_thread_exit *e = events.ringbuf_reserve(sizeof(*e));
+	if (!e) { /* stays in the map, marked by end_ns, until user space sweeps it up */
+		write_end(t);
+		count_stat(WI_STAT_EXITS_KEPT);
+		return;
+	}
+	write_end(t);
+	e->header.type = WI_EV_THREAD_EXIT;
+	e->header.target = t->target;
+	e->thread = *t;
+	events.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	threads.delete(&tid);
+}
+
+static __always_inline void switch_out(u64 task, bool preempted, u32 task_state, u64 now)
+{
+	u32 tid = TASK(task, pid);
+	struct wi_thread *t = threads.lookup(&tid);
+	if (!t)
+		return;
+	write_begin(t);
+	if (now > t->last_ns)
+		add_time(t, WI_RUNNING, now - t->last_ns);
+	t->last_ns = now;
+	t->wake_ns = 0;
+	t->waker_pid = 0;
+	t->waker_tid = 0;
+	if (preempted || task_state == 0) {
+		t->state = WI_RUNQUEUE;
+		t->syscall = 0xffff;
+		t->fd = -1;
+		t->peer.family = 0;
+	} else if (task_state & WI_TASK_DEAD) {
+		emit_thread_exit(t, task, now);
+		return;
+	} else {
+		resolve_wait(t, task, task_state, true);
+	}
+	write_end(t);
+}
+
+static __always_inline void switch_in(u64 task, u64 now)
+{
+	u32 tid = TASK(task, pid);
+	struct wi_thread *t = threads.lookup(&tid);
+	if (!t)
+		return;
+	write_begin(t);
+	u64 off = now > t->last_ns ? now - t->last_ns : 0;
+	u64 blocked = 0;
+	if (t->state > WI_RUNQUEUE) {
+		blocked = off;
+		if (t->wake_ns >= t->last_ns && t->wake_ns <= now)
+			blocked = t->wake_ns - t->last_ns;
+		add_time(t, t->state, blocked);
+	}
+	if (off > blocked || t->state == WI_RUNQUEUE)
+		add_time(t, WI_RUNQUEUE, off - blocked);
+	bool socket = t->state == WI_TCP || t->state == WI_UDP;
+	if (off >= slice_threshold()) {
+		if (!emit_slice(t, blocked, off - blocked) && socket)
+			add_short_wait(t, blocked);
+	} else if (socket) {
+		add_short_wait(t, blocked);
+	}
+	t->state = WI_RUNNING;
+	t->last_ns = now;
+	write_end(t);
+}
+
+int wi_sched_switch(u64 *ctx)
+{
+	u64 prev = ARG(ctx, 1);
+	u64 next = ARG(ctx, 2);
+	u64 now = bpf_ktime_get_ns();
+#ifdef WI_SWITCH_HAS_STATE
+	u32 task_state = (u32)ARG(ctx, 3);
+#else
+	u32 task_state = (u32)TASK(prev, WI_TASK_STATE);
+#endif
+	switch_out(prev, ARG(ctx, 0), task_state, now);
+	switch_in(next, now);
+	return 0;
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* Closing an interval: totals, and an event when it was long enough. */
+
+static __always_inline void add_time(struct wi_thread *t, u32 state, u64 ns)
+{
+	state &= WI_STATES - 1; /* a bound that the verifier can see */
+	t->ns[state] += ns;
+	t->count[state]++;
+}
+
+/* Waits on sockets that are too short for an event of their own are summed by peer. */
+static __always_inline void add_short_wait(struct wi_thread *t, u64 ns)
+{
+	struct wi_wait_key key = {};
+	key.pid = t->pid;
+	key.tid = t->tid;
+	key.state = t->state;
+	key.family = t->peer.family;
+	key.remote_port = t->peer.remote_port;
+	__builtin_memcpy(key.remote, t->peer.remote, 16);
+	struct wi_wait *wait = waits.lookup(&key);
+	if (!wait) {
+		struct wi_wait fresh = { .ns = ns, .count = 1, .longest_ns = ns };
+		if (waits.update(&key, &fresh))
+			count_stat(WI_STAT_WAITS_LOST);
+		return;
+	}
+	wait->ns += ns;
+	wait->count++;
+	if (ns > wait->longest_ns)
+		wait->longest_ns = ns;
+}
+
+static __always_inline bool emit_slice(struct wi_thread *t, u64 blocked, u64 runqueue)
+{
+	struct wi_slice *e = events.ringbuf_reserve(sizeof(*e));
+	if (!e) {
+		count_stat(WI_STAT_SLICES_LOST);
+		return false;
+	}
+	e->header.type = WI_EV_SLICE;
+	e->header.target = t->target;
+	e->pid = t->pid;
+	e->tid = t->tid;
+	e->start_ns = t->last_ns;
+	e->blocked_ns = blocked;
+	e->runqueue_ns = runqueue;
+	e->arg = t->arg;
+	e->inode = t->inode;
+	e->waker_pid = t->waker_pid;
+	e->waker_tid = t->waker_tid;
+	e->state = t->state;
+	e->syscall = t->syscall;
+	e->fd = t->fd;
+	e->peer = t->peer;
+	events.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	count_stat(WI_STAT_SLICES);
+	return true;
+}

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * What a sleeping thread waits for: its syscall by its own saved registers, the descriptor by its file
+ * table. Costs nothing until a thread really sleeps, which is why no syscall is ever traced.
+ */
+#define WI_S_IFMT 0170000
+#define WI_S_IFSOCK 0140000
+#define WI_S_IFREG 0100000
+#define WI_S_IFBLK 0060000
+#define WI_S_IFDIR 0040000
+#define WI_S_IFCHR 0020000
+#define WI_S_IFIFO 0010000
+#define WI_AF_UNIX 1
+#define WI_AF_INET 2
+#define WI_AF_INET6 10
+#define WI_SOCK_STREAM 1
+#define WI_SOCK_DGRAM 2
+#define WI_TCP_LISTEN 10
+
+#define WI_TASK_UNINTERRUPTIBLE 0x0002
+#define WI_TASK_STOPPED_OR_TRACED 0x000c
+#define WI_TASK_DEAD 0x0080
+#define WI_TASK_FROZEN 0x8000
+
+/* The start of struct sock: enough for both ends of an IPv4 or IPv6 socket. */
+struct wi_sock_head {
+	u8 bytes[offsetof(struct sock_common, skc_v6_rcv_saddr) + 16];
+};
+#define SOCK_AT(head, type, member) (*(type *)((head)->bytes + offsetof(struct sock_common, member)))
+
+static __always_inline u16 resolve_socket(struct wi_thread *t, u64 file_private)
+{
+	u64 sk = 0;
+	u16 type = 0;
+	PROBE_READ(&type, file_private + offsetof(struct socket, type));
+	PROBE_READ(&sk, file_private + offsetof(struct socket, sk));
+	if (!sk)
+		return WI_SOCKET;
+	struct wi_sock_head head;
+	if (PROBE_READ(&head, sk))
+		return WI_SOCKET;
+	u16 family = SOCK_AT(&head, u16, skc_family);
+	t->peer.family = family;
+	t->peer.type = type;
+	t->peer.tcp_state = SOCK_AT(&head, u8, skc_state);
+	if (family == WI_AF_UNIX)
+		return WI_UNIX;
+	if (family == WI_AF_INET) {
+		__builtin_memset(t->peer.local, 0, 32);
+		*(u32 *)t->peer.local = SOCK_AT(&head, u32, skc_rcv_saddr);
+		*(u32 *)t->peer.remote = SOCK_AT(&head, u32, skc_daddr);
+	} else if (family == WI_AF_INET6) {
+		__builtin_memcpy(t->peer.local, head.bytes + offsetof(struct sock_common, skc_v6_rcv_saddr), 16);
+		__builtin_memcpy(t->peer.remote, head.bytes + offsetof(struct sock_common, skc_v6_daddr), 16);
+	} else {
+		return WI_SOCKET;
+	}
+	t->peer.local_port = SOCK_AT(&head, u16, skc_num);
+	t->peer.remote_port = __builtin_bswap16(SOCK_AT(&head, u16, skc_dport));
+	if (type == WI_SOCK_STREAM)
+		return t->peer.tcp_state == WI_TCP_LISTEN ? WI_LISTEN : WI_TCP;
+	return type == WI_SOCK_DGRAM ? WI_UDP : WI_SOCKET;
+}
+
+/* eventpoll, eventfd and their like share one inode; the name of the dentry tells them apart. */
+static __always_inline u16 resolve_anonymous(u64 file)
+{
+	u64 dentry = 0, name = 0, text = 0;
+	PROBE_READ(&dentry, file + offsetof(struct file, f_path) + offsetof(struct path, dentry));
+	PROBE_READ(&name, dentry + offsetof(struct dentry, d_name) + offsetof(struct qstr, name));
+	PROBE_READ(&text, name);
+	switch (text) { /* the first eight bytes, little-endian */
+	case 0x6f70746e6576655bULL: /* [eventpo|ll] */
+		return WI_EPOLL;
+	case 0x6466746e6576655bULL: /* [eventfd|] */
+		return WI_EVENTFD;
+	case 0x646672656d69745bULL: /* [timerfd|] */
+		return WI_SLEEP;
+	case 0x666c616e6769735bULL: /* [signalf|d] */
+		return WI_SIGNAL;
+	case 0x6e6972755f6f695bULL: /* [io_urin|g] */
+		return WI_IO_URING;
+	case 0x005d64666469705bULL: /* [pidfd] */
+		return WI_CHILD;
+	}
+	return WI_ANON;
+}
+
+static __always_inline u16 resolve_fd(struct wi_thread *t, u64 task, int fd)
+{
+	u64 files = (u64)TASK(task, files);
+	t->fd = fd;
+	if (!files || fd < 0)
+		return WI_OTHER;
+	u64 fdt = (u64)FIELD(files_struct, files, fdt);
+	if (!fdt || (u32)fd >= FIELD(fdtable, fdt, max_fds))
+		return WI_OTHER;
+	u64 array = (u64)FIELD(fdtable, fdt, fd);
+	u64 file = 0, inode = 0, private = 0;
+	u16 mode = 0;
+	PROBE_READ(&file, array + (u64)(u32)fd * 8);
+	if (!file)
+		return WI_OTHER;
+	PROBE_READ(&inode, file + offsetof(struct file, f_inode));
+	PROBE_READ(&mode, inode + offsetof(struct inode, i_mode));
+	PROBE_READ(&t->inode, inode + offsetof(struct inode, i_ino));
+	switch (mode & WI_S_IFMT) {
+	case WI_S_IFSOCK:
+		PROBE_READ(&private, file + offsetof(struct file, private_data));
+		return resolve_socket(t, private);
+	case WI_S_IFIFO:
+		return WI_PIPE;
+	case WI_S_IFREG:
+	case WI_S_IFDIR:
+		return WI_FILE;
+	case WI_S_IFCHR:
+	case WI_S_IFBLK:
+		return WI_DEVICE;
+	}
+	return resolve_anonymous(file);
+}
+
+/* A poll on one descriptor is a wait for that descriptor (CPython does so for every socket that has a
+ * timeout, getaddrinfo for its server). Reads user memory, so only for the current task. */
+static __always_inline u16 resolve_poll(struct wi_thread *t, u64 task, u64 fds, u64 count, bool current)
+{
+	struct { int fd; short events, revents; } first = { .fd = -1 };
+	if (count == 0)
+		return WI_SLEEP;
+	if (!current || bpf_probe_read_user(&first, sizeof(first), (void *)fds))
+		return WI_POLL;
+	u16 state = resolve_fd(t, task, first.fd);
+	if (count > 1)
+		return WI_POLL;
+	return state == WI_OTHER ? WI_POLL : state;
+}
+
+/* select: one descriptor below 64 in one of the read and write sets is a wait for it. */
+static __always_inline u16 resolve_select(struct wi_thread *t, u64 task, u64 count, u64 readers, u64 writers,
+					  bool current)
+{
+	u64 set = 0, word = 0;
+	if (count == 0)
+		return WI_SLEEP;
+	if (!current || count > 64)
+		return WI_POLL;
+	if (readers && !bpf_probe_read_user(&word, sizeof(word), (void *)readers))
+		set |= word;
+	if (writers && !bpf_probe_read_user(&word, sizeof(word), (void *)writers))
+		set |= word;
+	if (count < 64)
+		set &= (1ULL << (count & 63)) - 1;
+	if (!set)
+		return WI_SLEEP;
+	/* Count trailing zeroes by halving: BPF has no instruction for it. */
+	u64 low = set & -set;
+	int fd = 0;
+	if (low & 0xffffffff00000000ULL) fd += 32;
+	if (low & 0xffff0000ffff0000ULL) fd += 16;
+	if (low & 0xff00ff00ff00ff00ULL) fd += 8;
+	if (low & 0xf0f0f0f0f0f0f0f0ULL) fd += 4;
+	if (low & 0xccccccccccccccccULL) fd += 2;
+	if (low & 0xaaaaaaaaaaaaaaaaULL) fd += 1;
+	u16 state = resolve_fd(t, task, fd);
+	if (low != set)
+		return WI_POLL;
+	return state == WI_OTHER ? WI_POLL : state;
+}
+
+static __always_inline bool in_iowait(u64 task)
+{
+	return *(u8 *)(task + WI_IOWAIT_BYTE) & WI_IOWAIT_MASK;
+}
+
+static __always_inline u16 resolve_syscall(struct wi_thread *t, u64 task, u64 regs, u32 task_state, bool current)
+{
+	u64 di = FIELD(pt_regs, regs, di), si = FIELD(pt_regs, regs, si);
+	u64 dx = FIELD(pt_regs, regs, dx);
+	int nr = t->syscall;
+	u8 *class = syscall_class.lookup(&nr);
+	t->arg = di;
+	switch (class ? *class : WI_CLASS_OTHER) {
+	case WI_CLASS_FD:
+		return resolve_fd(t, task, (int)di);
+	case WI_CLASS_POLL:
+		return resolve_poll(t, task, di, si, current);
+	case WI_CLASS_SELECT:
+		return resolve_select(t, task, di, si, dx, current);
+	case WI_CLASS_EPOLL:
+		t->fd = (int)di;
+		return WI_EPOLL;
+	case WI_CLASS_FUTEX:
+		return WI_FUTEX;
+	case WI_CLASS_SLEEP:
+		return WI_SLEEP;
+	case WI_CLASS_CHILD:
+		return WI_CHILD;
+	case WI_CLASS_SIGNAL:
+		return WI_SIGNAL;
+	case WI_CLASS_IO_URING:
+		return WI_IO_URING;
+	case WI_CLASS_SYSV_IPC:
+		return WI_SYSV_IPC;
+	case WI_CLASS_MEMORY:
+		return WI_MEMORY;
+	}
+	if ((task_state & WI_TASK_UNINTERRUPTIBLE) && in_iowait(task))
+		return WI_DISK;
+	return WI_OTHER;
+}
+
+/* Sets state, syscall, fd, arg, inode and peer of a thread that goes (or was found) asleep. */
+static __always_inline void resolve_wait(struct wi_thread *t, u64 task, u32 task_state, bool current)
+{
+	t->syscall = 0xffff;
+	t->fd = -1;
+	t->arg = 0;
+	t->inode = 0;
+	t->peer.family = 0;
+	if (task_state & (WI_TASK_STOPPED_OR_TRACED | WI_TASK_FROZEN)) {
+		t->state = WI_STOPPED;
+		return;
+	}
+	u64 regs = wi_task_pt_regs(task);
+	u64 nr = FIELD(pt_regs, regs, orig_ax);
+	if (nr >= WI_SYSCALLS) { /* -1: entered by an exception, not by a syscall */
+		t->state = WI_FAULT;
+		return;
+	}
+	t->syscall = nr;
+	t->state = resolve_syscall(t, task, regs, task_state, current);
+}

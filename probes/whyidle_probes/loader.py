@@ -1,0 +1,175 @@
+"""Starts the loader child and receives the descriptors of everything it loaded.
+
+The daemon never imports bcc: a child under the distribution's Python compiles, loads, attaches, passes
+the descriptors over a Unix socket and exits. The kernel keeps a program attached exactly as long as
+somebody holds its link, so the probes vanish with the process that called :func:`load_probes`, however
+it dies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from whyidle_probes import syscalls
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+CHILD = Path(__file__).parent / "loader_child"
+TIMEOUT_S = 60.0
+_MAX_REPLY = 1 << 16
+_MAX_DESCRIPTORS = 128
+_PAGE = 4096
+
+MAPS = ("threads", "processes", "engines", "waits", "config", "stats", "syscall_class", "events", "control")
+
+# function, kind, what it attaches to, optional
+PROGRAMS = (
+    ("wi_sched_switch", "tracepoint", "sched_switch", False),
+    ("wi_sched_waking", "tracepoint", "sched_waking", False),
+    ("wi_fork", "tracepoint", "sched_process_fork", False),
+    ("wi_exec", "tracepoint", "sched_process_exec", False),
+    ("wi_exit", "tracepoint", "sched_process_exit", False),
+    ("wi_tasks", "iterator", "task", False),
+    ("wi_mapped", "tracepoint", "vm_unmapped_area", True),
+    ("wi_llama_enter", "uprobe", "llama_decode", False),
+    ("wi_llama_return", "uprobe", "llama_decode", False),
+)
+
+
+class LoaderError(Exception):
+    """The probes could not be loaded; nothing was left attached.
+
+    ``code`` names the situation (``no_btf``, ``no_bcc``, ``no_libbpf``, ``no_permission``,
+    ``no_tracepoint``, ``verifier``, ``compile``, ``attach``, ``no_python``, ``crashed``), ``fix`` is what to do.
+    """
+
+    def __init__(self, code: str, message: str, fix: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.fix = fix
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Sizes that are fixed when the maps are made. Kernel memory: about 600 bytes per thread."""
+
+    max_threads: int = 16384
+    max_processes: int = 8192
+    max_waits: int = 8192
+    event_bytes: int = 1 << 20
+    control_bytes: int = 1 << 18
+    system_python: str = SYSTEM_PYTHON
+    tracepoints: tuple[str, ...] = field(
+        default=tuple(p[2] for p in PROGRAMS if p[1] == "tracepoint" and not p[3])
+    )
+
+    def request(self) -> dict[str, Any]:
+        """What the child is told."""
+        return {
+            "macros": {
+                "WI_MAX_THREADS": str(self.max_threads),
+                "WI_MAX_PROCESSES": str(self.max_processes),
+                "WI_MAX_WAITS": str(self.max_waits),
+                "WI_EVENT_PAGES": str(self.event_bytes // _PAGE),
+                "WI_CONTROL_PAGES": str(self.control_bytes // _PAGE),
+                "WI_NR_MMAP": str(syscalls.number_of("mmap")),
+            },
+            "tracepoints": list(self.tracepoints),
+            "programs": [list(program) for program in PROGRAMS],
+            "maps": list(MAPS),
+            "syscall_classes": syscalls.classes().hex(),
+        }
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Descriptors by name: ``map:NAME``, ``program:FUNCTION``, ``link:FUNCTION``; and what was missing."""
+
+    descriptors: dict[str, int]
+    missing: tuple[str, ...]
+
+    def map(self, name: str) -> int:
+        return self.descriptors["map:" + name]
+
+    def program(self, function: str) -> int:
+        return self.descriptors["program:" + function]
+
+    def link(self, function: str) -> int:
+        return self.descriptors["link:" + function]
+
+    def close(self) -> None:
+        """Detach everything."""
+        for descriptor in self.descriptors.values():
+            os.close(descriptor)
+        self.descriptors.clear()
+
+
+def load_probes(config: ProbeConfig | None = None) -> Probes:
+    """Load and attach all probes (about half a second). Raises :class:`LoaderError`."""
+    config = config or ProbeConfig()
+    if not syscalls.names():
+        raise LoaderError(
+            "no_tracepoint",
+            f"whyidle has no syscall table for {platform.machine()}",
+            "run it on x86_64 or aarch64",
+        )
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        ours.settimeout(TIMEOUT_S)
+        with theirs:
+            try:
+                child = subprocess.Popen(
+                    [config.system_python, "-E", "-s", str(CHILD), str(theirs.fileno())],
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                )
+            except OSError as error:
+                raise LoaderError(
+                    "no_python",
+                    f"the distribution's Python could not be started: {config.system_python}: {error.strerror}",
+                    "apt-get install python3 python3-bpfcc",
+                ) from None
+        try:
+            return _receive(ours, config, child)
+        finally:
+            if child.poll() is None:
+                try:
+                    child.wait(timeout=5)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    child.wait()
+            if child.stderr:
+                child.stderr.close()
+
+
+def _receive(ours: socket.socket, config: ProbeConfig, child: subprocess.Popen[bytes]) -> Probes:
+    try:
+        ours.send(json.dumps(config.request()).encode())
+        data, descriptors, _, _ = socket.recv_fds(ours, _MAX_REPLY, _MAX_DESCRIPTORS)
+    except TimeoutError:
+        child.kill()
+        raise LoaderError("crashed", f"the loader did not finish in {TIMEOUT_S:.0f} s", "try again") from None
+    except OSError:
+        data, descriptors = b"", []
+    if not data:
+        said = (child.stderr.read() if child.stderr else b"").decode("utf-8", "replace").strip().splitlines()
+        raise LoaderError(
+            "crashed",
+            "the loader ended without an answer" + (f": {said[-1]}" if said else ""),
+            f"{config.system_python} -c 'import bcc' must work: apt-get install --reinstall python3-bpfcc",
+        )
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    reply = json.loads(data)
+    if "error" in reply:
+        error = reply["error"]
+        raise LoaderError(error["code"], error["message"], error["fix"])
+    return Probes(dict(zip(reply["names"], descriptors, strict=True)), tuple(reply["missing"]))

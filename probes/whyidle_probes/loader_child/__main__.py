@@ -1,0 +1,196 @@
+"""The one-shot child that compiles, loads, attaches, hands the descriptors over and exits.
+
+Run by the distribution's ``/usr/bin/python3``, the one that has bcc, as ``python3 DIRECTORY FD``. FD is a
+Unix socket on which the parent sends one JSON request and gets one JSON reply, with the descriptors
+attached. bcc and LLVM cost 130 MB; they go away with this process. If anything fails, nothing has been
+handed over, so nothing stays attached.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes as c
+import json
+import os
+import resource
+import shutil
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Iterator
+
+BPF = Path(__file__).parent.parent / "bpf"
+SOURCES = (
+    "events.h common.h wait.h slice.h sched_switch.bpf.c sched_waking.bpf.c process.bpf.c tasks.bpf.c "
+    "mapped.bpf.c llama.bpf.c"
+).split()
+_STDERR_LINES = 6
+_MAX_REQUEST = 1 << 16
+
+
+class Refusal(Exception):
+    """One situation that ends the load, with what to do about it."""
+
+    def __init__(self, code: str, message: str, fix: str) -> None:
+        super().__init__(message)
+        self.code, self.fix = code, fix
+
+
+def main() -> int:
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    request = json.loads(channel.recv(_MAX_REQUEST))
+    try:
+        reply, descriptors = build(request)
+    except Refusal as refusal:
+        error = {"code": refusal.code, "message": str(refusal), "fix": refusal.fix}
+        channel.sendall(json.dumps({"error": error}).encode())
+        return 1
+    socket.send_fds(channel, [json.dumps(reply).encode()], descriptors)
+    channel.close()
+    sys.stdout.flush()
+    os._exit(0)  # bcc's exit handlers would take seconds to free what the kernel frees at once
+
+
+def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+    """Compile, load and attach everything; returns the reply and the descriptors it names, in order."""
+    check_host()
+    from btf import FUNC, BtfError, KernelTypes, open_libbpf
+    from headers import features
+    from programs import AttachError, LoadError, Program, attach, load
+
+    try:
+        libbpf = open_libbpf()
+    except OSError as error:
+        raise Refusal("no_libbpf", str(error), "apt-get install libbpf1") from None
+    try:
+        types = KernelTypes(libbpf)
+        macros = {**request["macros"], **features(types)}
+        for name in request["tracepoints"]:
+            if not types.tracepoint(name):
+                raise Refusal(
+                    "no_tracepoint",
+                    f"this kernel has no tracepoint {name}",
+                    "run a kernel with CONFIG_TRACEPOINTS and BTF, 5.10 or later",
+                )
+        module = compile_programs(types, macros)
+    except BtfError as error:
+        raise Refusal("no_btf", str(error), "run a kernel built with CONFIG_DEBUG_INFO_BTF=y") from None
+
+    names: list[str] = []
+    descriptors: list[int] = []
+    missing: list[str] = []
+    for entry in request["programs"]:
+        program = Program(*entry)
+        btf_id = 0
+        if program.kind == "tracepoint":
+            btf_id = types.tracepoint(program.attach)
+        elif program.kind == "iterator":
+            btf_id = types.id_of("bpf_iter_" + program.attach, FUNC)
+        if program.kind != "uprobe" and not btf_id:
+            missing.append(program.attach)
+            if program.optional:
+                continue
+            raise Refusal("no_tracepoint", f"this kernel has no {program.attach}", "run kernel 5.10 or later")
+        try:
+            fd = load(libbpf, program, module.dump_func(program.function.encode()), btf_id)
+            if program.kind != "uprobe":
+                names.append("link:" + program.function)
+                descriptors.append(attach(libbpf, program, fd))
+            names.append("program:" + program.function)
+            descriptors.append(fd)
+        except LoadError as error:
+            if program.optional:
+                missing.append(program.attach)
+                continue
+            raise Refusal(
+                "no_permission" if error.number == 1 and not error.log else "verifier",
+                f"{error}" + (f"\n{error.log}" if error.log else ""),
+                "give the loader CAP_BPF and CAP_PERFMON (root has them), and check kernel lockdown"
+                if error.number == 1
+                else "report this with the kernel's version: whyidle doctor --json",
+            ) from None
+        except AttachError as error:
+            raise Refusal("attach", str(error), "whyidle doctor shows what this kernel allows") from None
+    for name in request["maps"]:
+        names.append("map:" + name)
+        descriptors.append(module[name.encode()].map_fd)
+    fill_syscall_classes(module, bytes.fromhex(request["syscall_classes"]))
+    return {"names": names, "missing": missing}, descriptors
+
+
+def check_host() -> None:
+    """The cheap reasons to give up before LLVM is loaded."""
+    if os.geteuid() != 0:
+        raise Refusal("no_permission", "loading kernel probes needs root", "run it with sudo, or as a service")
+    if not Path("/sys/kernel/btf/vmlinux").exists():
+        raise Refusal(
+            "no_btf",
+            "this kernel has no type information (/sys/kernel/btf/vmlinux)",
+            "run a kernel built with CONFIG_DEBUG_INFO_BTF=y, as the distributions' are",
+        )
+    with contextlib.suppress(ValueError, OSError):  # before 5.11 maps count against it
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def compile_programs(types: Any, macros: dict[str, str]) -> Any:
+    """Compile all sources as one module, so that they share their maps."""
+    from headers import write_headers
+
+    try:
+        from bcc import BPF as Module
+    except ImportError:
+        raise Refusal(
+            "no_bcc",
+            f"{sys.executable} has no bcc, the BPF Compiler Collection",
+            "apt-get install python3-bpfcc (the project named bcc on PyPI is something else)",
+        ) from None
+    defines = "".join(f"#define {name} {value}\n" for name, value in macros.items())
+    text = defines + "".join(f'#line 1 "{name}"\n' + (BPF / name).read_text() for name in SOURCES)
+    with private_directory() as directory:
+        write_headers(directory, types)
+        os.environ["BCC_KERNEL_SOURCE"] = str(directory)
+        with captured_stderr(directory / "stderr") as said:
+            try:
+                return Module(text=text.encode())
+            except Exception as error:
+                lines = [line for line in said().splitlines() if "error" in line][:_STDERR_LINES]
+                raise Refusal(
+                    "compile",
+                    "the kernel probes did not compile on this kernel: " + ("; ".join(lines) or str(error)),
+                    "report this with the kernel's version: whyidle doctor --json",
+                ) from None
+
+
+@contextlib.contextmanager
+def private_directory() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="whyidle-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def captured_stderr(path: Path) -> Iterator[Any]:
+    """clang writes to descriptor 2, not to sys.stderr."""
+    saved = os.dup(2)
+    target = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.dup2(target, 2)
+    os.close(target)
+    try:
+        yield lambda: path.read_text("utf-8", "replace")
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def fill_syscall_classes(module: Any, classes: bytes) -> None:
+    table = module[b"syscall_class"]
+    for number, value in enumerate(classes):
+        if value:
+            table[c.c_int(number)] = c.c_uint8(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""A directory that bcc takes for kernel headers, made from the running kernel's own types.
+
+bcc compiles with ``-include DIR/include/linux/kconfig.h`` first; everything that its own helpers and our
+programs need is declared there. The other files it asks for exist and are empty.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from btf import ENUM, STRUCT, TYPEDEF, BtfError, KernelTypes
+
+_TYPEDEFS = (
+    "__u8 __u16 __u32 __u64 __s8 __s16 __s32 __s64 __be16 __be32 __be64 __wsum size_t ssize_t bool "
+    "u8 u16 u32 u64 s8 s16 s32 s64 uintptr_t"
+).split()
+_STRUCTS = (
+    "task_struct signal_struct linux_binprm file path dentry inode qstr fdtable files_struct socket sock "
+    "sock_common pt_regs"
+).split()
+_EMPTY = (
+    "linux/types.h linux/bpf_common.h linux/log2.h linux/version.h uapi/linux/bpf.h uapi/linux/if_ether.h "
+    "uapi/linux/if_packet.h uapi/linux/ptrace.h asm/page.h"
+).split()
+
+_PREAMBLE = """
+#define __KERNEL__ 1
+#define CONFIG_BPF_SYSCALL 1
+#define CONFIG_{arch} 1
+#define PAGE_SIZE {page_size}
+#define KERNEL_VERSION(a, b, c) (((a) << 16) + ((b) << 8) + (c))
+#define LINUX_VERSION_CODE {version}
+#define BPF_NO_PRESERVE_ACCESS_INDEX
+#define __aligned_u64 __u64 __attribute__((aligned(8)))
+#define offsetof(type, member) __builtin_offsetof(type, member)
+#define __always_inline inline __attribute__((always_inline))
+#define barrier() asm volatile("" ::: "memory")
+#define NULL ((void *)0)
+#define true 1
+#define false 0
+"""
+
+_ARCH = {"x86_64": "X86_64 1\n#define CONFIG_X86", "aarch64": "ARM64"}
+
+
+def features(types: KernelTypes) -> dict[str, str]:
+    """The WI_* macros that tell the programs how this kernel differs from others."""
+    found = {}
+    # 5.14 renamed it (2f064a59a11f): unsigned int __state instead of long state.
+    found["WI_TASK_STATE"] = "__state" if types.member_bits("task_struct", "__state") else "state"
+    # 5.18 passes the state at the tracepoint (fa2c3254d7cf); before, it is read from the task.
+    if types.tracepoint_arguments("sched_switch") >= 4:
+        found["WI_SWITCH_HAS_STATE"] = "1"
+    iowait = types.member_bits("task_struct", "in_iowait")
+    if iowait is None:
+        raise BtfError("task_struct has no in_iowait")
+    found["WI_IOWAIT_BYTE"] = str(iowait[0] // 8)
+    found["WI_IOWAIT_MASK"] = str(1 << (iowait[0] % 8))
+    return found
+
+
+def write_headers(directory: Path, types: KernelTypes) -> None:
+    """Fill ``directory`` (an existing, private one)."""
+    include = directory / "include"
+    for name in _EMPTY:
+        path = include / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    release = platform.release().split("-")[0].split(".")
+    numbers = [int("".join(ch for ch in part if ch.isdigit()) or 0) for part in (*release, "0", "0")][:3]
+    version = (numbers[0] << 16) + (numbers[1] << 8) + min(numbers[2], 255)
+    arch = _ARCH.get(platform.machine(), platform.machine().upper())
+    names = [(name, TYPEDEF) for name in _TYPEDEFS] + [(name, STRUCT) for name in _STRUCTS]
+    text = _PREAMBLE.format(arch=arch, page_size=os.sysconf("SC_PAGE_SIZE"), version=version)
+    declarations = types.declarations([*names, ("pid_type", ENUM)])
+    kconfig = include / "linux" / "kconfig.h"
+    kconfig.parent.mkdir(parents=True, exist_ok=True)
+    kconfig.write_text(text + declarations)

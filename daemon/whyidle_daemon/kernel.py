@@ -1,0 +1,171 @@
+"""The kernel side as seen from the daemon: maps, counters and the two ring buffers.
+
+Owns the descriptors that the loader handed over; when this process ends, however it ends, the kernel
+closes them and the probes are gone.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable, Iterable
+
+from whyidle_probes import events
+from whyidle_probes.events import Engine, Event, ShortWaits, Stat, Thread
+from whyidle_probes.loader import Probes
+
+from whyidle_daemon import libbpf
+
+DEFAULT_SLICE_NS = 1_000_000
+DEFAULT_GAP_NS = 1_000_000
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+_TARGET_OFFSET = 16  # of wi_thread.target
+_TORN_TRIES = 100
+_ITERATIONS = 32
+_CONTROL_TURN = 4096
+
+
+class Kernel:
+    """Loaded probes, ready to track processes. ``on_event`` gets every decoded ring-buffer record."""
+
+    def __init__(self, probes: Probes, on_event: Callable[[Event], None], self_pid: int) -> None:
+        sizes = events.SIZES
+        self._probes = probes
+        self._threads = libbpf.Map(probes.map("threads"), 4, sizes["wi_thread"])
+        self._processes = libbpf.Map(probes.map("processes"), 4, 4)
+        self._engines = libbpf.Map(probes.map("engines"), sizes["wi_engine_key"], sizes["wi_engine"])
+        self._waits = libbpf.Map(probes.map("waits"), sizes["wi_wait_key"], sizes["wi_wait"])
+        self._config = libbpf.Map(probes.map("config"), 4, sizes["wi_config"])
+        self._stats = libbpf.Map(probes.map("stats"), 4, 8)
+        self._self_pid = self_pid
+        self._on_event = on_event
+        self.events = libbpf.RingBuffer(probes.map("events"), self._handle)
+        self.control = libbpf.RingBuffer(probes.map("control"), self._handle)
+        self.bad_events = 0
+        self.configure(DEFAULT_SLICE_NS, DEFAULT_GAP_NS)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Optional attach points that this kernel does not have."""
+        return self._probes.missing
+
+    def configure(self, slice_ns: int, gap_ns: int) -> None:
+        """Intervals at least this long become events; shorter ones are only summed."""
+        self._config.set(_U32.pack(0), events.CONFIG.pack(slice_ns, gap_ns, self._self_pid, 0))
+
+    def track(self, pids: Iterable[int], target: int) -> None:
+        """Track these processes with all their threads and descendants, those to come included.
+
+        Raises :class:`OSError` (E2BIG) when the process table is full.
+        """
+        for pid in pids:
+            self._processes.set(_U32.pack(pid), _U32.pack(target))
+        before = -1
+        for _ in range(_ITERATIONS):
+            found = self.stat(Stat.ITER_NEW)
+            if found == before:
+                return
+            before = found
+            libbpf.run_iterator(self._probes.link("wi_tasks"))
+
+    def untrack(self, target: int) -> None:
+        """Forget a target: its processes, threads and engines. Raises nothing for what is already gone."""
+        for key, value in list(self._processes.items()):
+            if _U32.unpack(value)[0] == target:
+                self._processes.delete(key)
+        for key, value in list(self._threads.items()):
+            if _U32.unpack_from(value, _TARGET_OFFSET)[0] == target:
+                self._threads.delete(key)
+        for key, value in list(self._engines.items()):
+            if _U32.unpack_from(value)[0] == target:
+                self._engines.delete(key)
+
+    def processes(self, target: int) -> list[int]:
+        """Live processes of a target."""
+        wanted = _U32.pack(target)
+        return [_U32.unpack(key)[0] for key, value in self._processes.items() if value == wanted]
+
+    def threads(self, target: int) -> list[Thread]:
+        """All threads in the map, also those that ended while the ring was full (``end_ns`` is set)."""
+        found = []
+        for key, value in self._threads.items():
+            if _U32.unpack_from(value, _TARGET_OFFSET)[0] != target:
+                continue
+            thread = events.decode_thread(value) or self.thread(_U32.unpack(key)[0])
+            if thread is not None:
+                found.append(thread)
+        return found
+
+    def thread(self, tid: int) -> Thread | None:
+        """One thread, or ``None`` when it is not tracked (or changes faster than it can be copied)."""
+        key = _U32.pack(tid)
+        for _ in range(_TORN_TRIES):
+            value = self._threads.get(key)
+            if value is None:
+                return None
+            thread = events.decode_thread(value)
+            if thread is not None:
+                return thread
+        return None
+
+    def sweep_exited(self, target: int) -> list[Thread]:
+        """Take threads out of the map that ended while the ring was full: nothing of them is lost."""
+        ended = [thread for thread in self.threads(target) if thread.end_ns]
+        for thread in ended:
+            self._threads.delete(_U32.pack(thread.tid))
+        return ended
+
+    def engines(self, target: int) -> list[Engine]:
+        """All model contexts of a target, with totals."""
+        found = (events.decode_engine(key, value) for key, value in self._engines.items())
+        return [engine for engine in found if engine.target == target]
+
+    def drain_waits(self) -> list[ShortWaits]:
+        """Short socket waits since the last call, of all targets."""
+        return [events.decode_wait(key, value) for key, value in self._waits.drain()]
+
+    def stat(self, which: Stat) -> int:
+        """One counter since the probes were loaded."""
+        value = self._stats.get(_U32.pack(which))
+        return _U64.unpack(value)[0] if value else 0
+
+    def stats(self) -> dict[Stat, int]:
+        return {which: self.stat(which) for which in Stat}
+
+    def run_ns(self) -> int:
+        """Nanoseconds the programs have run; grows only while kernel.bpf_stats_enabled is on."""
+        names = [name for name in self._probes.descriptors if name.startswith("program:")]
+        return sum(libbpf.program_run_ns(self._probes.descriptors[name]) for name in names)
+
+    def consume(self, limit: int) -> int:
+        """Handle what is waiting, control records first; at most ``limit`` of the others. Returns how many."""
+        self.control.consume(_CONTROL_TURN)
+        return self.events.consume(limit)
+
+    def attach_engine(self, path: str, offset: int) -> tuple[int, int]:
+        """Uprobes on entry and return of an inference function; closing both descriptors detaches."""
+        enter = self._probes.program("wi_llama_enter")
+        leave = self._probes.program("wi_llama_return")
+        # The return first: an entry without a return would look like an endless call.
+        returned = libbpf.attach_uprobe(leave, path, offset, returns=True)
+        return returned, libbpf.attach_uprobe(enter, path, offset, returns=False)
+
+    def _handle(self, data: bytes) -> None:
+        try:
+            event = events.decode_event(data)
+        except events.BadEventError:
+            self.bad_events += 1
+            return
+        self._on_event(event)
+
+    def close(self) -> None:
+        """Detach everything."""
+        self.events.close()
+        self.control.close()
+        self._probes.close()
+
+
+def monotonic_ns() -> int:
+    """The clock that the kernel side stamps with."""
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)

@@ -1,0 +1,92 @@
+"""Puts uprobes on the engine libraries that targets map.
+
+A uprobe belongs to a file, not to a process: one attachment serves every process that maps the same
+inode, now or later; the kernel side counts only those that are tracked. The file is opened through
+``/proc/PID/map_files``, so deleted files and other mount namespaces work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from whyidle_daemon.elf import ElfError, ElfFile
+from whyidle_daemon.proc import Mapping, Proc
+
+log = logging.getLogger(__name__)
+
+LLAMA_PREFIX = "libllama"
+LLAMA_FUNCTIONS = ("llama_decode", "llama_encode")
+
+Attach = Callable[[str, int], tuple[int, int]]
+"""``attach(path, offset)`` returns the descriptors of the entry and the return probe."""
+
+
+class Attached(NamedTuple):
+    """Probes on one file."""
+
+    path: str
+    functions: tuple[str, ...]
+    descriptors: tuple[int, ...]
+
+
+class EngineLibraries:
+    """The files that have probes, by device and inode."""
+
+    def __init__(self, attach: Attach, proc: Proc) -> None:
+        self._attach = attach
+        self._proc = proc
+        self._files: dict[tuple[tuple[int, int], int], Attached | None] = {}
+
+    def scan(self, pid: int) -> bool:
+        """Attach to what a process maps by now. True when it maps an engine library (new or known)."""
+        found = False
+        for mapping in self._proc.mappings(pid):
+            name = mapping.path.rsplit("/", 1)[-1]
+            if not name.startswith(LLAMA_PREFIX) or ".so" not in name:
+                continue
+            found = True
+            key = (mapping.device, mapping.inode)
+            if key not in self._files:
+                self._files[key] = self._attach_file(pid, mapping)
+        return found
+
+    @property
+    def attached(self) -> list[Attached]:
+        return [entry for entry in self._files.values() if entry]
+
+    def close(self) -> None:
+        """Detach everything."""
+        for entry in self.attached:
+            for descriptor in entry.descriptors:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+        self._files.clear()
+
+    def _attach_file(self, pid: int, mapping: Mapping) -> Attached | None:
+        path = str(self._proc.path(pid, "map_files", f"{mapping.start:x}-{mapping.end:x}"))
+        functions: list[str] = []
+        descriptors: list[int] = []
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                elf = ElfFile(lambda offset, size: os.pread(file, size, offset))
+                for function in LLAMA_FUNCTIONS:
+                    address = elf.symbol(function)
+                    if address is None:
+                        continue
+                    # Through the open file: the mapping may move, the inode may lose its name.
+                    descriptors += self._attach(f"/proc/self/fd/{file}", elf.file_offset(address))
+                    functions.append(function)
+            finally:
+                os.close(file)
+        except (ElfError, OSError) as error:
+            log.warning("no engine probes on %r of process %d: %s", mapping.path, pid, error)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return None
+        log.info("engine probes on %r: %s", mapping.path, ", ".join(functions))
+        return Attached(mapping.path, tuple(functions), tuple(descriptors))

@@ -1,0 +1,134 @@
+"""What /proc says of a process. The root is injected, so that tests can bring their own.
+
+A process may vanish between two reads: every function returns ``None`` or an empty value then, and never
+raises for that. Everything read is the target's own text: bounded here, sanitised before it is shown.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+_MAX_COMMAND = 4096
+_MAX_ARGUMENTS = 64
+_MAX_MAPS = 8 << 20
+_KTHREAD = 0x00200000
+_MAPPING = re.compile(
+    rb"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)\s+(/.*)$", re.MULTILINE
+)
+
+
+class Mapping(NamedTuple):
+    """A file mapped into a process. ``device`` is (major, minor); addresses and offset in bytes."""
+
+    start: int
+    end: int
+    executable: bool
+    offset: int
+    device: tuple[int, int]
+    inode: int
+    path: str
+
+
+class Proc:
+    """Reader of one proc file system."""
+
+    def __init__(self, root: Path = Path("/proc")) -> None:
+        self._root = root
+
+    def path(self, pid: int, *names: str) -> Path:
+        return self._root.joinpath(str(pid), *names)
+
+    def exists(self, pid: int) -> bool:
+        """True also for a zombie."""
+        return self.path(pid).is_dir()
+
+    def is_kernel_thread(self, pid: int) -> bool:
+        fields = self._stat(pid)
+        return bool(fields and int(fields[6]) & _KTHREAD)
+
+    def state(self, pid: int) -> str | None:
+        """One letter, as in proc(5); ``"Z"`` is a zombie."""
+        fields = self._stat(pid)
+        return fields[0] if fields else None
+
+    def parent(self, pid: int) -> int | None:
+        fields = self._stat(pid)
+        return int(fields[1]) if fields else None
+
+    def thread_group(self, tid: int) -> int | None:
+        """The process that a thread belongs to (a TID in place of a PID is a common mistake)."""
+        for line in self._read(tid, "status").splitlines():
+            if line.startswith(b"Tgid:"):
+                return int(line.split()[1])
+        return None
+
+    def command(self, pid: int) -> tuple[str, ...]:
+        """Arguments, at most 64 of them in 4 KiB; the bare name for one without (empty: gone)."""
+        raw = self._read(pid, "cmdline", _MAX_COMMAND)
+        if raw:
+            words = raw.rstrip(b"\0").split(b"\0")[:_MAX_ARGUMENTS]
+            return tuple(word.decode("utf-8", "replace") for word in words)
+        name = self._read(pid, "comm").strip().decode("utf-8", "replace")
+        return (name,) if name else ()
+
+    def cgroup(self, pid: int) -> str | None:
+        """Path in the unified hierarchy, else in the cpu controller's, else ``None``."""
+        paths: dict[bytes, bytes] = {}
+        for line in self._read(pid, "cgroup").splitlines():
+            number, _, rest = line.partition(b":")
+            controllers, _, path = rest.partition(b":")
+            for controller in (b"0",) if number == b"0" else controllers.split(b","):
+                paths[controller] = path
+        unified = paths.get(b"0", b"/")
+        found = unified if unified != b"/" else paths.get(b"cpu", paths.get(b"0"))
+        return found.decode("utf-8", "replace") if found else None
+
+    def memory(self, pid: int) -> tuple[int, int] | None:
+        """Resident bytes now, and the most they ever were in this image."""
+        values: dict[bytes, int] = {}
+        for line in self._read(pid, "status").splitlines():
+            name, _, rest = line.partition(b":")
+            if name in (b"VmRSS", b"VmHWM"):
+                values[name] = int(rest.split()[0]) * 1024
+        if b"VmRSS" not in values:
+            return None
+        return values[b"VmRSS"], values.get(b"VmHWM", values[b"VmRSS"])
+
+    def thread_name(self, pid: int, tid: int) -> str:
+        return self._read(pid, f"task/{tid}/comm").strip().decode("utf-8", "replace")
+
+    def mappings(self, pid: int) -> Iterator[Mapping]:
+        """Files mapped by a process."""
+        for match in _MAPPING.finditer(self._read(pid, "maps", _MAX_MAPS)):
+            start, end, flags, offset, major, minor, inode, path = match.groups()
+            yield Mapping(
+                int(start, 16),
+                int(end, 16),
+                b"x" in flags,
+                int(offset, 16),
+                (int(major, 16), int(minor, 16)),
+                int(inode),
+                os.fsdecode(path),
+            )
+
+    def _stat(self, pid: int) -> list[str] | None:
+        raw = self._read(pid, "stat")
+        _, closing, rest = raw.rpartition(b")")  # the name before it may hold anything, also ")"
+        fields = rest.decode("ascii", "replace").split()
+        return fields if closing and len(fields) > 7 else None  # noqa: PLR2004
+
+    def _read(self, pid: int, name: str, limit: int = 65536) -> bytes:
+        """Up to ``limit`` bytes; empty when the process or the permission is gone."""
+        parts = []
+        try:
+            with self.path(pid, name).open("rb", buffering=0) as file:
+                while limit > 0 and (part := file.read(min(limit, 1 << 16))):
+                    parts.append(part)
+                    limit -= len(part)
+        except OSError:
+            pass
+        return b"".join(parts)

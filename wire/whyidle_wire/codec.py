@@ -1,0 +1,135 @@
+"""Frames: a big-endian u32 length, then a msgpack array ``[kind, field, field, …]``.
+
+Sans I/O: :func:`encode` makes bytes and :class:`FrameReader` takes them, in whatever pieces they arrive.
+No input makes the reader raise anything but :class:`~whyidle_wire.errors.WireError`, nor hold more memory
+than a small multiple of its limit.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final
+
+import msgpack
+
+from whyidle_wire.errors import BadFrame, FrameTooLarge, WireError
+from whyidle_wire.fields import MismatchError, build, check_for, checks_of
+from whyidle_wire.kinds import KIND_OF, KINDS
+from whyidle_wire.records import Record, Unknown
+
+MAX_TO_DAEMON: Final = 64 * 1024
+"""Bytes in one frame from a client: anybody in the socket's group may send it to a root process."""
+
+MAX_TO_CLIENT: Final = 64 * 1024 * 1024
+"""Bytes in one frame from the daemon: a report of thousands of threads."""
+
+_LENGTH: Final = struct.Struct(">I")
+
+# msgpack allocates an array as long as its header claims, at each of up to 1024 levels, before it has seen
+# one element. A claim is believed up to an element per 16 bytes of the largest frame allowed: 32 MiB at the
+# worst for a frame to the daemon, and reports stay far below it.
+_BYTES_PER_ELEMENT: Final = 16
+
+_any_value: Final = check_for(Any)
+
+
+def encode(record: Record, max_frame: int = MAX_TO_CLIENT) -> bytes:
+    """One frame. Text that is not valid Unicode (a file name's surrogates) has ``?`` in those places.
+
+    Raises :class:`FrameTooLarge`; TypeError for a value that msgpack does not have (a bug of the caller);
+    KeyError for a record without a number, such as Unknown.
+    """
+    kind = KIND_OF[type(record)]
+    values = [kind, *(getattr(record, field.name) for field in checks_of(type(record)))]
+    payload: bytes | None = msgpack.packb(values, use_bin_type=True, unicode_errors="replace")
+    assert payload is not None
+    if len(payload) > max_frame:
+        raise FrameTooLarge(len(payload), max_frame)
+    return _LENGTH.pack(len(payload)) + payload
+
+
+def decode(payload: bytes) -> Record:
+    """The record in one frame's payload (without the length); raises :class:`BadFrame`."""
+    return _decode(payload, max(len(payload), MAX_TO_DAEMON))
+
+
+def _no_extensions(code: int, data: bytes) -> Any:
+    raise ValueError(f"msgpack extension type {code}")
+
+
+def _decode(payload: bytes, max_frame: int) -> Record:
+    elements = max(max_frame // _BYTES_PER_ELEMENT, 16)
+    try:
+        values = msgpack.unpackb(
+            payload,
+            raw=False,
+            strict_map_key=True,
+            ext_hook=_no_extensions,
+            max_str_len=max_frame,
+            max_bin_len=max_frame,
+            max_array_len=elements,
+            max_map_len=elements,
+            max_ext_len=0,
+        )
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise BadFrame(f"not a msgpack message ({type(error).__name__}: {str(error)[:120]})") from None
+    if not isinstance(values, list) or not values or type(values[0]) is not int or values[0] < 0:
+        raise BadFrame("a msgpack message that is not an array beginning with a record kind")
+    kind, *fields = values
+    cls = KINDS.get(kind)
+    if cls is not None:
+        return build(cls, fields)
+    try:
+        return Unknown(kind, tuple(_any_value(value) for value in fields))
+    except MismatchError as wanted:
+        raise BadFrame(f"record of unknown kind {kind}: {wanted} expected") from None
+
+
+class FrameReader:
+    """Cuts a stream of bytes into records.
+
+    ``max_frame`` is the longest payload to accept, in bytes: ``MAX_TO_DAEMON`` in the daemon,
+    ``MAX_TO_CLIENT`` in a client. A frame that announces more is refused before it is buffered.
+    """
+
+    def __init__(self, max_frame: int) -> None:
+        self._max_frame = max_frame
+        self._buffer = bytearray()
+        self._error: WireError | None = None
+
+    @property
+    def pending(self) -> int:
+        """Bytes of a frame that has not ended; not 0 at the end of the stream means that it was cut off."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> list[Record]:
+        """Take the next bytes, return the records that they complete (often none).
+
+        Raises :class:`FrameTooLarge` or :class:`BadFrame`, whose ``records`` are those before the bad frame;
+        after that the stream has no known frame boundary, and every further call raises the same error.
+        """
+        if self._error is not None:
+            self._error.records = []
+            raise self._error
+        buffer = self._buffer
+        buffer += data
+        done: list[Record] = []
+        start = 0
+        try:
+            while len(buffer) - start >= _LENGTH.size:
+                (length,) = _LENGTH.unpack_from(buffer, start)
+                if length > self._max_frame:
+                    raise FrameTooLarge(length, self._max_frame)
+                begin = start + _LENGTH.size
+                if len(buffer) - begin < length:
+                    break
+                start = begin + length
+                done.append(_decode(bytes(memoryview(buffer)[begin:start]), self._max_frame))
+        except WireError as error:
+            error.records = done
+            self._error = error
+            buffer.clear()
+            raise
+        if start:
+            del buffer[:start]
+        return done

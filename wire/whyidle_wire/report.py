@@ -1,0 +1,238 @@
+"""The report, ``whyidle.report/1``: what ``--json`` writes and the Report record carries.
+
+Other people's scripts depend on it: add fields freely, never rename or remove one. Times are seconds (float)
+from the start of the observation unless the name ends in ``_at`` (UTC, RFC 3339); sizes are bytes. A value
+that could not be measured is None, never 0. For each thread the states add up to ``wall_s`` within 0.1 %; for
+each engine ``busy_s + idle_s`` is the time that it was observed.
+
+These types hold no values of their own: daemon, CLI and tests check against them statically, and
+``tests/unit/wire`` holds them as a JSON schema for everybody else.
+"""
+
+# No "from __future__ import annotations": as text, NotRequired would not be seen at run time.
+
+from typing import Final, Literal, NotRequired, TypedDict
+
+REPORT_SCHEMA: Final = "whyidle.report/1"
+
+STATES: Final = (
+    "running",
+    "runqueue",
+    "throttled",
+    "network",
+    "dns",
+    "local_ipc",
+    "disk",
+    "page_fault",
+    "lock",
+    "gil",
+    "sleep",
+    "child",
+    "event_loop",
+    "gpu_wait",
+    "stopped",
+    "other",
+)
+"""Where a thread's time goes. Exhaustive: the states of a thread sum to its wall time."""
+
+FINDING_KINDS: Final = (
+    "blocking_network_call",
+    "slow_dns",
+    "event_loop_blocked",
+    "sequential_calls",
+    "cpu_starved",
+    "cpu_throttled",
+    "lock_contention",
+    "gil_contention",
+    "blocking_disk",
+    "blocking_subprocess",
+    "busy_polling",
+    "memory_growth",
+    "memory_limit_near",
+    "kv_cache_growth",
+    "no_demand",
+    "engine_saturated",
+)
+
+SEVERITIES: Final = ("high", "medium", "low", "info")
+CONFIDENCES: Final = ("high", "medium", "low")
+ENGINE_KINDS: Final = ("nvml", "cuda", "llama")
+
+Severity = Literal["high", "medium", "low", "info"]
+Confidence = Literal["high", "medium", "low"]
+EngineKind = Literal["nvml", "cuda", "llama"]
+
+
+class Peer(TypedDict):
+    """The other end of a socket; ``host`` is the name it was looked up by, if that was seen."""
+
+    host: str | None
+    address: str
+    port: int
+
+
+class Gpu(TypedDict):
+    """One GPU of the host."""
+
+    index: int
+    name: str
+    driver: str | None
+    memory_total_bytes: int | None
+
+
+class Host(TypedDict):
+    """The machine. ``kernel`` is its release string, ``cpus`` those that the daemon may run on."""
+
+    kernel: str
+    cpus: int
+    gpus: list[Gpu]
+
+
+class Target(TypedDict):
+    """What was observed: the root process. ``exit_status`` is 128 + signal for a killed process."""
+
+    pid: int
+    command: list[str]
+    started_at: str
+    duration_s: float
+    exit_status: int | None
+
+
+class Process(TypedDict):
+    """One process of the target's tree; ``command`` is its command line, arguments joined by spaces."""
+
+    pid: int
+    ppid: int
+    command: str
+    cpu_s: float
+    rss_peak_bytes: int | None
+    rss_end_bytes: int | None
+    cgroup: str | None
+
+
+class Thread(TypedDict):
+    """One thread and where its time went; ``states`` may leave out those with 0 seconds."""
+
+    pid: int
+    tid: int
+    name: str
+    wall_s: float
+    states: dict[str, float]
+
+
+class Latency(TypedDict):
+    """How long one engine call takes."""
+
+    count: int
+    p50: float
+    p95: float
+    p99: float
+
+
+class Engine(TypedDict):
+    """What ran the model. ``idle_attributed_s`` is the part of ``idle_s`` that has a known cause."""
+
+    kind: EngineKind
+    id: str
+    pid: int | None
+    busy_s: float
+    idle_s: float
+    idle_attributed_s: float
+    resolution_ms: float
+    simulated: bool
+    latency_s: Latency | None
+    memory_peak_bytes: int | None
+    utilization_mean: float | None
+
+
+class GapCause(TypedDict):
+    """What the driver thread waited for during ``share`` (0 to 1) of a gap."""
+
+    state: str
+    share: float
+    pid: int | None
+    tid: int | None
+    function: str | None
+    peer: Peer | None
+
+
+class Gap(TypedDict):
+    """An interval in which the engine with this ``id`` was idle while its target was alive."""
+
+    engine: str
+    start_s: float
+    duration_s: float
+    causes: list[GapCause]
+
+
+class IdleCause(TypedDict):
+    """Engine idle time by cause, over all gaps; ``share`` is of all idle time, 0 to 1."""
+
+    state: str
+    seconds: float
+    share: float
+    pid: int | None
+    function: str | None
+    peer: Peer | None
+
+
+class Finding(TypedDict):
+    """A flagged bottleneck: evidence, cost, confidence, advice.
+
+    ``function`` is the innermost frame of the user's own code, None when no frames were read; ``stack`` has
+    them all, innermost first. ``syscall`` is the system call that the thread waited in. ``share_of_idle`` is
+    0 to 1. ``saves_s`` is how much sooner the target would have finished, ``longest_s`` the longest wait.
+    """
+
+    kind: str
+    severity: Severity
+    confidence: Confidence
+    confidence_reasons: list[str]
+    pid: int
+    tid: int | None
+    thread: str | None
+    function: str | None
+    file: str | None
+    line: int | None
+    stack: list[str]
+    peer: Peer | None
+    count: int
+    blocked_s: float
+    engine_idle_s: float | None
+    share_of_idle: float | None
+    saves_s: float | None
+    advice: str
+    syscall: NotRequired[str | None]
+    longest_s: NotRequired[float | None]
+
+
+class Loss(TypedDict):
+    """What was not seen. ``seconds_blind`` is time in which no probe was attached."""
+
+    events_lost: int
+    stacks_lost: int
+    seconds_blind: float
+
+
+class Overhead(TypedDict):
+    """What observing cost; ``bpf_run_s`` is CPU time inside the probes."""
+
+    daemon_cpu_s: float
+    daemon_rss_bytes: int
+    bpf_run_s: float | None
+
+
+class ReportDict(TypedDict):
+    """The whole report; ``gaps`` are the longest 100."""
+
+    schema: str
+    host: Host
+    target: Target
+    processes: list[Process]
+    threads: list[Thread]
+    engines: list[Engine]
+    gaps: list[Gap]
+    idle_by_cause: list[IdleCause]
+    findings: list[Finding]
+    loss: Loss
+    overhead: Overhead

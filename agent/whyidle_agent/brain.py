@@ -6,6 +6,7 @@ before, so llama.cpp keeps its KV cache and evaluates only what is new.
 """
 
 import ctypes
+import hashlib
 import importlib
 import sys
 import time
@@ -101,8 +102,7 @@ class LlamaBrain:
                 f"of {llama.n_ctx()}",
                 "raise --context, or shorten --goal or --tokens",
             )
-        # 2**32 - 1 means "random" to llama.cpp; 31 bits stay clear of it.
-        llama.set_seed((self._settings.seed * 1_000_003 + salt) & 0x7FFF_FFFF)
+        llama.set_seed(_mixed(self._settings.seed, salt))
         written = bytearray()
         count = 0
         generated = llama.generate(tokens, temp=self._settings.temperature, grammar=self._grammar(piece))
@@ -171,6 +171,11 @@ class _Log:
 _LOG = _Log()
 
 
+def _mixed(seed: int, salt: int) -> int:
+    """Return a llama.cpp seed that differs for every pair. 31 bits: 2**32 - 1 would mean "random"."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {salt}".encode()).digest()[:4]) >> 1
+
+
 def _load(path: Path, settings: Settings, engine: EngineTime) -> tuple[Any, Any]:
     try:
         # Here and not above: an optional dependency, and 0.3 s of start-up. By name, because its type
@@ -198,7 +203,7 @@ def _load(path: Path, settings: Settings, engine: EngineTime) -> tuple[Any, Any]
             n_threads=settings.threads,
             n_threads_batch=settings.threads,
             n_gpu_layers=settings.gpu_layers,
-            seed=settings.seed & 0x7FFF_FFFF,
+            seed=_mixed(settings.seed, 0),
             verbose=settings.verbose,
         )
     except (ValueError, RuntimeError, OSError, AssertionError) as error:

@@ -70,6 +70,9 @@ def _run(options: argparse.Namespace) -> int:
     from whyidle_agent.tools import work_folder  # noqa: PLC0415
 
     stats = Stats()
+    if options.stats is not None and not options.stats.absolute().parent.is_dir():
+        # Found out now, not after the run whose account it would be.
+        raise AgentError(f"no folder for {options.stats}", "make it, or give another --stats FILE")
     generated = options.model is None
     task = Task(
         goal=options.goal,

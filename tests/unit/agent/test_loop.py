@@ -1,0 +1,157 @@
+"""The loop, with a scripted model."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agent_fakes import ScriptedBrain
+
+from whyidle_agent import loop
+from whyidle_agent.brain import Answer
+from whyidle_agent.console import Console
+from whyidle_agent.errors import AgentError
+from whyidle_agent.grammar import Characters
+from whyidle_agent.history import HistoryFile
+from whyidle_agent.loop import Agent, Task, plan
+from whyidle_agent.search_server import Behaviour, SearchServer
+from whyidle_agent.stats import Stats
+from whyidle_agent.tools import Observation, work_folder
+
+SEARCH = {"tool": "search_web", "thought": "look", "queries": ["gpu idle", "nothing here"]}
+WRITE = {"tool": "write_file", "thought": "note", "name": "a.txt", "text": "body"}
+FINISH = {"tool": "finish", "thought": "done", "answer": "42"}
+
+
+def run(
+    brain: ScriptedBrain, folder: Path, url: str = "http://127.0.0.1:9", **changes: Any
+) -> tuple[Stats, str]:
+    """Run the agent to its end; gives its account and what it printed."""
+    task = {
+        "goal": "the goal",
+        "loops": 6,
+        "search_url": url,
+        "timeout_s": 5.0,
+        "tokens": 512,
+        "context": 4096,
+    }
+    task |= {"planned": False, "style": Characters()} | changes
+    stats, out = Stats(), io.StringIO()
+    history = HistoryFile(folder)
+    try:
+        with work_folder(folder / "files") as opened:
+            console = Console(6, out)
+            Agent(Task(**task), brain, folder=opened, history=history, stats=stats, watcher=console).run()
+    finally:
+        history.close()
+    return stats, out.getvalue()
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def test_search_write_finish(tmp_path: Path) -> None:
+    """Each step's result is in the next step's prompt, in the history file and in the account."""
+    log = io.StringIO()
+    brain = ScriptedBrain(SEARCH, WRITE, FINISH)
+    with SearchServer("127.0.0.1", 0, Behaviour(latency_s=0.05), log) as server:
+        stats, out = run(brain, tmp_path, server.url)
+    assert stats.outcome == "finished"
+    assert (tmp_path / "files" / "a.txt").read_text() == "body"
+    assert brain.prompts[1].startswith(brain.prompts[0])
+    assert brain.prompts[2].startswith(brain.prompts[1])
+    assert "Why a GPU sits idle" in brain.prompts[1]
+    assert "no results" in brain.prompts[1]
+    assert [record["call"]["tool"] for record in history(tmp_path)] == ["search_web", "write_file", "finish"]
+    assert "search_web('gpu idle')" in out
+
+    calls = stats.tool_calls
+    assert [(call.tool, call.step, call.ok) for call in calls] == [
+        ("search_web", 1, True),
+        ("search_web", 1, True),
+        ("write_file", 2, True),
+    ]
+    held = [json.loads(line) for line in log.getvalue().splitlines()]
+    for call, line in zip(calls, held, strict=False):
+        # The same clock on both sides: the call began before the server had the request, and lasted longer.
+        assert call.start <= line["received_at"]
+        assert call.duration_s >= 0.05
+    assert calls[0].start + calls[0].duration_s <= calls[1].start
+
+
+def test_a_failing_search_does_not_end_the_run(tmp_path: Path) -> None:
+    """The model reads that the search failed, and the person how to start a server."""
+    brain = ScriptedBrain(SEARCH, FINISH)
+    stats, out = run(brain, tmp_path)
+    assert stats.outcome == "finished"
+    assert [call.ok for call in stats.tool_calls] == [False, False]
+    assert "failed" in brain.prompts[1]
+    assert "error: " in out
+
+
+def test_the_loops_are_a_limit(tmp_path: Path) -> None:
+    """A model that never finishes stops after the given number of steps."""
+    stats, _ = run(ScriptedBrain(WRITE), tmp_path, loops=4)
+    assert (stats.outcome, stats.steps, len(history(tmp_path))) == ("loops", 4, 4)
+
+
+def test_the_plan_ends_with_notes_and_an_answer() -> None:
+    """A model that cannot choose searches, then writes notes, then finishes, for any number of loops."""
+    assert [[plan(step, loops) for step in range(1, loops + 1)] for loops in (1, 2, 3)] == [
+        [("search_web",)],
+        [("search_web",), ("finish",)],
+        [("search_web",), ("write_file",), ("finish",)],
+    ]
+    assert [plan(step, 6)[0] for step in range(1, 7)] == ["search_web"] * 4 + ["write_file", "finish"]
+
+
+def test_an_interruption_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in a tool leaves every completed step in the file, and the cut call in the account."""
+
+    def interrupted(query: str, base_url: str, timeout_s: float) -> Observation:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "search_web", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(ScriptedBrain(WRITE, SEARCH), tmp_path)
+    assert [record["step"] for record in history(tmp_path)] == [1]
+
+
+def test_an_answer_that_is_no_call_is_one_clear_error(tmp_path: Path) -> None:
+    """A damaged model that breaks the grammar ends the run with a reason, not a traceback."""
+    with pytest.raises(AgentError, match="step 1 is not a tool call"):
+        run(ScriptedBrain({"tool": "rm"}), tmp_path)
+
+
+def test_what_a_model_writes_cannot_drive_the_terminal(tmp_path: Path) -> None:
+    """Control characters in a thought, a query, a name or an answer are not printed."""
+    evil = "a\x1b]0;owned\x07\x9b2J\u202eb\r\n"
+    calls = [
+        {"tool": "search_web", "thought": evil, "queries": [evil]},
+        {"tool": "write_file", "thought": evil, "name": evil, "text": evil},
+        {"tool": "finish", "thought": evil, "answer": evil},
+    ]
+    _, out = run(ScriptedBrain(*calls), tmp_path)
+    assert all(character.isprintable() for line in out.split("\n") for character in line)
+
+
+def test_streaming_on_a_terminal_stays_on_one_line() -> None:
+    """On a terminal each bit redraws one line, which the finished thought replaces."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    out = Terminal()
+    console = Console(6, out)
+    console.thinking(1)
+    write: Callable[[str], None] = console.wrote
+    for _ in range(200):
+        write("x")
+    assert "\n" not in out.getvalue()
+    assert max(len(part) for part in out.getvalue().split("\r\x1b[2K")) < 80
+    console.thought(1, loop.Finish("thought", "answer"), Answer("", 1, 1, 0.5))
+    assert out.getvalue().count("\n") == 2

@@ -16,7 +16,7 @@ from whyidle_agent.errors import AgentError
 from whyidle_agent.grammar import TOOLS, Characters, Words, parse_call, tool_call
 from whyidle_agent.main import main
 from whyidle_agent.model_file import ModelSize, check_readable, generated_model, is_whole, vocabulary
-from whyidle_agent.search_server import Behaviour, SearchServer
+from whyidle_agent.slow_search import Behaviour, SearchServer
 
 SMALL = ModelSize(layers=1, width=64, feed_forward=64, heads=2, kv_heads=1, context=512)
 

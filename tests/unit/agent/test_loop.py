@@ -13,10 +13,10 @@ from whyidle_agent import loop
 from whyidle_agent.brain import Answer
 from whyidle_agent.console import Console
 from whyidle_agent.errors import AgentError
-from whyidle_agent.grammar import Characters
+from whyidle_agent.grammar import Characters, Finish
 from whyidle_agent.history import HistoryFile
 from whyidle_agent.loop import Agent, Task, plan
-from whyidle_agent.search_server import Behaviour, SearchServer
+from whyidle_agent.slow_search import Behaviour, SearchServer
 from whyidle_agent.stats import Stats
 from whyidle_agent.tools import Observation, work_folder
 
@@ -129,7 +129,7 @@ def test_an_answer_that_is_no_call_is_one_clear_error(tmp_path: Path) -> None:
 def test_what_a_model_writes_cannot_drive_the_terminal(tmp_path: Path) -> None:
     """Control characters in a thought, a query, a name or an answer are not printed."""
     evil = "a\x1b]0;owned\x07\x9b2J\u202eb\r\n"
-    calls = [
+    calls: list[dict[str, Any]] = [
         {"tool": "search_web", "thought": evil, "queries": [evil]},
         {"tool": "write_file", "thought": evil, "name": evil, "text": evil},
         {"tool": "finish", "thought": evil, "answer": evil},
@@ -153,5 +153,5 @@ def test_streaming_on_a_terminal_stays_on_one_line() -> None:
         write("x")
     assert "\n" not in out.getvalue()
     assert max(len(part) for part in out.getvalue().split("\r\x1b[2K")) < 80
-    console.thought(1, loop.Finish("thought", "answer"), Answer("", 1, 1, 0.5))
+    console.thought(1, Finish("thought", "answer"), Answer("", 1, 1, 0.5))
     assert out.getvalue().count("\n") == 2

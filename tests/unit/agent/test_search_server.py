@@ -18,7 +18,8 @@ import httpx
 import pytest
 
 from whyidle_agent.corpus import search
-from whyidle_agent.search_server import Behaviour, SearchServer, fate, main
+from whyidle_agent.search_server import main
+from whyidle_agent.slow_search import Behaviour, SearchServer, fate
 
 
 def ask(client: httpx.Client, server: SearchServer, query: str) -> tuple[float, float, httpx.Response]:

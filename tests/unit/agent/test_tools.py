@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import struct
+from collections.abc import Callable
 from http.server import HTTPServer
 from pathlib import Path
 from socketserver import StreamRequestHandler
@@ -72,7 +73,9 @@ def drip(handler: StreamRequestHandler) -> None:
         (silence, "did not answer within 0.2 s"),
     ],
 )
-def test_hostile_answers_become_observations(reply: bytes, says: str) -> None:
+def test_hostile_answers_become_observations(
+    reply: bytes | Callable[[StreamRequestHandler], None], says: str
+) -> None:
     """Whatever a search server sends, the search returns a failed observation that says what happened."""
     with raw_server(reply) as url:
         observation = search_web("anything", url, 0.2 if reply is silence else 10)
@@ -90,7 +93,7 @@ def test_a_dripping_answer_ends_at_the_timeout() -> None:
 
 def test_nobody_listening_becomes_an_observation() -> None:
     """A refused connection is something the model can read, not a crash."""
-    with HTTPServer(("127.0.0.1", 0), StreamRequestHandler) as server:  # type: ignore[arg-type]
+    with HTTPServer(("127.0.0.1", 0), StreamRequestHandler) as server:
         url = f"http://127.0.0.1:{server.server_address[1]}"
     observation = search_web("anything", url, 5)
     assert not observation.ok

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Read = Callable[[int, int], bytes]
 """``read(offset, size)`` returns exactly that many bytes or fewer at the end of the file."""
@@ -53,7 +53,7 @@ class ElfFile:
         self._dynamic = self._read_dynamic([h for h in headers if h[0] == _PT_DYNAMIC])
 
     def symbol(self, name: str) -> int | None:
-        """Address of a defined dynamic symbol, relative to the file's own load address; ``None``: not there."""
+        """Address of a defined dynamic symbol before relocation, ``None`` when it is not there."""
         table, strings = self._dynamic.get(_DT_GNU_HASH), self._dynamic.get(_DT_STRTAB)
         symbols = self._dynamic.get(_DT_SYMTAB)
         if table is None or strings is None or symbols is None:
@@ -71,7 +71,9 @@ class ElfFile:
         for step in range(_MAX_CHAIN):
             (found,) = struct.unpack("<I", self._at(chain + (index + step - first) * 4, 4))
             if found | 1 == number | 1:
-                entry, info, _, section, value, _ = _SYM.unpack(self._at(symbols + (index + step) * _SYM.size, _SYM.size))
+                entry, info, _, section, value, _ = _SYM.unpack(
+                    self._at(symbols + (index + step) * _SYM.size, _SYM.size)
+                )
                 text = self._at(strings + entry, len(wanted) + 1)
                 if text == wanted + b"\0" and section and info & 0xF in _STT_FUNC_OR_OBJECT:
                     return int(value)
@@ -105,7 +107,7 @@ class ElfFile:
             raise ElfError("cut off")
         return data
 
-    def _unpack(self, form: struct.Struct, offset: int) -> tuple[int, ...]:
+    def _unpack(self, form: struct.Struct, offset: int) -> tuple[Any, ...]:
         data = self._read(offset, form.size)
         if len(data) < form.size:
             raise ElfError("cut off")

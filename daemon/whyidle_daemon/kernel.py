@@ -10,11 +10,10 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 
+from whyidle_daemon import libbpf
 from whyidle_probes import events
 from whyidle_probes.events import Engine, Event, ShortWaits, Stat, Thread
 from whyidle_probes.loader import Probes
-
-from whyidle_daemon import libbpf
 
 DEFAULT_SLICE_NS = 1_000_000
 DEFAULT_GAP_NS = 1_000_000
@@ -139,7 +138,7 @@ class Kernel:
         return sum(libbpf.program_run_ns(self._probes.descriptors[name]) for name in names)
 
     def consume(self, limit: int) -> int:
-        """Handle what is waiting, control records first; at most ``limit`` of the others. Returns how many."""
+        """Handle control records, then at most ``limit`` of the others; returns how many of these."""
         self.control.consume(_CONTROL_TURN)
         return self.events.consume(limit)
 

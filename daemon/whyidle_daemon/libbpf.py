@@ -178,9 +178,7 @@ def attach_uprobe(program: int, path: str, offset: int, returns: bool) -> int:
     struct.pack_into("<IIQ", attributes, 0, event_type, size, config)
     struct.pack_into("<QQ", attributes, 56, c.addressof(name), offset)
     buffer = (c.c_char * size).from_buffer(attributes)
-    fd = _check(
-        _libc.syscall(_NR_PERF_EVENT_OPEN, buffer, -1, 0, -1, c.c_ulong(_PERF_FLAG_FD_CLOEXEC))
-    )
+    fd = _check(_libc.syscall(_NR_PERF_EVENT_OPEN, buffer, -1, 0, -1, c.c_ulong(_PERF_FLAG_FD_CLOEXEC)))
     try:
         _check(_libc.ioctl(fd, c.c_ulong(_PERF_EVENT_IOC_SET_BPF), c.c_ulong(program)))
         _check(_libc.ioctl(fd, c.c_ulong(_PERF_EVENT_IOC_ENABLE), c.c_ulong(0)))

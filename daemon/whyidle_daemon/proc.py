@@ -119,7 +119,7 @@ class Proc:
         raw = self._read(pid, "stat")
         _, closing, rest = raw.rpartition(b")")  # the name before it may hold anything, also ")"
         fields = rest.decode("ascii", "replace").split()
-        return fields if closing and len(fields) > 7 else None  # noqa: PLR2004
+        return fields if closing and len(fields) > 7 else None
 
     def _read(self, pid: int, name: str, limit: int = 65536) -> bytes:
         """Up to ``limit`` bytes; empty when the process or the permission is gone."""

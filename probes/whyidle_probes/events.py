@@ -149,7 +149,7 @@ class Thread(NamedTuple):
     peer: Peer
     comm: str
     ns: tuple[int, ...]
-    count: tuple[int, ...]
+    count: tuple[int, ...]  # type: ignore[assignment] # hides tuple.count, which nobody wants here
 
     def totals_at(self, now_ns: int) -> list[int]:
         """``ns`` with the current, unfinished interval added: sums to ``now_ns - first_ns`` exactly.
@@ -260,8 +260,9 @@ class ShortWaits(NamedTuple):
     state: int
     family: int
     ns: int
-    count: int
+    count: int  # type: ignore[assignment]
     longest_ns: int
+    target: int = 0
 
 
 Event = Slice | Thread | Fork | Exec | Exit | Library | Gap
@@ -278,7 +279,7 @@ _GAP = struct.Struct("<IIIIQQQII32Q")
 _ENGINE_KEY = struct.Struct("<IIQ")
 _ENGINE = struct.Struct("<IIII7Q32Q")
 _WAIT_KEY = struct.Struct("<II16sHHBxxx")
-_WAIT = struct.Struct("<QQQ")
+_WAIT = struct.Struct("<QQQIxxxx")
 CONFIG = struct.Struct("<QQII")
 
 SIZES = {
@@ -313,14 +314,14 @@ def decode_thread(data: bytes | memoryview, offset: int = 0) -> Thread | None:
     if f[0] != f[-1]:
         return None
     peer = Peer(*f[17:24])
-    return Thread(*f[1:17], peer, _text(f[24]), f[25:57], f[57:89])
+    return Thread._make((*f[1:17], peer, _text(f[24]), f[25:57], f[57:89]))
 
 
 def decode_engine(key: bytes, value: bytes) -> Engine:
     """Decode an entry of the ``engines`` map."""
     pid, _, context = _ENGINE_KEY.unpack(key)
     f = _ENGINE.unpack(value)
-    return Engine(pid, context, f[0], f[1], bool(f[2]), *f[4:11], f[11:43])
+    return Engine._make((pid, context, f[0], f[1], bool(f[2]), *f[4:11], f[11:43]))
 
 
 def decode_wait(key: bytes, value: bytes) -> ShortWaits:
@@ -337,7 +338,7 @@ def decode_event(data: bytes) -> Event:
         kind, target = _HEADER.unpack_from(data)
         if kind == EventType.SLICE:
             f = _SLICE.unpack_from(data)
-            return Slice(target, *f[2:14], Peer(*f[14:21]))
+            return Slice._make((target, *f[2:14], Peer(*f[14:21])))
         if kind == EventType.THREAD_EXIT:
             thread = decode_thread(data, _HEADER.size)
             if thread is None:
@@ -345,19 +346,19 @@ def decode_event(data: bytes) -> Event:
             return thread
         if kind == EventType.GAP:
             f = _GAP.unpack_from(data)
-            return Gap(target, *f[2:7], f[9:41] if f[7] else None)
+            return Gap._make((target, *f[2:7], f[9:41] if f[7] else None))
         if kind == EventType.FORK:
             f = _FORK.unpack_from(data)
-            return Fork(target, *f[2:5], _text(f[5]))
+            return Fork._make((target, *f[2:5], _text(f[5])))
         if kind == EventType.EXEC:
             f = _EXEC.unpack_from(data)
-            return Exec(target, *f[2:5], _text(f[5]), _text(f[6]), f[7])
+            return Exec._make((target, *f[2:5], _text(f[5]), _text(f[6]), f[7]))
         if kind == EventType.EXIT:
             f = _EXIT.unpack_from(data)
-            return Exit(target, *f[2:6], _text(f[6]))
+            return Exit._make((target, *f[2:6], _text(f[6])))
         if kind == EventType.LIBRARY:
             f = _LIBRARY.unpack_from(data)
-            return Library(target, *f[2:5], _text(f[5]))
+            return Library._make((target, *f[2:5], _text(f[5])))
     except struct.error as error:
         raise BadEventError(str(error)) from None
     raise BadEventError(f"unknown event type {kind}")

@@ -13,7 +13,7 @@ import os
 import platform
 import socket
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ class LoaderError(Exception):
     """The probes could not be loaded; nothing was left attached.
 
     ``code`` names the situation (``no_btf``, ``no_bcc``, ``no_libbpf``, ``no_permission``,
-    ``no_tracepoint``, ``verifier``, ``compile``, ``attach``, ``no_python``, ``crashed``), ``fix`` is what to do.
+    ``no_tracepoint``, ``verifier``, ``compile``, ``attach``, ``no_python``, ``crashed``); ``fix`` says what
+    to do.
     """
 
     def __init__(self, code: str, message: str, fix: str) -> None:
@@ -65,9 +66,7 @@ class ProbeConfig:
     event_bytes: int = 1 << 20
     control_bytes: int = 1 << 18
     system_python: str = SYSTEM_PYTHON
-    tracepoints: tuple[str, ...] = field(
-        default=tuple(p[2] for p in PROGRAMS if p[1] == "tracepoint" and not p[3])
-    )
+    programs: tuple[tuple[str, str, str, bool], ...] = PROGRAMS
 
     def request(self) -> dict[str, Any]:
         """What the child is told."""
@@ -80,8 +79,7 @@ class ProbeConfig:
                 "WI_CONTROL_PAGES": str(self.control_bytes // _PAGE),
                 "WI_NR_MMAP": str(syscalls.number_of("mmap")),
             },
-            "tracepoints": list(self.tracepoints),
-            "programs": [list(program) for program in PROGRAMS],
+            "programs": [list(program) for program in self.programs],
             "maps": list(MAPS),
             "syscall_classes": syscalls.classes().hex(),
         }
@@ -134,7 +132,7 @@ def load_probes(config: ProbeConfig | None = None) -> Probes:
             except OSError as error:
                 raise LoaderError(
                     "no_python",
-                    f"the distribution's Python could not be started: {config.system_python}: {error.strerror}",
+                    f"the distribution's Python did not start: {config.system_python}: {error.strerror}",
                     "apt-get install python3 python3-bpfcc",
                 ) from None
         try:

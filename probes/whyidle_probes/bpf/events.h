@@ -236,6 +236,8 @@ struct wi_wait {
 	unsigned long long ns;
 	unsigned long long count;
 	unsigned long long longest_ns;
+	unsigned int target;
+	unsigned int pad;
 };
 
 struct wi_config {

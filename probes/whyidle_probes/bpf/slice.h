@@ -20,7 +20,7 @@ static __always_inline void add_short_wait(struct wi_thread *t, u64 ns)
 	__builtin_memcpy(key.remote, t->peer.remote, 16);
 	struct wi_wait *wait = waits.lookup(&key);
 	if (!wait) {
-		struct wi_wait fresh = { .ns = ns, .count = 1, .longest_ns = ns };
+		struct wi_wait fresh = { .ns = ns, .count = 1, .longest_ns = ns, .target = t->target };
 		if (waits.update(&key, &fresh))
 			count_stat(WI_STAT_WAITS_LOST);
 		return;

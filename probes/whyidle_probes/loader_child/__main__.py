@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes as c
+import errno
 import json
 import os
 import resource
@@ -29,7 +30,7 @@ _STDERR_LINES = 6
 _MAX_REQUEST = 1 << 16
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """One situation that ends the load, with what to do about it."""
 
     def __init__(self, code: str, message: str, fix: str) -> None:
@@ -42,7 +43,7 @@ def main() -> int:
     request = json.loads(channel.recv(_MAX_REQUEST))
     try:
         reply, descriptors = build(request)
-    except Refusal as refusal:
+    except RefusalError as refusal:
         error = {"code": refusal.code, "message": str(refusal), "fix": refusal.fix}
         channel.sendall(json.dumps({"error": error}).encode())
         return 1
@@ -55,63 +56,34 @@ def main() -> int:
 def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
     """Compile, load and attach everything; returns the reply and the descriptors it names, in order."""
     check_host()
-    from btf import FUNC, BtfError, KernelTypes, open_libbpf
+    from btf import BtfError, KernelTypes, open_libbpf
     from headers import features
-    from programs import AttachError, LoadError, Program, attach, load
+    from programs import Program
 
     try:
         libbpf = open_libbpf()
     except OSError as error:
-        raise Refusal("no_libbpf", str(error), "apt-get install libbpf1") from None
+        raise RefusalError("no_libbpf", str(error), "apt-get install libbpf1") from None
     try:
         types = KernelTypes(libbpf)
         macros = {**request["macros"], **features(types)}
-        for name in request["tracepoints"]:
-            if not types.tracepoint(name):
-                raise Refusal(
-                    "no_tracepoint",
-                    f"this kernel has no tracepoint {name}",
-                    "run a kernel with CONFIG_TRACEPOINTS and BTF, 5.10 or later",
-                )
         module = compile_programs(types, macros)
     except BtfError as error:
-        raise Refusal("no_btf", str(error), "run a kernel built with CONFIG_DEBUG_INFO_BTF=y") from None
+        raise RefusalError("no_btf", str(error), "run a kernel built with CONFIG_DEBUG_INFO_BTF=y") from None
 
     names: list[str] = []
     descriptors: list[int] = []
     missing: list[str] = []
     for entry in request["programs"]:
         program = Program(*entry)
-        btf_id = 0
-        if program.kind == "tracepoint":
-            btf_id = types.tracepoint(program.attach)
-        elif program.kind == "iterator":
-            btf_id = types.id_of("bpf_iter_" + program.attach, FUNC)
-        if program.kind != "uprobe" and not btf_id:
-            missing.append(program.attach)
-            if program.optional:
-                continue
-            raise Refusal("no_tracepoint", f"this kernel has no {program.attach}", "run kernel 5.10 or later")
         try:
-            fd = load(libbpf, program, module.dump_func(program.function.encode()), btf_id)
-            if program.kind != "uprobe":
-                names.append("link:" + program.function)
-                descriptors.append(attach(libbpf, program, fd))
-            names.append("program:" + program.function)
-            descriptors.append(fd)
-        except LoadError as error:
-            if program.optional:
-                missing.append(program.attach)
-                continue
-            raise Refusal(
-                "no_permission" if error.number == 1 and not error.log else "verifier",
-                f"{error}" + (f"\n{error.log}" if error.log else ""),
-                "give the loader CAP_BPF and CAP_PERFMON (root has them), and check kernel lockdown"
-                if error.number == 1
-                else "report this with the kernel's version: whyidle doctor --json",
-            ) from None
-        except AttachError as error:
-            raise Refusal("attach", str(error), "whyidle doctor shows what this kernel allows") from None
+            for name, descriptor in load_one(libbpf, types, module, program):
+                names.append(name)
+                descriptors.append(descriptor)
+        except RefusalError:
+            if not program.optional:
+                raise
+            missing.append(program.attach)
     for name in request["maps"]:
         names.append("map:" + name)
         descriptors.append(module[name.encode()].map_fd)
@@ -119,12 +91,46 @@ def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
     return {"names": names, "missing": missing}, descriptors
 
 
+def load_one(libbpf: Any, types: Any, module: Any, program: Any) -> Iterator[tuple[str, int]]:
+    """Load and attach one program; yields the names and descriptors to hand over."""
+    from btf import FUNC
+    from programs import AttachError, LoadError, attach, load
+
+    btf_id = 0
+    if program.kind == "tracepoint":
+        btf_id = types.tracepoint(program.attach)
+    elif program.kind == "iterator":
+        btf_id = types.id_of("bpf_iter_" + program.attach, FUNC)
+    if program.kind != "uprobe" and not btf_id:
+        raise RefusalError(
+            "no_tracepoint",
+            f"this kernel has no {program.kind} {program.attach}",
+            "run a kernel with CONFIG_TRACEPOINTS, CONFIG_BPF_EVENTS and BTF, 5.15 or later",
+        )
+    try:
+        fd = load(libbpf, program, module.dump_func(program.function.encode()), btf_id)
+        yield "program:" + program.function, fd
+        if program.kind != "uprobe":
+            yield "link:" + program.function, attach(libbpf, program, fd)
+    except LoadError as error:
+        if error.number == errno.EPERM:
+            fix = "give it CAP_BPF and CAP_PERFMON (root has them), and check the kernel's lockdown mode"
+            raise RefusalError("no_permission", str(error), fix) from None
+        text = f"{error}\n{error.log}" if error.log else str(error)
+        fix = "report this with the kernel's version: whyidle doctor --json"
+        raise RefusalError("verifier", text, fix) from None
+    except AttachError as error:
+        raise RefusalError("attach", str(error), "whyidle doctor shows what this kernel allows") from None
+
+
 def check_host() -> None:
     """The cheap reasons to give up before LLVM is loaded."""
     if os.geteuid() != 0:
-        raise Refusal("no_permission", "loading kernel probes needs root", "run it with sudo, or as a service")
+        raise RefusalError(
+            "no_permission", "loading kernel probes needs root", "run it with sudo, or as a service"
+        )
     if not Path("/sys/kernel/btf/vmlinux").exists():
-        raise Refusal(
+        raise RefusalError(
             "no_btf",
             "this kernel has no type information (/sys/kernel/btf/vmlinux)",
             "run a kernel built with CONFIG_DEBUG_INFO_BTF=y, as the distributions' are",
@@ -138,9 +144,9 @@ def compile_programs(types: Any, macros: dict[str, str]) -> Any:
     from headers import write_headers
 
     try:
-        from bcc import BPF as Module
+        import bcc
     except ImportError:
-        raise Refusal(
+        raise RefusalError(
             "no_bcc",
             f"{sys.executable} has no bcc, the BPF Compiler Collection",
             "apt-get install python3-bpfcc (the project named bcc on PyPI is something else)",
@@ -152,10 +158,10 @@ def compile_programs(types: Any, macros: dict[str, str]) -> Any:
         os.environ["BCC_KERNEL_SOURCE"] = str(directory)
         with captured_stderr(directory / "stderr") as said:
             try:
-                return Module(text=text.encode())
+                return bcc.BPF(text=text.encode())
             except Exception as error:
                 lines = [line for line in said().splitlines() if "error" in line][:_STDERR_LINES]
-                raise Refusal(
+                raise RefusalError(
                     "compile",
                     "the kernel probes did not compile on this kernel: " + ("; ".join(lines) or str(error)),
                     "report this with the kernel's version: whyidle doctor --json",

@@ -24,11 +24,11 @@ class _Type(c.Structure):
 
     @property
     def kind(self) -> int:
-        return (self.info >> 24) & 0x1F
+        return int(self.info >> 24) & 0x1F
 
     @property
     def count(self) -> int:
-        return self.info & 0xFFFF
+        return int(self.info) & 0xFFFF
 
 
 class _Member(c.Structure):
@@ -81,7 +81,7 @@ class KernelTypes:
         proto = self._type(self._strip(self.tracepoint(name)))
         if proto.kind == 2:  # a pointer to the prototype
             proto = self._type(proto.size_or_type)
-        return proto.count - 1  # the first is the tracepoint's private pointer
+        return int(proto.count) - 1  # the first is the tracepoint's private pointer
 
     def member_bits(self, struct: str, member: str) -> tuple[int, int] | None:
         """Offset and width in bits of a member, also in anonymous inner structs; width 0: no bitfield."""
@@ -95,7 +95,7 @@ class KernelTypes:
         buffer = c.create_string_buffer(1 << 16)
         parts: list[bytes] = []
 
-        @_PRINTF
+        @_PRINTF  # type: ignore[untyped-decorator]
         def write(_context: Any, form: bytes, arguments: Any) -> None:
             libc.vsnprintf(buffer, len(buffer), form, arguments)
             parts.append(buffer.value)

@@ -97,5 +97,7 @@ def attach(lib: Any, program: Program, fd: int) -> int:
         link = lib.bpf_link_create(fd, 0, _TRACE_ITER, None)
     if link < 0:
         number = c.get_errno() or -link
-        raise AttachError(f"{program.function} could not be attached to {program.attach}: {os.strerror(number)}")
+        raise AttachError(
+            f"{program.function} could not be attached to {program.attach}: {os.strerror(number)}"
+        )
     return link

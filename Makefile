@@ -1,0 +1,61 @@
+# whyidle: `make demo` shows the main job, `make test` runs the suite; both set up what they need.
+SHELL := /bin/bash
+PYTHON ?= /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+# What Debian 12 needs; python3-bpfcc is the BPF Compiler Collection for the distribution's Python.
+PACKAGES := python3 python3-venv python3-dev python3-bpfcc libbpf1 gcc g++ make cmake ninja-build ca-certificates
+WHYIDLE_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/whyidle
+export WHYIDLE_CACHE
+
+.PHONY: help setup demo test lint bench clean
+.DEFAULT_GOAL := help
+
+help: ## these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## Debian packages, virtual environment, the llama-cpp-python wheel, the model
+
+demo: setup ## observe the reference agent and print what its model was waiting for
+	@agent/demo.sh
+
+test: setup ## lint, types, layers and the whole suite, with real eBPF when root
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest -q
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup ## the numbers of the README, measured here (about 10 minutes)
+	$(BIN)/python -m benchmarks
+
+clean: ## remove what setup and the runs made (the wheel and the model stay in the cache)
+	rm -rf $(VENV) out dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# Asks dpkg rather than keeping a stamp: a package removed since is noticed, and it takes 20 ms.
+.PHONY: packages
+packages:
+	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done | xargs); \
+	if [ -n "$$missing" ]; then \
+	  echo "==> Debian packages: $$missing"; \
+	  if [ "$$(id -u)" != 0 ]; then echo "setup: run as root: apt-get install $$missing" >&2; exit 3; fi; \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+
+$(VENV)/bin/python: | packages
+	@echo "==> virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml agent/llama_wheel/build.sh $(VENV)/bin/python | packages
+	@echo "==> llama-cpp-python wheel (built once, kept in $(WHYIDLE_CACHE))"
+	@agent/llama_wheel/build.sh $(VENV)/bin/python >/dev/null
+	@echo "==> Python packages"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --find-links "$(WHYIDLE_CACHE)/wheels" -e '.[agent,dev]'
+	@echo "==> model"
+	@$(BIN)/whyidle-agent model
+	@touch $@

@@ -1,0 +1,121 @@
+"""One connected client: frames in, frames out, and never more memory than its queue.
+
+A client that reads too slowly loses the oldest streamed records and is told how many; answers are never
+dropped. Nothing here waits for a client, so a stuck one costs the daemon its queue and no time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from whyidle_wire.codec import MAX_TO_DAEMON, FrameReader, encode
+from whyidle_wire.errors import WireError
+from whyidle_wire.records import Dropped, Failure, FailureCode, Record
+
+log = logging.getLogger(__name__)
+
+QUEUE_RECORDS = 1024
+QUEUE_BYTES = 4 << 20
+_SOCKET_BYTES = 256 << 10
+
+
+class Client(asyncio.Protocol):
+    """A connection. ``on_record`` gets each record, ``on_close`` is called once at the end."""
+
+    def __init__(
+        self,
+        on_open: Callable[[Client], None],
+        on_record: Callable[[Client, Record], None],
+        on_close: Callable[[Client], None],
+    ) -> None:
+        self._on_open, self._on_record, self._on_close = on_open, on_record, on_close
+        self._reader = FrameReader(MAX_TO_DAEMON)
+        self._transport: asyncio.Transport | None = None
+        self._paused = False
+        self._answers: deque[bytes] = deque()
+        self._stream: deque[bytes] = deque()
+        self._stream_bytes = 0
+        self._dropped = 0
+        self.name = "?"
+        self.greeted = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=_SOCKET_BYTES)
+        self._on_open(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._on_close(self)
+
+    def data_received(self, data: bytes) -> None:
+        error: WireError | None = None
+        try:
+            records = self._reader.feed(data)
+        except WireError as raised:
+            records, error = raised.records, raised
+        for record in records:
+            if self._transport is None or self._transport.is_closing():
+                return
+            self._on_record(self, record)
+        if error is not None:
+            self.fail(0, FailureCode.BAD_REQUEST, str(error), "speak the protocol that whyidle schema prints")
+            self.close()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._flush()
+
+    def answer(self, record: Record) -> None:
+        """Send something that the client asked for: it is never dropped."""
+        self._answers.append(encode(record))
+        self._flush()
+
+    def fail(self, request: int, code: str, message: str, hint: str) -> None:
+        self.answer(Failure(request, code, message, hint))
+
+    def stream(self, record: Record) -> None:
+        """Send something that may be dropped when the client does not keep up."""
+        frame = encode(record)
+        self._stream.append(frame)
+        self._stream_bytes += len(frame)
+        while len(self._stream) > QUEUE_RECORDS or self._stream_bytes > QUEUE_BYTES:
+            self._stream_bytes -= len(self._stream.popleft())
+            self._dropped += 1
+        self._flush()
+
+    def close(self) -> None:
+        """Close after what is being sent."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def queued_bytes(self) -> int:
+        """Memory that this client holds in the daemon."""
+        return self._stream_bytes + sum(map(len, self._answers))
+
+    def _flush(self) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        while self._answers and not self._paused:
+            transport.write(self._answers.popleft())
+        if self._dropped and not self._paused and self._stream:
+            transport.write(encode(Dropped(self._dropped)))
+            self._dropped = 0
+        while self._stream and not self._paused:
+            frame = self._stream.popleft()
+            self._stream_bytes -= len(frame)
+            transport.write(frame)

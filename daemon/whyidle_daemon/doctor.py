@@ -1,0 +1,192 @@
+"""What this host can and cannot do, each gap with the exact fix.
+
+Run as ``python -m whyidle_daemon.doctor --json``, by ``whyidle doctor``. Each check looks at one thing and
+changes nothing but for the last, which loads all probes for an instant and drops them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from whyidle_probes.loader import SYSTEM_PYTHON, LoaderError, load_probes
+
+MAIN_JOB = "observing processes"
+ENGINE = "model activity (llama.cpp)"
+GPU = "GPU activity"
+AGENT = "the reference agent and the demo"
+CAPABILITIES = {"CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
+
+
+class Check(NamedTuple):
+    """One fact of the host: ``status`` is ``ok``, ``warning`` or ``missing``; ``fix`` says what to do."""
+
+    name: str
+    status: str
+    detail: str
+    fix: str | None
+    needed_for: str
+
+
+def run_checks(proc: Path = Path("/proc"), sys_root: Path = Path("/sys")) -> list[Check]:
+    """Every check, in the order in which a broken host is best mended."""
+    return [
+        _kernel(),
+        _btf(sys_root),
+        _capabilities(proc),
+        _library("libbpf", ("libbpf.so.1", "libbpf.so.0"), "apt-get install libbpf1", MAIN_JOB),
+        _bcc(),
+        _probes(),
+        _uprobes(sys_root),
+        _nvml(),
+        _cuda(),
+        _package("llama-cpp-python", "pip install 'whyidle[agent]', or make setup in a checkout", AGENT),
+        Check(
+            "privacy",
+            "ok",
+            "reads no payloads: addresses and ports of sockets, never what they carry",
+            None,
+            "-",
+        ),
+    ]
+
+
+def can_run(checks: list[Check]) -> bool:
+    """Whether the main job can run here."""
+    return not any(check.status == "missing" and check.needed_for == MAIN_JOB for check in checks)
+
+
+def _kernel() -> Check:
+    release = platform.release()
+    numbers = tuple(int("".join(filter(str.isdigit, part)) or 0) for part in release.split(".")[:2])
+    detail = f"{release} on {platform.machine()}, {os.cpu_count()} CPUs"
+    if numbers < (5, 15):
+        return Check(
+            "kernel",
+            "warning",
+            detail,
+            "run kernel 5.15 or later: waits are read through a helper it added",
+            MAIN_JOB,
+        )
+    return Check("kernel", "ok", detail, None, MAIN_JOB)
+
+
+def _btf(sys_root: Path) -> Check:
+    path = sys_root / "kernel/btf/vmlinux"
+    try:
+        return Check("btf", "ok", f"{path}, {path.stat().st_size >> 10} KiB", None, MAIN_JOB)
+    except OSError:
+        fix = "run a kernel built with CONFIG_DEBUG_INFO_BTF=y, as the distributions' are"
+        return Check("btf", "missing", f"{path} is not there", fix, MAIN_JOB)
+
+
+def _capabilities(proc: Path) -> Check:
+    status = (proc / "self/status").read_text()
+    effective = int(next(line for line in status.splitlines() if line.startswith("CapEff")).split()[1], 16)
+    lacking = [name for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
+    if os.geteuid() == 0 and not lacking:
+        return Check("permission", "ok", "root with " + ", ".join(CAPABILITIES), None, MAIN_JOB)
+    detail = "not root" if os.geteuid() else "root without " + ", ".join(lacking)
+    return Check("permission", "missing", detail, "run it with sudo, or ask the whyidled service", MAIN_JOB)
+
+
+def _library(name: str, files: tuple[str, ...], fix: str, needed_for: str) -> Check:
+    for file in files:
+        try:
+            ctypes.CDLL(file)
+        except OSError:
+            continue
+        return Check(name, "ok", file, None, needed_for)
+    return Check(name, "missing", f"{files[0]} was not found", fix, needed_for)
+
+
+def _bcc() -> Check:
+    code = "import bcc; print(bcc.__version__)"
+    fix = "apt-get install python3-bpfcc (the project named bcc on PyPI is something else)"
+    try:
+        done = subprocess.run(
+            [SYSTEM_PYTHON, "-E", "-s", "-c", code], capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Check("bcc", "missing", f"{SYSTEM_PYTHON}: {error}", fix, MAIN_JOB)
+    if done.returncode:
+        return Check("bcc", "missing", f"{SYSTEM_PYTHON} has no module bcc", fix, MAIN_JOB)
+    return Check("bcc", "ok", f"{done.stdout.strip()} for {SYSTEM_PYTHON}", None, MAIN_JOB)
+
+
+def _probes() -> Check:
+    try:
+        probes = load_probes()
+    except LoaderError as error:
+        return Check("probes", "missing", str(error).splitlines()[0], error.fix, MAIN_JOB)
+    programs = sum(name.startswith("program:") for name in probes.descriptors)
+    missing = probes.missing
+    probes.close()
+    if missing:
+        detail = f"{programs} programs load; this kernel lacks {', '.join(missing)}"
+        return Check(
+            "probes", "warning", detail, "libraries mapped late are then found a second later", MAIN_JOB
+        )
+    return Check("probes", "ok", f"{programs} programs load and attach", None, MAIN_JOB)
+
+
+def _uprobes(sys_root: Path) -> Check:
+    if (sys_root / "bus/event_source/devices/uprobe/type").exists():
+        return Check("uprobes", "ok", "the kernel has them", None, ENGINE)
+    return Check(
+        "uprobes", "missing", "the kernel has none", "run a kernel with CONFIG_UPROBE_EVENTS=y", ENGINE
+    )
+
+
+def _nvml() -> Check:
+    return _optional_library(
+        "nvml", "libnvidia-ml.so.1", "install the NVIDIA driver, if this host has such a GPU"
+    )
+
+
+def _cuda() -> Check:
+    return _optional_library("cuda", "libcuda.so.1", "install the NVIDIA driver, if this host has such a GPU")
+
+
+def _optional_library(name: str, file: str, fix: str) -> Check:
+    try:
+        ctypes.CDLL(file)
+    except OSError:
+        return Check(name, "warning", f"{file} was not found: no NVIDIA GPU is seen", fix, GPU)
+    return Check(name, "ok", file, None, GPU)
+
+
+def _package(name: str, fix: str, needed_for: str) -> Check:
+    try:
+        return Check(name, "ok", importlib.metadata.version(name), None, needed_for)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name, "warning", "not installed", fix, needed_for)
+
+
+def main() -> int:
+    """Print the checks as JSON, or a line each; exit 0 when the main job can run, else 3."""
+    parser = argparse.ArgumentParser(prog="python -m whyidle_daemon.doctor", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    as_json = parser.parse_args().json
+    checks = run_checks()
+    fit = can_run(checks)
+    write: Callable[[str], int] = sys.stdout.write
+    if as_json:
+        write(json.dumps({"checks": [check._asdict() for check in checks], "can_run": fit}, indent=1) + "\n")
+    else:
+        for check in checks:
+            write(f"{check.status:8} {check.name}: {check.detail}{f' ({check.fix})' if check.fix else ''}\n")
+    return 0 if fit else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

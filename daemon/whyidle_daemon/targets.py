@@ -1,0 +1,219 @@
+"""The targets under observation: feeds each one's records to its pure :class:`Observation`.
+
+This is the seam between I/O and logic. Whatever an observation learns passes through ``Observation.add``,
+in an order that a recording can keep.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import psutil
+
+from whyidle_daemon.facts import Host, Loss, MemorySample, Overhead, ProcessFacts, Snapshot
+from whyidle_daemon.kernel import Kernel, monotonic_ns
+from whyidle_daemon.libraries import EngineLibraries
+from whyidle_daemon.observation import Observation, Progress
+from whyidle_daemon.proc import Proc
+from whyidle_probes.events import Event, Exec, Exit, Fork, Library, Slice, Stat
+
+log = logging.getLogger(__name__)
+
+_MEMORY_PROCESSES = 256
+_FINISH_TURN = 10_000
+_FINISH_TURNS = 50
+_LIBRARY_RETRIES = 40
+NS = 1_000_000_000
+
+
+class TargetGoneError(Exception):
+    """None of the processes to observe is alive any more."""
+
+
+def host() -> Host:
+    """This machine."""
+    return Host(platform.release(), os.cpu_count() or 1)
+
+
+class Target:
+    """One observation: its processes in the kernel's maps, and its reducer."""
+
+    def __init__(self, number: int, kernel: Kernel, libraries: EngineLibraries, proc: Proc) -> None:
+        self.number = number
+        self.listeners: list[Callable[[Event], None]] = []
+        self._kernel = kernel
+        self._libraries = libraries
+        self._proc = proc
+        self._unmapped: dict[int, int] = {}
+        self._baseline = kernel.stats()
+        self._clock_start = time.process_time()
+        self._run_ns_start = kernel.run_ns()
+        self._last_snapshot: Snapshot | None = None
+        self._start_ns = monotonic_ns()
+
+    def start(self, roots: tuple[int, ...], command: tuple[str, ...]) -> tuple[int, int]:
+        """Begin; returns how many processes and threads there are. Raises :class:`TargetGoneError`."""
+        self.started_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self._start_ns = monotonic_ns()
+        self.roots = roots
+        self.observation = Observation(self._start_ns, roots, command, self.started_at)
+        self._kernel.track(roots, self.number)
+        pids = self._kernel.processes(self.number)
+        threads = self._kernel.threads(self.number)
+        alive = {thread.pid for thread in threads}
+        if not alive.intersection(roots):
+            self._kernel.untrack(self.number)
+            raise TargetGoneError
+        for pid in pids:
+            self._learn(pid)
+            self._libraries.scan(pid)
+        return len(pids), len(threads)
+
+    def handle(self, event: Event) -> None:
+        """Take one record of this target from the kernel side."""
+        if isinstance(event, Library):
+            # The mapping appears only after the tracepoint: look now, and again until it is there.
+            if not self._libraries.scan(event.pid):
+                self._unmapped[event.pid] = _LIBRARY_RETRIES
+            return
+        self.observation.add(event)
+        if isinstance(event, Fork | Exec):
+            self._learn(event.pid)
+        elif isinstance(event, Exit):
+            self._unmapped.pop(event.pid, None)
+        if isinstance(event, Fork | Exec | Exit | Slice):
+            for listener in self.listeners:
+                listener(event)
+
+    def retry_libraries(self) -> bool:
+        """Look again for libraries that were announced; true while there is something to look for."""
+        for pid, left in list(self._unmapped.items()):
+            if self._libraries.scan(pid) or left <= 1:
+                del self._unmapped[pid]
+            else:
+                self._unmapped[pid] = left - 1
+        return bool(self._unmapped)
+
+    def sample_memory(self) -> None:
+        """Resident memory of the live processes, and what was kept back in the kernel."""
+        now = monotonic_ns()
+        for pid in self._kernel.processes(self.number)[:_MEMORY_PROCESSES]:
+            memory = self._proc.memory(pid)
+            if memory:
+                self.observation.add(MemorySample(pid, now, *memory))
+        if self._kernel.stat(Stat.EXITS_KEPT) != self._baseline[Stat.EXITS_KEPT]:
+            self._sweep()
+
+    @property
+    def over(self) -> bool:
+        """All processes have gone."""
+        return not self._kernel.processes(self.number)
+
+    def snapshot(self) -> Snapshot:
+        """The kernel's totals now."""
+        # The clock first: a thread that switches after it is clamped, never counted ahead of it.
+        threads = tuple(self._kernel.threads(self.number))
+        engines = tuple(self._kernel.engines(self.number))
+        return Snapshot(monotonic_ns(), threads, engines)
+
+    def progress(self) -> Progress:
+        return self.observation.progress(self.snapshot())
+
+    def loss(self) -> Loss:
+        """What was lost since this observation began, on the whole host."""
+        now = self._kernel.stats()
+        lost = {which: now[which] - self._baseline[which] for which in Stat}
+        return Loss(
+            slices_lost=lost[Stat.SLICES_LOST],
+            control_lost=lost[Stat.CONTROL_LOST],
+            threads_lost=lost[Stat.THREADS_LOST],
+            waits_lost=lost[Stat.WAITS_LOST],
+            gaps_lost=lost[Stat.GAPS_LOST],
+            engines_lost=lost[Stat.ENGINES_LOST],
+        )
+
+    def overhead(self) -> Overhead:
+        """Own cost since this observation began."""
+        spent = self._kernel.run_ns() - self._run_ns_start
+        return Overhead(
+            time.process_time() - self._clock_start,
+            psutil.Process().memory_info().rss,
+            spent / NS if spent else None,
+        )
+
+    def report(self, exit_status: int | None = None) -> dict[str, Any]:
+        """The report so far; drains what the rings hold first."""
+        self._drain()
+        return self.observation.report(self.snapshot(), host(), self.loss(), self.overhead(), exit_status)
+
+    def close(self) -> None:
+        """Stop observing."""
+        self._kernel.untrack(self.number)
+
+    def _drain(self) -> None:
+        for _ in range(_FINISH_TURNS):
+            if self._kernel.consume(_FINISH_TURN) < _FINISH_TURN:
+                break
+        self._sweep()
+
+    def _sweep(self) -> None:
+        for thread in self._kernel.sweep_exited(self.number):
+            self.observation.add(thread)
+
+    def _learn(self, pid: int) -> None:
+        command = self._proc.command(pid)
+        if command:
+            parent = self._proc.parent(pid) or 0
+            facts = ProcessFacts(pid, parent, command, self._proc.cgroup(pid), monotonic_ns())
+            self.observation.add(facts)
+
+
+class Targets:
+    """All targets; routes records to them by number."""
+
+    def __init__(self, make_kernel: Callable[[Callable[[Event], None]], Kernel], proc: Proc) -> None:
+        self._targets: dict[int, Target] = {}
+        self._next = 1
+        self._proc = proc
+        self.kernel = make_kernel(self._dispatch)
+        self.libraries = EngineLibraries(self.kernel.attach_engine, proc)
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def __iter__(self) -> Iterator[Target]:
+        return iter(list(self._targets.values()))
+
+    def start(self, roots: tuple[int, ...], command: tuple[str, ...]) -> tuple[Target, int, int]:
+        """Observe processes and their descendants. Raises :class:`TargetGoneError`."""
+        target = Target(self._next, self.kernel, self.libraries, self._proc)
+        self._next += 1
+        self._targets[target.number] = target
+        try:
+            processes, threads = target.start(roots, command)
+        except BaseException:
+            del self._targets[target.number]
+            raise
+        return target, processes, threads
+
+    def stop(self, target: Target) -> None:
+        target.close()
+        self._targets.pop(target.number, None)
+
+    def drain_waits(self) -> None:
+        """Waits too short for events, summed by the kernel since the last call."""
+        for waits in self.kernel.drain_waits():
+            target = self._targets.get(waits.target)
+            if target is not None:
+                target.observation.add(waits)
+
+    def _dispatch(self, event: Event) -> None:
+        target = self._targets.get(event.target)
+        if target is not None:
+            target.handle(event)

@@ -124,7 +124,10 @@ class LlamaBrain:
         if self._chat is None:
             tokens: list[int] = self._llama.tokenize(prompt.encode(), add_bos=True, special=False)
             return tokens
-        text = self._chat(messages=[{"role": "user", "content": prompt}]).prompt
+        try:
+            text = self._chat(messages=[{"role": "user", "content": prompt}]).prompt
+        except Exception as error:  # a template is a program of the model's author: it can raise anything
+            raise _bad_template(error) from error
         # The template writes its own beginning-of-text; the turn marks in it must become control tokens.
         # What came from the web cannot contain such marks: see text.for_prompt.
         marked: list[int] = self._llama.tokenize(text.encode(), add_bos=False, special=True)
@@ -227,8 +230,10 @@ def _chat_formatter(llama: Any) -> Any:
 
     try:
         return formatter(template, spelled(llama.token_eos()), spelled(llama.token_bos()))
-    except Exception as error:  # a template is a program of the model's author: it can raise anything
-        raise AgentError(
-            f"the model's chat template does not compile: {one_line(str(error), 160)}",
-            "use another model file",
-        ) from error
+    except Exception as error:  # as above
+        raise _bad_template(error) from error
+
+
+def _bad_template(error: Exception) -> AgentError:
+    reason = one_line(str(error), 160)
+    return AgentError(f"the model's chat template fails: {reason}", "use another model file")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the generated model, made afresh for this session."""
     return generated_model(tmp_path_factory.mktemp("model") / "generated.gguf")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_proxy() -> Iterator[None]:
+    """Keep the proxies of the machine that runs the tests away from servers on its loopback."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+            patch.delenv(name)
+        yield

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from whyidle_agent.brain import LlamaBrain, Settings
+from whyidle_agent.brain import LlamaBrain, Settings, _chat_formatter
 from whyidle_agent.errors import AgentError
-from whyidle_agent.grammar import TOOLS, Characters, Words, parse_call, tool_call
+from whyidle_agent.grammar import TOOLS, Characters, Style, Words, parse_call, tool_call
 from whyidle_agent.main import main
 from whyidle_agent.model_file import ModelSize, check_readable, generated_model, is_whole, vocabulary
 from whyidle_agent.slow_search import Behaviour, SearchServer
@@ -98,11 +98,12 @@ def test_a_truncated_model_gives_one_clear_line(
 def test_calls_parse_for_several_seeds_and_repeat(model: Path) -> None:
     """For each seed and style the model's answer is a tool call, and the same seed gives the same again."""
     answers: list[list[str]] = []
+    styles: list[Style] = [Words(), Characters(), Words()]
     for _ in range(2):
         texts = []
         for seed in (0, 1, 2**31, 2**40):
             brain = LlamaBrain(model, Settings(seed=seed, context=1024))
-            for step, style in enumerate((Words(), Characters(), Words())):
+            for step, style in enumerate(styles):
                 bits: list[str] = []
                 answer = brain.think(
                     "Goal: x\n" * (step + 1), tool_call(TOOLS, style, 256), step, bits.append
@@ -151,6 +152,29 @@ def test_the_same_seed_gives_the_same_run(tmp_path: Path, monkeypatch: pytest.Mo
             runs.append([[(line["call"], line["observation"]) for line in lines[1:]], files])
     assert runs[0] == runs[1]
     assert len(runs[0][0]) == 4
+
+
+@pytest.mark.model
+def test_a_models_own_chat_template_is_used(model: Path) -> None:
+    """A template frames the prompt; one that does not compile, or refuses the prompt, is one clear error."""
+    brain = LlamaBrain(model, Settings(context=1024))
+    piece = tool_call(TOOLS, Words(), 200)
+    plain = brain.think("Goal: x", piece, 1, lambda _: None)
+    template = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    brain._llama.metadata["tokenizer.chat_template"] = template
+    brain._chat = _chat_formatter(brain._llama)
+    framed = brain.think("Goal: x", piece, 1, lambda _: None)
+    assert framed.prompt_tokens == plain.prompt_tokens + len("user: \n")
+    parse_call(framed.text)
+
+    brain._llama.metadata["tokenizer.chat_template"] = "{{ raise_exception('no users here') }}"
+    brain._chat = _chat_formatter(brain._llama)
+    with pytest.raises(AgentError, match="no users here"):
+        brain.think("Goal: x", piece, 1, lambda _: None)
+    brain._llama.metadata["tokenizer.chat_template"] = "{% if %}"
+    with pytest.raises(AgentError, match="chat template"):
+        _chat_formatter(brain._llama)
+    brain.close()
 
 
 @pytest.mark.model

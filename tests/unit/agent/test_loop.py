@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +30,14 @@ def run(
     brain: ScriptedBrain, folder: Path, url: str = "http://127.0.0.1:9", **changes: Any
 ) -> tuple[Stats, str]:
     """Run the agent to its end; gives its account and what it printed."""
-    task = {
-        "goal": "the goal",
-        "loops": 6,
-        "search_url": url,
-        "timeout_s": 5.0,
-        "tokens": 512,
-        "context": 4096,
-    }
-    task |= {"planned": False, "style": Characters()} | changes
+    task = Task("the goal", 6, url, timeout_s=5, tokens=512, context=4096, planned=False, style=Characters())
+    task = replace(task, **changes)
     stats, out = Stats(), io.StringIO()
     history = HistoryFile(folder)
     try:
         with work_folder(folder / "files") as opened:
             console = Console(6, out)
-            Agent(Task(**task), brain, folder=opened, history=history, stats=stats, watcher=console).run()
+            Agent(task, brain, folder=opened, history=history, stats=stats, watcher=console).run()
     finally:
         history.close()
     return stats, out.getvalue()

@@ -14,7 +14,7 @@ from whyidle_agent.text import for_prompt
 from whyidle_agent.tools import Observation, WorkFolder, search_web, write_file
 
 _GOAL_CHARACTERS = 1000
-_OBSERVATION_CHARACTERS = 240
+_OBSERVATION_CHARACTERS = 180
 _INTRODUCTION = """\
 You are an agent. Reach the goal by calling tools. Answer each step with one JSON object:
 {{"tool":"search_web","thought":"...","queries":["...","..."]}}

@@ -79,7 +79,7 @@ def _run(options: argparse.Namespace) -> int:
         loops=options.loops,
         search_url=options.search_url,
         timeout_s=options.timeout,
-        tokens=options.tokens or (256 if generated else 512),
+        tokens=options.tokens or (224 if generated else 512),
         context=options.context,
         planned=generated,
         style=Words() if generated else Characters(),
@@ -163,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tokens",
         type=_tokens,
         metavar="N",
-        help="most tokens of one answer (default: 256; 512 with --model)",
+        help="most tokens of one answer (default: 224; 512 with --model)",
     )
     run.add_argument(
         "--context", type=_whole(512), default=4096, metavar="N", help="context, tokens (default: 4096)"

@@ -23,12 +23,8 @@ static __always_inline void emit_thread_exit(struct wi_thread *t, u64 task, u64 
 	threads.delete(&tid);
 }
 
-static __always_inline void switch_out(u64 task, bool preempted, u32 task_state, u64 now)
+static __always_inline void switch_out(struct wi_thread *t, u64 task, bool preempted, u32 task_state, u64 now)
 {
-	u32 tid = TASK(task, pid);
-	struct wi_thread *t = threads.lookup(&tid);
-	if (!t)
-		return;
 	write_begin(t);
 	if (now > t->last_ns)
 		add_time(t, WI_RUNNING, now - t->last_ns);
@@ -50,12 +46,8 @@ static __always_inline void switch_out(u64 task, bool preempted, u32 task_state,
 	write_end(t);
 }
 
-static __always_inline void switch_in(u64 task, u64 now)
+static __always_inline void switch_in(struct wi_thread *t, u64 now)
 {
-	u32 tid = TASK(task, pid);
-	struct wi_thread *t = threads.lookup(&tid);
-	if (!t)
-		return;
 	write_begin(t);
 	u64 off = now > t->last_ns ? now - t->last_ns : 0;
 	u64 blocked = 0;
@@ -81,15 +73,21 @@ static __always_inline void switch_in(u64 task, u64 now)
 
 int wi_sched_switch(u64 *ctx)
 {
-	u64 prev = ARG(ctx, 1);
-	u64 next = ARG(ctx, 2);
-	u64 now = bpf_ktime_get_ns();
+	u64 prev = ARG(ctx, 1), next = ARG(ctx, 2);
+	u32 prev_tid = TASK(prev, pid), next_tid = TASK(next, pid);
+	struct wi_thread *out = threads.lookup(&prev_tid);
+	struct wi_thread *in = threads.lookup(&next_tid);
+	u64 now = 0;
+	if (out) {
 #ifdef WI_SWITCH_HAS_STATE
-	u32 task_state = (u32)ARG(ctx, 3);
+		u32 task_state = (u32)ARG(ctx, 3);
 #else
-	u32 task_state = (u32)TASK(prev, WI_TASK_STATE);
+		u32 task_state = (u32)TASK(prev, WI_TASK_STATE);
 #endif
-	switch_out(prev, ARG(ctx, 0), task_state, now);
-	switch_in(next, now);
+		now = bpf_ktime_get_ns(); /* most switches of a host concern no target: not even the clock is read */
+		switch_out(out, prev, ARG(ctx, 0), task_state, now);
+	}
+	if (in)
+		switch_in(in, now ? now : bpf_ktime_get_ns());
 	return 0;
 }

@@ -1,0 +1,34 @@
+"""What every test may ask for: real eBPF, or a reason why not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REQUIRED = {word for word in os.environ.get("WHYIDLE_REQUIRE", "").split(",") if word}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reason = why_no_bpf()
+    for item in items:
+        if reason and item.get_closest_marker("bpf"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    reason = why_no_bpf()
+    if reason and "bpf" in REQUIRED:
+        pytest.exit(f"WHYIDLE_REQUIRE=bpf, but {reason}", returncode=1)
+
+
+def why_no_bpf() -> str | None:
+    """``None`` when kernel probes can run here."""
+    if os.geteuid() != 0:
+        return "kernel probes need root"
+    if not Path("/sys/kernel/btf/vmlinux").exists():
+        return "this kernel has no BTF"
+    if not Path("/usr/lib/python3/dist-packages/bcc").is_dir():
+        return "python3-bpfcc is not installed"
+    return None

@@ -1,0 +1,106 @@
+"""Small programs to observe, the probes that observe them, and waiting for conditions."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from typing import Self
+
+from whyidle_daemon.kernel import Kernel
+from whyidle_probes.events import Event, Slice, Thread
+
+
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
+    """Wait for a condition, never for luck; the time-out is only there to end a broken test."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout_s} s for {what}")
+        time.sleep(0.005)
+
+
+class Program:
+    """A Python program that starts when told, and ends by itself or is killed by its own PID."""
+
+    def __init__(self, code: str, *arguments: str) -> None:
+        source = "import sys\nsys.stdin.readline()\n" + textwrap.dedent(code)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", source, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self.process.pid
+
+    def go(self) -> Self:
+        assert self.process.stdin
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self
+
+    def line(self) -> str:
+        assert self.process.stdout
+        return self.process.stdout.readline().strip()
+
+    def join(self) -> int:
+        return self.process.wait(timeout=60)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream:
+                stream.close()
+
+
+class Probe:
+    """The kernel side, with what it said of one target."""
+
+    def __init__(self, kernel: Kernel, seen: list[Event], number: int) -> None:
+        self.kernel, self.seen, self.number = kernel, seen, number
+
+    def track(self, *pids: int) -> None:
+        self.kernel.track(pids, self.number)
+
+    def events(self) -> list[Event]:
+        while self.kernel.consume(10_000):
+            pass
+        return [e for e in self.seen if getattr(e, "target", None) == self.number]
+
+    def slices(self, pid: int) -> list[Slice]:
+        return [e for e in self.events() if isinstance(e, Slice) and e.pid == pid]
+
+    def exits(self, pid: int) -> list[Thread]:
+        """Totals of the threads of a process that has ended."""
+        return [e for e in self.events() if isinstance(e, Thread) and e.pid == pid]
+
+    def exit_of(self, tid: int) -> Thread:
+        """The main thread's exit is recorded at its last switch, a moment after wait(2) returns."""
+        wait_until(
+            lambda: [e for e in self.events() if isinstance(e, Thread) and e.tid == tid], "the exit record"
+        )
+        return next(e for e in self.events() if isinstance(e, Thread) and e.tid == tid)
+
+
+class Runner:
+    """Runs a program observed from its first line to its end."""
+
+    def __init__(self, probe: Probe, programs: list[Program]) -> None:
+        self.probe, self._programs = probe, programs
+
+    def start(self, code: str, *arguments: str) -> Program:
+        program = Program(code, *arguments)
+        self._programs.append(program)
+        self.probe.track(program.pid)
+        return program
+
+    def __call__(self, code: str, *arguments: str, status: int = 0) -> Program:
+        program = self.start(code, *arguments).go()
+        assert program.join() == status
+        self.probe.exit_of(program.pid)
+        return program

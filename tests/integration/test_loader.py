@@ -1,0 +1,108 @@
+"""Loading: one clear error or everything attached, and nothing left behind in either case."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import wait_until
+from whyidle_daemon import libbpf
+from whyidle_probes.loader import PROGRAMS, LoaderError, ProbeConfig, load_probes
+
+pytestmark = pytest.mark.bpf
+
+
+def our_programs() -> set[int]:
+    """Kernel ids of loaded programs whose name begins with wi_."""
+    lib = libbpf.library()
+    found: set[int] = set()
+    number = ctypes.c_uint32(0)
+    while lib.bpf_prog_get_next_id(number, ctypes.byref(number)) == 0:
+        fd = lib.bpf_prog_get_fd_by_id(number)
+        if fd < 0:
+            continue
+        info, size = ctypes.create_string_buffer(256), ctypes.c_uint32(256)
+        lib.bpf_obj_get_info_by_fd(fd, info, ctypes.byref(size))
+        os.close(fd)
+        if struct.unpack_from("16s", info, 64)[0].startswith(b"wi_"):
+            found.add(number.value)
+    return found
+
+
+def test_everything_loads_and_closing_removes_it() -> None:
+    """All programs attach, and are gone when their descriptors are closed."""
+    before = our_programs()
+    probes = load_probes()
+    assert len(our_programs() - before) == len(PROGRAMS)
+    assert probes.missing == ()
+    probes.close()
+    wait_until(lambda: our_programs() <= before, "the kernel to free the programs")
+
+
+def test_sigkill_leaves_nothing_attached() -> None:
+    """A daemon that is killed at any instant leaves no program behind."""
+    before = our_programs()
+    code = "import sys, time; from whyidle_probes.loader import load_probes; p = load_probes(); print('up'); "
+    child = subprocess.Popen(
+        [sys.executable, "-u", "-c", code + "time.sleep(60)"], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout
+    assert child.stdout.readline() == "up\n"
+    assert our_programs() - before
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    wait_until(lambda: our_programs() <= before, "the kernel to free the programs")
+
+
+@pytest.mark.parametrize(
+    ("config", "code", "words"),
+    [
+        (ProbeConfig(system_python=sys.executable), "no_bcc", "bcc"),
+        (ProbeConfig(system_python="/nonexistent/python3"), "no_python", "/nonexistent/python3"),
+        (ProbeConfig(system_python="/bin/true"), "crashed", "without an answer"),
+        (
+            ProbeConfig(programs=(*PROGRAMS, ("wi_fork", "tracepoint", "no_such_tracepoint", False))),
+            "no_tracepoint",
+            "no_such_tracepoint",
+        ),
+        (ProbeConfig(programs=(("wi_fork", "tracepoint", "sched_switch", False),)), "verifier", "wi_fork"),
+    ],
+)
+def test_failures_are_one_clear_error(config: ProbeConfig, code: str, words: str) -> None:
+    """Each reason why loading fails has its own code, words and fix, and leaves nothing attached."""
+    before = our_programs()
+    with pytest.raises(LoaderError) as caught:
+        load_probes(config)
+    assert caught.value.code == code
+    assert words in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    assert caught.value.fix
+    wait_until(lambda: our_programs() <= before, "nothing to be left")
+
+
+def test_an_optional_program_may_be_missing() -> None:
+    """What a kernel lacks is named, and the rest works."""
+    probes = load_probes(ProbeConfig(programs=(*PROGRAMS, ("wi_fork", "tracepoint", "no_such", True))))
+    assert probes.missing == ("no_such",)
+    probes.close()
+
+
+def test_without_root_it_says_so(tmp_path: Path) -> None:
+    """An ordinary user gets one line and what to do."""
+    code = (
+        "import os; from whyidle_probes.loader import LoaderError, load_probes\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "try: load_probes()\n"
+        "except LoaderError as error: print(error.code, '|', error, '|', error.fix)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("no_permission | loading kernel probes needs root")
+    assert done.stderr == ""

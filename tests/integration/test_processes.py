@@ -1,0 +1,155 @@
+"""Following a tree of processes: fork, exec, exit, and what is left when buffers are full."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from harness import Program, wait_until
+from whyidle_daemon.kernel import Kernel, monotonic_ns
+from whyidle_probes.events import Event, Exec, Exit, Fork, Stat, Thread, Wait
+from whyidle_probes.loader import ProbeConfig, load_probes
+
+pytestmark = pytest.mark.bpf
+
+
+def test_descendants_are_followed(run_observed):
+    """Children and grandchildren are tracked from their first instruction, each with its exit status."""
+    program = run_observed("""
+        import os, subprocess
+        pid = os.fork()
+        if pid == 0:
+            status = subprocess.call(["/bin/sh", "-c", "/bin/sleep 0.01; exit 7"])
+            os._exit(status)
+        os.waitpid(pid, 0)
+    """)
+    events = run_observed.probe.events()
+    forks = {e.pid: e.parent for e in events if isinstance(e, Fork)}
+    execs = {e.pid: e.path for e in events if isinstance(e, Exec)}
+    codes = {e.pid: os.waitstatus_to_exitcode(e.code) for e in events if isinstance(e, Exit)}
+    child = next(pid for pid, parent in forks.items() if parent == program.pid)
+    shell = next(pid for pid, parent in forks.items() if parent == child)
+    sleep = next(pid for pid, parent in forks.items() if parent == shell)
+    assert execs == {program.pid: execs[program.pid], shell: "/bin/sh", sleep: "/bin/sleep"} or execs == {
+        shell: "/bin/sh",
+        sleep: "/bin/sleep",
+    }
+    assert codes == {program.pid: 0, child: 7, shell: 7, sleep: 0}
+    assert run_observed.probe.kernel.processes(run_observed.probe.number) == []
+
+
+def test_exec_from_a_thread_keeps_its_time(run_observed):
+    """A thread that calls exec takes over the leader's number; its totals go on under it."""
+    program = run_observed("""
+        import os, threading, time
+        def work():
+            time.sleep(0.05)
+            os.execv("/bin/sleep", ["sleep", "0.05"])
+        threading.Thread(target=work).start()
+        time.sleep(9)
+    """)
+    probe = run_observed.probe
+    replaced = [e for e in probe.events() if isinstance(e, Exec) and e.path == "/bin/sleep"]
+    assert len(replaced) == 1
+    assert replaced[0].pid == program.pid != replaced[0].old_tid
+    final = [t for t in probe.exits(program.pid) if t.comm == "sleep"]
+    assert len(final) == 1
+    # Both of its sleeps, before and after it became another program under another number.
+    assert final[0].tid == program.pid
+    assert final[0].ns[Wait.SLEEP] >= 0.09 * 1e9
+    assert sum(final[0].ns) == final[0].end_ns - final[0].first_ns
+
+
+def test_two_thousand_short_lived_children(run_observed):
+    """A fork storm loses no process and no thread's totals."""
+    children = 2003  # prime, so that no multiple hides a mistake
+    program = run_observed.start(
+        """
+        import os
+        for _ in range(int(sys.argv[1])):
+            pid = os.fork()
+            if pid == 0: os._exit(0)
+            os.waitpid(pid, 0)
+        """,
+        str(children),
+    ).go()
+    probe = run_observed.probe
+    wait_until(
+        lambda: probe.kernel.consume(10_000) == 0 and program.process.poll() is not None, "the storm's end"
+    )
+    probe.exit_of(program.pid)
+    events = probe.events()
+    stats = probe.kernel.stats()
+    assert stats[Stat.CONTROL_LOST] == 0
+    assert sum(isinstance(e, Fork) for e in events) == children
+    assert sum(isinstance(e, Exit) for e in events) == children + 1
+    assert sum(isinstance(e, Thread) for e in events) == children + 1
+
+
+def test_full_buffers_lose_no_totals_and_count_what_they_lose(programs: list[Program]) -> None:
+    """With nobody reading, slices are counted as lost and ended threads are kept until they are swept up."""
+    seen: list[Event] = []
+    kernel = Kernel(load_probes(ProbeConfig(event_bytes=4096, control_bytes=4096)), seen.append, os.getpid())
+    try:
+        program = Program("""
+            import threading, time
+            for _ in range(61): time.sleep(0.002)
+            threads = [threading.Thread(target=time.sleep, args=(0.002,)) for _ in range(31)]
+            [t.start() for t in threads]
+            [t.join() for t in threads]
+        """)
+        programs.append(program)
+        kernel.track([program.pid], 1)
+        assert program.go().join() == 0
+        wait_until(lambda: all(t.end_ns for t in kernel.threads(1)), "the last switch")
+        stats = kernel.stats()
+        swept = kernel.sweep_exited(1)
+        kernel.consume(10_000)
+        slices = [e for e in seen if not isinstance(e, Thread)]
+        threads = [e for e in seen if isinstance(e, Thread)] + swept
+        assert stats[Stat.SLICES_LOST] > 0
+        assert stats[Stat.SLICES] == sum(type(e).__name__ == "Slice" for e in slices)
+        assert stats[Stat.EXITS_KEPT] == len(swept) > 0
+        assert len(threads) == 32
+        assert all(sum(t.ns) == t.end_ns - t.first_ns for t in threads)
+        assert sum(t.ns[Wait.SLEEP] for t in threads) >= (61 + 31) * 0.002 * 1e9
+        assert kernel.threads(1) == []
+    finally:
+        kernel.close()
+
+
+def test_thread_table_full_is_counted(programs: list[Program]) -> None:
+    """Threads that the table has no room for are a counted loss."""
+    kernel = Kernel(load_probes(ProbeConfig(max_threads=4)), lambda _: None, os.getpid())
+    try:
+        program = Program("""
+            import threading, time
+            threads = [threading.Thread(target=time.sleep, args=(0.01,)) for _ in range(11)]
+            [t.start() for t in threads]
+            [t.join() for t in threads]
+        """)
+        programs.append(program)
+        kernel.track([program.pid], 1)
+        assert program.go().join() == 0
+        assert kernel.stat(Stat.THREADS_LOST) > 0
+    finally:
+        kernel.close()
+
+
+def test_live_totals_reach_to_now(run_observed):
+    """A thread in the middle of a wait has that wait in its totals, up to this instant."""
+    program = run_observed.start("import time\ntime.sleep(60)")
+    program.go()
+    probe = run_observed.probe
+    wait_until(
+        lambda: (t := probe.kernel.thread(program.pid)) and t.state == Wait.SLEEP and t.syscall != 0xFFFF,
+        "the sleep",
+    )
+    before = monotonic_ns()
+    thread = probe.kernel.thread(program.pid)
+    now = monotonic_ns()
+    assert thread is not None
+    totals = thread.totals_at(now)
+    assert sum(totals) == now - thread.first_ns
+    assert totals[Wait.SLEEP] >= before - thread.last_ns

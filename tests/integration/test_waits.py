@@ -1,0 +1,266 @@
+"""What a thread was waiting for, as the kernel side tells it, against programs that know."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+
+from harness import Program, wait_until
+from whyidle_probes.events import Fork, Slice, Thread, Wait
+from whyidle_probes.syscalls import syscall_name
+
+pytestmark = pytest.mark.bpf
+
+NS = 1e9
+WAIT_S = 0.05
+# A server in the same program, in another thread: it holds each answer for WAIT_S.
+SERVER = """
+import socket, threading, time
+def serve(server, reply):
+    while True:
+        connection, _ = server.accept()
+        time.sleep(0.05)
+        connection.sendall(reply)
+        connection.close()
+def start(host, family=socket.AF_INET):
+    server = socket.create_server((host, 0), family=family)
+    threading.Thread(target=serve, args=(server, b"x"), daemon=True).start()
+    print(server.getsockname()[1], flush=True)
+    return server.getsockname()[:2]
+"""
+
+
+def waits(thread: Thread, *kinds: Wait) -> float:
+    """Seconds."""
+    return sum(thread.ns[kind] for kind in kinds) / NS
+
+
+def test_states_sum_to_wall(run_observed):
+    """Whatever a thread does, its states add up to its life, exactly."""
+    program = run_observed("""
+        import threading, time, subprocess
+        def work():
+            for _ in range(20):
+                time.sleep(0.001)
+                sum(range(20000))
+        threads = [threading.Thread(target=work) for _ in range(5)]
+        [t.start() for t in threads]
+        [t.join() for t in threads]
+        subprocess.run(["/bin/true"])
+    """)
+    exits = run_observed.probe.exits(program.pid)
+    assert len(exits) == 6
+    for thread in exits:
+        assert sum(thread.ns) == thread.end_ns - thread.first_ns
+
+
+@pytest.mark.parametrize(
+    ("wait", "timeout", "calls"),
+    [
+        ("s.recv(1)", "None", {"recvfrom"}),
+        ("s.recv(1)", "9", {"poll"}),
+        ("s.makefile('rb').read(1)", "None", {"recvfrom"}),
+        ("os.read(s.fileno(), 1)", "None", {"read"}),
+        ("select.select([s], [], [])", "None", {"select", "pselect6"}),
+        ("p = select.poll(); p.register(s, 1); p.poll()", "None", {"poll", "ppoll"}),
+    ],
+)
+@pytest.mark.parametrize(("host", "family"), [("127.0.0.1", 2), ("::1", 10)])
+def test_network_wait_names_its_peer(run_observed, wait, timeout, calls, host, family):
+    """A wait for a TCP peer is told with address, port, syscall and duration, however it is waited for."""
+    program = run_observed.start(
+        SERVER
+        + f"address = start({host!r}, {family})\nimport os, select\ntotal = 0\nfor _ in range(3):\n"
+        + "    s = socket.create_connection(address, timeout=TIMEOUT)\n".replace("TIMEOUT", timeout)
+        + f"    begin = time.monotonic()\n    {wait}\n    total += time.monotonic() - begin\nprint(total)"
+    ).go()
+    port = int(program.line())
+    measured = float(program.line())
+    assert program.join() == 0
+    thread = run_observed.probe.exit_of(program.pid)
+    found = [
+        s for s in run_observed.probe.slices(program.pid) if s.tid == program.pid and s.state == Wait.TCP
+    ]
+    long = [s for s in found if s.blocked_ns >= WAIT_S * NS / 5]
+    assert len(long) == 3
+    for s in long:
+        raw = s.peer.remote[:4] if family == 2 else s.peer.remote
+        assert ipaddress.ip_address(raw) == ipaddress.ip_address(host)
+        assert (s.peer.remote_port, s.peer.family) == (port, family)
+        assert syscall_name(s.syscall) in calls
+    # What the program measured is the wait, and at most all of its time on or waiting for a CPU.
+    blocked = sum(s.blocked_ns for s in long) / NS
+    assert blocked <= measured <= blocked + waits(thread, Wait.RUNNING, Wait.RUNQUEUE)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("import time; time.sleep(0.05)", Wait.SLEEP),
+        ("import select; select.select([], [], [], 0.05)", Wait.SLEEP),
+        ("import select; select.poll().poll(50)", Wait.SLEEP),
+        ("import select; select.epoll().poll(0.05)", Wait.EPOLL),
+        (
+            "import os, threading, time; r, w = os.pipe(); later(lambda: os.write(w, b'x')); os.read(r, 1)",
+            Wait.PIPE,
+        ),
+        (
+            "import socket; a, b = socket.socketpair(); later(lambda: b.send(b'x')); a.recv(1)",
+            Wait.UNIX,
+        ),
+        ("import threading; e = threading.Event(); later(e.set); e.wait()", Wait.FUTEX),
+        ("import threading; l = threading.Lock(); l.acquire(); later(l.release); l.acquire()", Wait.FUTEX),
+        ("import subprocess; subprocess.run(['/bin/sleep', '0.05'])", Wait.CHILD),
+        (
+            "import os; e = os.eventfd(0); later(lambda: os.eventfd_write(e, 1)); os.eventfd_read(e)",
+            Wait.EVENTFD,
+        ),
+        (
+            "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('127.0.0.1', 0)); "
+            "later(lambda: s.sendto(b'x', s.getsockname())); s.recv(1)",
+            Wait.UDP,
+        ),
+        (
+            "import socket; s = socket.create_server(('127.0.0.1', 0)); "
+            "later(lambda: socket.create_connection(s.getsockname()).close()); s.accept()",
+            Wait.LISTEN,
+        ),
+        (
+            "import signal; signal.setitimer(signal.ITIMER_REAL, 0.05); "
+            "signal.signal(signal.SIGALRM, lambda *a: None); signal.pause()",
+            Wait.SIGNAL,
+        ),
+        (
+            "import fcntl, os, tempfile; f = tempfile.TemporaryFile(); p = os.fork()\n"
+            "if p == 0: time.sleep(0.05); os._exit(0)\nos.waitpid(p, 0)",
+            Wait.CHILD,
+        ),
+    ],
+)
+def test_every_kind_of_wait(run_observed, code, kind):
+    """One wait of 50 ms is put down to what it was for, whole, and to nothing else."""
+    program = run_observed(
+        "import threading, time\n"
+        "def later(f):\n    threading.Timer(0.05, f).start()\n" + code.replace("; ", "\n")
+        if "\nif" not in code
+        else "import threading, time\n" + code.replace("; p =", "\np =")
+    )
+    thread = run_observed.probe.exit_of(program.pid)
+    asleep = {Wait(i): ns / NS for i, ns in enumerate(thread.ns) if i > Wait.RUNQUEUE and ns}
+    # The timer thread starts a little before the wait does: what is left of its 50 ms is well over half.
+    assert asleep.get(kind, 0) >= WAIT_S / 2, asleep
+    assert max(asleep, key=lambda k: asleep[k]) == kind
+
+
+def test_preemption_is_runqueue(run_observed):
+    """More busy threads than CPUs: the time not running is run-queue wait, not sleep."""
+    program = run_observed("""
+        import os, time
+        os.sched_setaffinity(0, {0})
+        children = []
+        for _ in range(3):
+            pid = os.fork()
+            if pid == 0:
+                end = time.process_time() + 0.2
+                while time.process_time() < end: pass
+                os._exit(0)
+            children.append(pid)
+        for pid in children: os.waitpid(pid, 0)
+    """)
+    probe = run_observed.probe
+    children = [e.pid for e in probe.events() if isinstance(e, Fork)]
+    assert len(children) == 3
+    totals = [probe.exit_of(pid) for pid in children]
+    for thread in totals:
+        asleep = sum(thread.ns[2:]) / NS
+        assert thread.ns[Wait.RUNNING] >= 0.2 * NS
+        assert asleep <= 0.1 * (thread.end_ns - thread.first_ns) / NS
+    # Three times 0.2 s on one CPU: the last to finish waited while the others ran.
+    assert max(t.ns[Wait.RUNQUEUE] for t in totals) >= 0.2 * NS
+    assert program.pid
+
+
+def test_existing_threads_are_picked_up(probe, programs):
+    """A process that was there before, with threads asleep and a child, is tracked whole from then on."""
+    program = Program("""
+        import os, threading, time
+        ready = threading.Barrier(8)
+        def work():
+            ready.wait()
+            release.wait()
+        release = threading.Event()
+        threads = [threading.Thread(target=work) for _ in range(7)]
+        [t.start() for t in threads]
+        child = os.fork()
+        if child == 0:
+            sys.stdin.readline()
+            os._exit(3)
+        ready.wait()
+        print(child, flush=True)
+        time.sleep(0.05)
+        release.set()
+        [t.join() for t in threads]
+        os.waitpid(child, 0)
+    """)
+    programs.append(program)
+    program.go()
+    child = int(program.line())
+    probe.track(program.pid)
+    assert sorted(probe.kernel.processes(probe.number)) == sorted([program.pid, child])
+    threads = probe.kernel.threads(probe.number)
+    assert len([t for t in threads if t.pid == program.pid]) == 8
+    assert {t.pid for t in threads} == {program.pid, child}
+    program.go()
+    assert program.join() == 0
+    wait_until(lambda: not probe.kernel.threads(probe.number), "all threads to end")
+    for thread in probe.exits(program.pid):
+        assert sum(thread.ns) == thread.end_ns - thread.first_ns
+
+
+def test_slices_are_exactly_those_above_the_threshold(run_observed):
+    """A prime number of long waits gives that number of slices; short ones only count in the totals."""
+    program = run_observed("""
+        import time
+        for _ in range(23): time.sleep(0.02)
+        for _ in range(101): time.sleep(0.0001)
+    """)
+    thread = run_observed.probe.exit_of(program.pid)
+    sleeps = [
+        s
+        for s in run_observed.probe.slices(program.pid)
+        if s.state == Wait.SLEEP and s.blocked_ns >= 10_000_000
+    ]
+    assert len(sleeps) == 23
+    assert thread.count[Wait.SLEEP] == 124
+    assert isinstance(sleeps[0], Slice)
+
+
+def test_short_socket_waits_are_summed_by_peer(run_observed):
+    """A thousand waits too short for events still add up, with the peer's name on the sum."""
+    program = run_observed.start(
+        """
+        import socket, threading
+        server = socket.create_server(("127.0.0.1", 0))
+        def echo():
+            c, _ = server.accept()
+            c.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while c.recv(1): c.send(b"y")
+        threading.Thread(target=echo, daemon=True).start()
+        print(server.getsockname()[1], flush=True)
+        s = socket.create_connection(server.getsockname())
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(997): s.send(b"x"); s.recv(1)
+        """
+    ).go()
+    port = int(program.line())
+    assert program.join() == 0
+    thread = run_observed.probe.exit_of(program.pid)
+    mine = [
+        w
+        for w in run_observed.probe.kernel.drain_waits()
+        if w.tid == program.pid and w.remote_port == port and w.target == run_observed.probe.number
+    ]
+    long = [s for s in run_observed.probe.slices(program.pid) if s.tid == program.pid and s.state == Wait.TCP]
+    assert sum(w.count for w in mine) + len(long) == thread.count[Wait.TCP]
+    assert sum(w.ns for w in mine) + sum(s.blocked_ns for s in long) == thread.ns[Wait.TCP]

@@ -1,0 +1,120 @@
+"""The header is the truth: what the C compiler makes of it is what the Python mirror reads."""
+
+from __future__ import annotations
+
+import re
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from whyidle_probes import events
+
+HEADER = Path(events.__file__).parent / "bpf" / "events.h"
+FORMATS = {
+    "wi_slice": events._SLICE,
+    "wi_thread": events._THREAD,
+    "wi_fork": events._FORK,
+    "wi_exec": events._EXEC,
+    "wi_exit": events._EXIT,
+    "wi_library": events._LIBRARY,
+    "wi_gap": events._GAP,
+    "wi_engine_key": events._ENGINE_KEY,
+    "wi_engine": events._ENGINE,
+    "wi_wait_key": events._WAIT_KEY,
+    "wi_wait": events._WAIT,
+    "wi_config": events.CONFIG,
+}
+
+
+@pytest.fixture(scope="module")
+def header() -> str:
+    return HEADER.read_text()
+
+
+@pytest.fixture(scope="module")
+def compiled(header: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
+    """struct -> offset of each scalar (arrays element by element), as the C compiler lays them out."""
+    lines = []
+    for name, body in re.findall(r"struct (\w+) \{(.*?)\n\};", header, re.DOTALL):
+        lines.append(f'printf("{name} size %zu\\n", sizeof(struct {name}));')
+        for member in re.findall(r"(\w+)(?:\[[^]]*\])?;", re.sub(r"/\*.*?\*/", "", body, flags=re.DOTALL)):
+            lines.append(
+                f'printf("{name} {member} %zu %zu\\n", offsetof(struct {name}, {member}), '
+                f"sizeof(((struct {name} *)0)->{member}));"
+            )
+    directory = tmp_path_factory.mktemp("layout")
+    source = directory / "dump.c"
+    source.write_text(
+        f'#include <stdio.h>\n#include <stddef.h>\n#include "{HEADER}"\nint main(void) {{\n'
+        + "\n".join(lines)
+        + "\nreturn 0; }\n"
+    )
+    subprocess.run(["cc", "-Wall", "-Werror", "-o", directory / "dump", source], check=True)
+    out = subprocess.run([directory / "dump"], check=True, capture_output=True, text=True).stdout
+    found: dict[str, list[int]] = {}
+    for line in out.splitlines():
+        name, _member, *numbers = line.split()
+        found.setdefault(name, []).extend(map(int, numbers))
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(events.SIZES))
+def test_sizes(name: str, compiled: dict[str, list[int]]) -> None:
+    """Every struct has the size that the mirror assumes."""
+    assert compiled[name][0] == events.SIZES[name]
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_each_byte_lands_in_the_field_of_the_same_offset(name: str, compiled: dict[str, list[int]]) -> None:
+    """Setting the first byte of any C member changes exactly one unpacked value, in declaration order."""
+    form = FORMATS[name]
+    zero = form.unpack(bytes(form.size))
+    order = []
+    for offset in compiled[name][1::2]:
+        data = bytearray(form.size)
+        data[offset] = 1
+        values = form.unpack(bytes(data))
+        changed = [i for i, (a, b) in enumerate(zip(zero, values, strict=True)) if a != b]
+        assert len(changed) <= 1  # explicit padding changes nothing
+        order += changed
+    assert order == sorted(set(order))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "mirror"),
+    [("WI_EV_", events.EventType), ("WI_STAT_", events.Stat)],
+)
+def test_enums(prefix: str, mirror: type, header: str) -> None:
+    """Each number of the header has the same name in the mirror, and none is missing."""
+    numbers = {name: int(value) for name, value in re.findall(rf"\b{prefix}(\w+) = (\d+)", header)}
+    assert numbers == {member.name: member.value for member in mirror}  # type: ignore[attr-defined]
+
+
+def test_wait_states(header: str) -> None:
+    """The wait states agree, and fit the arrays."""
+    body = header.split("enum wi_state {")[1].split("}", maxsplit=1)[0]
+    numbers = {name: int(value) for name, value in re.findall(r"WI_(\w+) = (\d+)", body)}
+    assert numbers.pop("STATES") == events.STATES
+    assert numbers == {wait.name: wait.value for wait in events.Wait}
+    assert max(numbers.values()) < events.STATES
+
+
+def test_unknown_and_short_events_are_refused() -> None:
+    """A record of another version is an error that says so, never a wrong reading."""
+    with pytest.raises(events.BadEventError, match="unknown event type 99"):
+        events.decode_event(struct.pack("<II", 99, 0) + bytes(600))
+    for kind in events.EventType:
+        with pytest.raises(events.BadEventError):
+            events.decode_event(struct.pack("<II", kind, 0) + bytes(8))
+    with pytest.raises(events.BadEventError):
+        events.decode_event(b"\1")
+
+
+def test_torn_thread_is_not_decoded() -> None:
+    """A record copied while the kernel was writing it is recognised."""
+    data = bytearray(events.SIZES["wi_thread"])
+    assert events.decode_thread(bytes(data)) is not None
+    data[-8] = 1  # begun moved on, done did not
+    assert events.decode_thread(bytes(data)) is None

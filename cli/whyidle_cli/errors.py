@@ -1,0 +1,196 @@
+"""Every situation in which whyidle gives up, with what to do about it. Caught once, in ``main``.
+
+``str(error)`` says what happened and ``error.hint`` what to do, one line each. Exit status 2 is wrong usage,
+3 a host that cannot run whyidle, 1 everything else.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import ClassVar
+
+from whyidle_wire.records import Failure, FailureCode
+
+
+class CliError(Exception):
+    """Base of all; never raised itself."""
+
+    exit_status: ClassVar[int] = 1
+    hint: str = "run 'whyidle doctor' to see what this host can do"
+
+
+class WrongUsage(CliError):  # noqa: N818 (these are named for the situation, not "…Error")
+    """Options that argparse accepts but that make no sense together."""
+
+    exit_status = 2
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class CommandNotFound(CliError):  # noqa: N818
+    """There is no such program."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"command not found: {name}")
+        self.hint = "check the spelling, or give the path" if "/" not in name else "check the path"
+
+
+class CommandNotExecutable(CliError):  # noqa: N818
+    """The file is there, but is a directory or lacks the x bit."""
+
+    def __init__(self, path: str) -> None:
+        kind = "a directory" if Path(path).is_dir() else "not executable"
+        super().__init__(f"cannot run {path}: it is {kind}")
+        self.hint = (
+            "name a program" if kind == "a directory" else f"chmod +x {path}, or name its interpreter first"
+        )
+
+
+class CommandNotStarted(CliError):  # noqa: N818
+    """The kernel refused to execute it."""
+
+    def __init__(self, path: str, number: int) -> None:
+        super().__init__(f"cannot run {path}: {os.strerror(number)}")
+        self.hint = "is it made for this machine, and does it begin with '#!' and an interpreter that exists?"
+
+
+class NoDaemon(CliError):  # noqa: N818
+    """No daemon answers, and this user cannot start one."""
+
+    exit_status = 3
+
+    def __init__(self, path: Path, reason: str, *, private: bool) -> None:
+        super().__init__(f"no daemon answers on {path} ({reason})")
+        start = "start the service (systemctl start whyidled)"
+        self.hint = f"run as root, or {start}" if private else start
+
+
+class SocketForbidden(CliError):  # noqa: N818
+    """The daemon's socket is there, but not for this user."""
+
+    exit_status = 3
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"not allowed to talk to the daemon on {path}")
+        self.hint = "run as root, or join the socket's group and log in again"
+
+
+class HostCannotRun(CliError):  # noqa: N818
+    """The daemon says that this host lacks something."""
+
+    exit_status = 3
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint or CliError.hint
+
+
+class PrivateDaemonFailed(CliError):  # noqa: N818
+    """The daemon that whyidle started for itself ended before it was ready."""
+
+    def __init__(self, status: int, last_line: str) -> None:
+        said = f": {last_line}" if last_line else ""
+        super().__init__(f"the private daemon ended with status {status}{said}")
+
+
+class DaemonRefused(CliError):  # noqa: N818
+    """The daemon answered with a Failure."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.hint = failure.hint or CliError.hint
+
+
+class NotOurDaemon(CliError):  # noqa: N818
+    """What answers is not a whyidle daemon of this protocol version."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the daemon does not speak this protocol: {reason}")
+        self.hint = "use the whyidle and whyidled of one release, and restart the service after an upgrade"
+
+
+class DaemonGone(CliError):  # noqa: N818
+    """The connection ended before the daemon had answered."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.hint = "look at the daemon's log (journalctl -u whyidled)"
+
+
+class ReportLost(CliError):  # noqa: N818
+    """The connection ended during the observation; the observed command was left alone."""
+
+    def __init__(self, reason: str, exit_status: int | None) -> None:
+        super().__init__(f"the report is lost: {reason}")
+        ran = "" if exit_status is None else f"the command ran to its end with status {exit_status}; "
+        self.hint = f"{ran}look at the daemon's log (journalctl -u whyidled)"
+
+
+class UnreadableReport(CliError):  # noqa: N818
+    """The report lacks what the contract promises."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the report cannot be shown: {reason}")
+        self.hint = "use --json to keep it as it is, and report this as a bug"
+
+
+class NoSuchProcess(CliError):  # noqa: N818
+    """The PID is gone, or never was."""
+
+    def __init__(self, pid: int, *, ended: bool = False) -> None:
+        super().__init__(f"process {pid} {'has already ended' if ended else 'does not exist'}")
+        self.hint = "find the PID with ps or pgrep, or start the command with 'whyidle run -- CMD'"
+
+
+class KernelThread(CliError):  # noqa: N818
+    """The PID is a kernel thread, which has no program to explain."""
+
+    def __init__(self, pid: int, name: str) -> None:
+        super().__init__(f"process {pid} ({name}) is a kernel thread")
+        self.hint = "name a process that runs a program; kernel threads have no children and no Python stack"
+
+
+class ThreadNotProcess(CliError):  # noqa: N818
+    """The number is a thread's."""
+
+    def __init__(self, tid: int, pid: int) -> None:
+        super().__init__(f"{tid} is a thread of process {pid}")
+        self.hint = f"attach to {pid}: all its threads are observed"
+
+
+class OwnProcess(CliError):  # noqa: N818
+    """whyidle was asked to observe itself."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(f"process {pid} is whyidle itself")
+        self.hint = "name another process"
+
+
+class CannotWrite(CliError):  # noqa: N818
+    """The JSON report cannot be written there."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"cannot write {path}: {reason}")
+        self.hint = (
+            "give --json a file in a directory that exists and is writable, or '-' for standard output"
+        )
+
+
+class DoctorFailed(CliError):  # noqa: N818
+    """The doctor did not say anything that can be shown."""
+
+    def __init__(self, status: int, last_line: str) -> None:
+        super().__init__(f"the doctor ended with status {status}{': ' + last_line if last_line else ''}")
+        self.hint = "install whyidle again (make setup): its daemon package does not work"
+
+
+def from_failure(failure: Failure) -> CliError:
+    """The error for what the daemon answered."""
+    if failure.code == FailureCode.HOST:
+        return HostCannotRun(failure.message, failure.hint)
+    if failure.code == FailureCode.PROTOCOL:
+        return NotOurDaemon(failure.message)
+    return DaemonRefused(failure)

@@ -1,0 +1,177 @@
+"""The text report: findings first, then the evidence.
+
+80 columns when it is piped, the terminal's width up to 100 otherwise; no escape sequences outside a
+terminal; colours as rich decides, so NO_COLOR is honoured.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shlex
+import sys
+from pathlib import PurePath
+from typing import Any, Final, TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from whyidle_cli.render.findings import finding_lines
+from whyidle_cli.render.tables import cause_lines, engine_lines, process_lines, thread_lines
+from whyidle_cli.render.text import fit, flow, join, wrap
+from whyidle_cli.render.units import count, percent, seconds, size
+from whyidle_cli.sanitize import sanitize
+
+PIPED_WIDTH: Final = 80
+_WIDEST: Final = 100
+_NARROWEST: Final = 60
+
+
+def report_width(stream: TextIO) -> int:
+    """The columns to use on ``stream``."""
+    if not stream.isatty():
+        return PIPED_WIDTH
+    try:
+        columns = os.get_terminal_size(stream.fileno()).columns
+    except OSError:
+        return PIPED_WIDTH
+    # A terminal that does not know its size says 0.
+    return min(max(columns, _NARROWEST), _WIDEST) if columns else PIPED_WIDTH
+
+
+def print_report(report: dict[str, Any], stream: TextIO | None = None, width: int | None = None) -> None:
+    """Print the report to ``stream`` (default: standard output).
+
+    Raises KeyError, TypeError, ValueError or AttributeError for a report that breaks its contract, before
+    anything is printed.
+    """
+    stream = sys.stdout if stream is None else stream
+    width = report_width(stream) if width is None else width
+    console = Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+    for line in report_lines(report, width):
+        console.print(line, no_wrap=True, overflow="ignore", crop=False)
+
+
+def report_lines(report: dict[str, Any], width: int) -> list[Text]:
+    """The report as lines of at most ``width`` cells."""
+    commands = {process["pid"]: _program(process["command"]) for process in report["processes"]}
+    findings = report["findings"]
+    lines = [*_header(report, width), Text(), *_verdict(report, width)]
+
+    def section(heading: str, body: list[Text]) -> None:
+        if body:
+            rule = "─" * (width - len(heading) - 1)
+            lines.extend([Text(), Text.assemble((heading, "bold"), " ", (rule, "dim")), *body])
+
+    body: list[Text] = []
+    for number, finding in enumerate(findings, start=1):
+        body += ([Text()] if number > 1 else []) + finding_lines(number, finding, commands, width)
+    section("FINDINGS", body or [Text("  Nothing that costs enough to be worth changing.")])
+    section("ENGINES", engine_lines(report["engines"], width))
+    section("WHY IDLE", cause_lines(report["idle_by_cause"], width))
+    involved = {finding["tid"] for finding in findings if finding["tid"] is not None}
+    section("THREADS", thread_lines(report["threads"], involved, width))
+    section("PROCESSES", process_lines(report["processes"], width))
+    return [*lines, Text(), *_honesty(report, width)]
+
+
+def _program(command: str) -> str:
+    """The program's name out of a command line."""
+    first = str(command).split(" ", 1)[0]
+    return PurePath(first).name or first
+
+
+def _header(report: dict[str, Any], width: int) -> list[Text]:
+    target, host = report["target"], report["host"]
+    command = fit(shlex.join(sanitize(str(part), 200) for part in target["command"]), width - 9)
+    status = target["exit_status"]
+    gpus = host["gpus"]
+    about = [
+        seconds(target["duration_s"]),
+        f"started {_moment(str(target['started_at']))}",
+        f"exit status {status}" if status is not None else "",
+        count(len(report["processes"]), "process", "processes")
+        + ", "
+        + count(len(report["threads"]), "thread"),
+    ]
+    machine = [
+        f"Linux {sanitize(str(host['kernel']), 40)}",
+        count(host["cpus"], "CPU"),
+        *(_gpu(gpu) for gpu in gpus[:2]),
+        f"{len(gpus) - 2} more GPUs" if len(gpus) > 2 else "",
+        "" if gpus else "no GPU seen",
+    ]
+    return [
+        Text.assemble(("whyidle", "bold magenta"), "  ", (command, "bold")),
+        *flow([*about, *machine], width, "dim"),
+    ]
+
+
+def _moment(started_at: str) -> str:
+    """``2026-03-02 09:14:07 UTC`` from RFC 3339."""
+    try:
+        moment = datetime.datetime.fromisoformat(started_at)
+    except ValueError:
+        return sanitize(started_at, 40)
+    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _gpu(gpu: dict[str, Any]) -> str:
+    memory = gpu["memory_total_bytes"]
+    return sanitize(str(gpu["name"]), 40) + (f" ({size(memory)})" if memory else "")
+
+
+def _verdict(report: dict[str, Any], width: int) -> list[Text]:
+    """The answer in one sentence."""
+    engines = report["engines"]
+    if not engines:
+        text = "No model engine was seen at work: no llama.cpp call and no GPU activity in this target."
+        return wrap(text, width, "bold")
+    engine = max(engines, key=lambda one: one["idle_s"])
+    idle, observed = engine["idle_s"], engine["busy_s"] + engine["idle_s"]
+    share = idle / observed if observed > 0 else 0.0
+    text = f"The model was idle for {seconds(idle)} of {seconds(observed)} ({percent(share)})"
+    causes = sorted(report["idle_by_cause"], key=lambda cause: -cause["seconds"])
+    if causes:
+        largest = causes[0]
+        what = sanitize(str(largest["state"]), 20).replace("_", " ")
+        text += f", {percent(largest['share'])} of that because of {_phrase(what)}"
+    return wrap(text + ".", width, "bold")
+
+
+def _phrase(state: str) -> str:
+    return {
+        "network": "waiting for the network",
+        "dns": "waiting for DNS",
+        "runqueue": "waiting for a CPU",
+        "throttled": "the CPU limit of its cgroup",
+        "disk": "waiting for the disk",
+        "lock": "waiting for a lock",
+        "gil": "waiting for the GIL",
+        "child": "waiting for a child process",
+        "local ipc": "waiting for another local process",
+        "running": "its driver thread's own work on the CPU",
+        "event loop": "an event loop with nothing to do",
+    }.get(state, state)
+
+
+def _honesty(report: dict[str, Any], width: int) -> list[Text]:
+    """What was not seen, and what looking cost."""
+    loss, overhead = report["loss"], report["overhead"]
+    lost = join(
+        [
+            count(loss["events_lost"], "event") + " lost" if loss["events_lost"] else "",
+            count(loss["stacks_lost"], "stack") + " lost" if loss["stacks_lost"] else "",
+            f"blind for {seconds(loss['seconds_blind'])}" if loss["seconds_blind"] else "",
+        ],
+        ", ",
+    )
+    duration = report["target"]["duration_s"]
+    cost = overhead["daemon_cpu_s"]
+    share = f" ({cost / duration * 100:.1f} % of a core)" if duration > 0 else ""
+    probes = f", probes {seconds(overhead['bpf_run_s'])}" if overhead["bpf_run_s"] is not None else ""
+    looking = f"Observing cost {seconds(cost)} of CPU{share}, {size(overhead['daemon_rss_bytes'])}{probes}."
+    lines = wrap(f"Nothing was lost. {looking}" if not lost else looking, width, "dim")
+    if lost:
+        lines = [*wrap(f"Incomplete: {lost}; the numbers are lower bounds.", width, "bold yellow"), *lines]
+    return lines

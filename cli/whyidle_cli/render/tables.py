@@ -1,0 +1,141 @@
+"""The tables of the report: engines, why they were idle, threads, processes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Final
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from whyidle_cli.render.states import look, name, state_bar, state_legend
+from whyidle_cli.render.text import bar, column, fit, flow, gauge, join, peer_text
+from whyidle_cli.render.units import count, percent, seconds, size
+
+_NAME: Final = 22
+_MOST_CAUSES: Final = 8
+_COARSE_MS: Final = 10
+_MOST_THREADS: Final = 6
+_FEWEST_THREADS: Final = 2
+_BUSY_SHARE: Final = 0.02
+_MOST_PROCESSES: Final = 8
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole > 0 else None
+
+
+def engine_lines(engines: Iterable[dict[str, Any]], width: int) -> list[Text]:
+    """A bar of busy time per engine; below it what is known about its calls."""
+    lines: list[Text] = []
+    for engine in engines:
+        observed = engine["busy_s"] + engine["idle_s"]
+        busy = _share(engine["busy_s"], observed)
+        label = f"{engine['kind']} {engine['id']}" if engine["id"] else engine["kind"]
+        label += " (simulated)" if engine["simulated"] else ""
+        room = width - 2 - _NAME - 2 - 12
+        lines.append(
+            Text.assemble(
+                "  ", (column(label, _NAME), "bold"), "  ", gauge(busy, room, "green"),
+                (f"{percent(busy)} busy".rjust(12), "bold"),
+            )
+        )  # fmt: skip
+        explained = _share(engine["idle_attributed_s"], engine["idle_s"])
+        latency = engine["latency_s"]
+        calls = ""
+        if latency:
+            p50, p95 = seconds(latency["p50"]), seconds(latency["p95"])
+            calls = f"{count(latency['count'], 'call')}: p50 {p50}, p95 {p95}"
+        known = [
+            f"busy {seconds(engine['busy_s'])}, idle {seconds(engine['idle_s'])}",
+            f"{percent(explained)} of idle explained" if explained is not None else "",
+            calls,
+            f"memory peak {size(engine['memory_peak_bytes'])}" if engine["memory_peak_bytes"] else "",
+            f"mean utilisation {percent(engine['utilization_mean'])}" if engine["utilization_mean"] else "",
+            f"resolution {engine['resolution_ms']:g} ms" if engine["resolution_ms"] >= _COARSE_MS else "",
+        ]
+        lines += flow(known, width, "dim", indent="  ")
+    return lines
+
+
+def cause_lines(causes: list[dict[str, Any]], width: int) -> list[Text]:
+    """The engine's idle time by what was waited for, as bars."""
+    lines: list[Text] = []
+    ranked = sorted(causes, key=lambda cause: -cause["seconds"])
+    what = (width - 2 - 11) * 2 // 5
+    room = width - 2 - 11 - what - 1 - 10 - 7
+    for cause in ranked[:_MOST_CAUSES]:
+        function = f"{cause['function']}()" if cause["function"] else ""
+        detail = join([function, peer_text(cause["peer"])], " → ") or (
+            f"pid {cause['pid']}" if cause["pid"] else ""
+        )
+        _, style = look(cause["state"])
+        lines.append(
+            Text.assemble(
+                "  ", column(name(cause["state"]), 11), column(detail, what), " ",
+                (bar(cause["share"], room), style),
+                seconds(cause["seconds"]).rjust(10), percent(cause["share"]).rjust(7),
+            )
+        )  # fmt: skip
+    if rest := ranked[_MOST_CAUSES:]:
+        total, share = sum(cause["seconds"] for cause in rest), sum(cause["share"] for cause in rest)
+        text = column(f"{len(rest)} more causes", 11 + what + 1 + room)
+        lines.append(Text.assemble("  ", text, seconds(total).rjust(10), percent(share).rjust(7)))
+    return lines
+
+
+def _thread(label: str, states: dict[str, float], wall: float, width: int) -> list[Text]:
+    room = width - 2 - _NAME - 2 - 12
+    head = Text.assemble("  ", (column(label, _NAME), "bold"), "  ")
+    head.append_text(state_bar(states, room)).append(seconds(wall).rjust(12))
+    legend = state_legend(states, width - 4 - _NAME)
+    return [head, Text(" " * (_NAME + 4) + legend, "dim")]
+
+
+def thread_lines(threads: list[dict[str, Any]], involved: set[int], width: int) -> list[Text]:
+    """Where the time of each thread went. Threads with a finding come first, then by time on a CPU.
+
+    Threads that hardly ever ran are summed up in the last row.
+    """
+
+    def rank(thread: dict[str, Any]) -> tuple[bool, float, float]:
+        return thread["tid"] not in involved, -thread["states"].get("running", 0.0), -thread["wall_s"]
+
+    ranked = sorted(threads, key=rank)
+    active = [
+        thread
+        for thread in ranked
+        if thread["tid"] in involved or thread["states"].get("running", 0.0) > _BUSY_SHARE * thread["wall_s"]
+    ]
+    shown = ranked[: min(max(len(active), _FEWEST_THREADS), _MOST_THREADS)]
+    if len(ranked) == len(shown) + 1:
+        shown = ranked  # the last one takes no more room than saying that there is one more
+    lines: list[Text] = []
+    for thread in shown:
+        tid = str(thread["tid"])
+        label = f"{fit(thread['name'], _NAME - len(tid) - 1)} {tid}"
+        lines += _thread(label, thread["states"], thread["wall_s"], width)
+    if rest := ranked[len(shown) :]:
+        total: Counter[str] = Counter()
+        for thread in rest:
+            total.update(thread["states"])
+        lines += _thread(f"{len(rest)} more threads", dict(total), sum(t["wall_s"] for t in rest), width)
+    return lines
+
+
+def process_lines(processes: list[dict[str, Any]], width: int) -> list[Text]:
+    """CPU time and memory per process, largest CPU time first."""
+    ranked = sorted(processes, key=lambda process: -process["cpu_s"])
+    lines = [Text(f"  {'pid':>8}  {'cpu':>10}  {'peak rss':>9}  {'end rss':>9}  command", "dim")]
+    for process in ranked[:_MOST_PROCESSES]:
+        numbers = (
+            f"  {process['pid']:>8}  {seconds(process['cpu_s']):>10}  {size(process['rss_peak_bytes']):>9}"
+            f"  {size(process['rss_end_bytes']):>9}  "
+        )
+        lines.append(Text(numbers + fit(process["command"], width - cell_len(numbers))))
+    if rest := ranked[_MOST_PROCESSES:]:
+        cpu = sum(process["cpu_s"] for process in rest)
+        more = count(len(rest), "more process", "more processes")
+        lines.append(Text(f"  {'':>8}  {seconds(cpu):>10}  {'':>9}  {'':>9}  {more}"))
+    return lines

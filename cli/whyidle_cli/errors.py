@@ -170,13 +170,19 @@ class OwnProcess(CliError):  # noqa: N818
 
 
 class CannotWrite(CliError):  # noqa: N818
-    """The JSON report cannot be written there."""
+    """A report cannot be written there."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"cannot write {path}: {reason}")
-        self.hint = (
-            "give --json a file in a directory that exists and is writable, or '-' for standard output"
-        )
+        self.hint = "--json takes a file in a directory that exists and is writable, or '-'"
+
+
+class CannotPrint(CliError):  # noqa: N818
+    """Standard output does not take the report: a full disk, most often."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"cannot write to standard output: {reason}")
+        self.hint = "make room, or send the output elsewhere"
 
 
 class DoctorFailed(CliError):  # noqa: N818

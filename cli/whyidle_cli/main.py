@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import io
-import os
 import signal
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 from whyidle_cli.errors import CliError
+from whyidle_cli.output import abandon_stdout
 from whyidle_cli.sanitize import sanitize
 from whyidle_cli.version import version
 
@@ -27,8 +26,9 @@ COMMANDS: Final = {
 _DESCRIPTION: Final = """\
 Why is my GPU idle, and which line of my agent is to blame?
 
-Watches a process tree with eBPF, finds the intervals in which the model or the GPU sat idle, and names
-what the job was waiting for. No change to the program, no restart."""
+Watches a process tree with eBPF, finds the intervals in which the model or the
+GPU sat idle, and names what the job was waiting for. No change to the program,
+no restart."""
 
 _EXAMPLES: Final = """\
 examples:
@@ -37,7 +37,8 @@ examples:
   whyidle run --json r.json -- ./agent    ... and keep the report
   whyidle attach --duration 30 4711       look at a running process for 30 s
 
-exit status: that of the command for 'run'; 2 wrong usage; 3 this host cannot run it; 1 other errors"""
+exit status: that of the command for 'run'; 2 wrong usage; 3 this host cannot
+run it; 1 other errors"""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,8 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of standard output has gone (| head). Nothing may be written at exit either.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon_stdout()
         return 128 + signal.SIGPIPE
     return status
 

@@ -8,10 +8,11 @@ import math
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from whyidle_cli.errors import CannotWrite, UnreadableReport
+from whyidle_cli.errors import CannotPrint, CannotWrite, UnreadableReport
 from whyidle_cli.render.report import print_report
 
 STDOUT: Final = Path("-")
@@ -37,7 +38,7 @@ def deliver(report: dict[str, Any], json_path: Path | None) -> None:
     """
     failure: CannotWrite | None = None
     if json_path == STDOUT:
-        sys.stdout.write(json_text(report))
+        _to_stdout(lambda: sys.stdout.write(json_text(report)))
         return
     if json_path is not None:
         try:
@@ -45,11 +46,31 @@ def deliver(report: dict[str, Any], json_path: Path | None) -> None:
         except CannotWrite as error:
             failure = error
     try:
-        print_report(report)
+        _to_stdout(lambda: print_report(report))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnreadableReport(f"{type(error).__name__}: {error}") from error
     if failure is not None:
         raise failure
+
+
+def _to_stdout(write: Callable[[], object]) -> None:
+    """Write and flush. A reader that has gone (| head) is no error: the exit status is the command's."""
+    try:
+        write()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        abandon_stdout()
+    except OSError as error:
+        abandon_stdout()
+        raise CannotPrint(error.strerror or str(error)) from None
+
+
+def abandon_stdout() -> None:
+    """Send what is still buffered nowhere, so that Python does not fail on it at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
 
 
 def json_text(value: Any) -> str:

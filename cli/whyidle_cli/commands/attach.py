@@ -16,8 +16,9 @@ from whyidle_cli.render.live import Live
 from whyidle_cli.signals import Signals
 
 _DESCRIPTION: Final = """\
-Observe running processes with all their descendants, and report why the model was idle. Ends after
---duration, with Ctrl-C, or when the processes end. They are neither stopped nor slowed down for it."""
+Observe running processes with all their descendants, and report why the model
+was idle. Ends after --duration, with Ctrl-C, or when the processes end. They are
+not stopped, and run on afterwards."""
 
 _EPILOG: Final = """\
 examples:
@@ -25,8 +26,8 @@ examples:
   whyidle attach --duration 30 4711    for 30 seconds
   whyidle attach $(pgrep -f agent.py)  several processes, one report
 
-exit status: 0 with a report; 1 if a PID cannot be observed or the report is lost; 3 if this host cannot
-observe"""
+exit status: 0 with a report; 1 if a PID cannot be observed or the report is
+lost; 3 if this host cannot observe"""
 
 
 def _duration(text: str) -> float:

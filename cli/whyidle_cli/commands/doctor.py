@@ -16,13 +16,13 @@ DOCTOR: Final = [sys.executable, "-P", "-m", "whyidle_daemon.doctor", "--json"]
 _TIMEOUT_S: Final = 120.0
 
 _DESCRIPTION: Final = """\
-Check what whyidle needs from this host (kernel, BTF, capabilities, bcc, NVML, CUDA, llama.cpp), and print
-the exact fix for each thing that is missing."""
+Check what whyidle needs from this host (kernel, BTF, capabilities, bcc, NVML,
+CUDA, llama.cpp), and print the exact fix for each thing that is missing."""
 
 _EPILOG: Final = """\
 examples:
   whyidle doctor
-  whyidle doctor --json | jq '.checks[] | select(.status == "missing") | .fix'
+  whyidle doctor --json | jq -r '.checks[] | select(.fix) | .fix'
 
 exit status: 0 if the main job can run, 3 if it cannot"""
 

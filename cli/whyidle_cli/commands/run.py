@@ -19,18 +19,19 @@ from whyidle_cli.signals import Signals
 _FORWARDED: Final = (signal.SIGTERM, signal.SIGHUP)
 
 _DESCRIPTION: Final = """\
-Run CMD with all its descendants under observation, from the first instruction on, and report at its end
-why the model was idle. CMD inherits everything: terminal, environment, descriptors. Ctrl-C goes to CMD;
-the report follows. The report goes to standard output, after whatever CMD wrote there."""
+Run CMD with all its descendants under observation, from the first instruction
+on, and report at its end why the model was idle. CMD inherits everything:
+terminal, environment, descriptors. Ctrl-C goes to CMD; the report follows. The
+report goes to standard output, after whatever CMD wrote there."""
 
 _EPILOG: Final = """\
 examples:
   whyidle run -- python agent.py --goal 'find the news'
-  whyidle run --json report.json -- ./agent      the text report, and the JSON in a file
-  whyidle run --json - -- ./agent >report.json   only the JSON (if ./agent itself prints nothing)
+  whyidle run --json report.json -- ./agent   the text, and the JSON in a file
+  whyidle run --json - -- ./agent             the JSON in place of the text
 
-exit status: that of CMD, 128 + N if signal N killed it; 1 if CMD cannot be started or the report is lost;
-3 if this host cannot observe"""
+exit status: that of CMD, 128 + N if signal N killed it; 1 if CMD cannot be
+started or the report is lost; 3 if this host cannot observe"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -10,9 +10,7 @@ from whyidle_wire.schema import schema_text
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """There are no options."""
-    parser.description = (
-        "Print the wire format, every record with its fields, and the report's schema (Markdown)."
-    )
+    parser.description = "Print the wire format, every record, and the report's schema (Markdown)."
     parser.epilog = "example:\n  whyidle schema | less"
 
 

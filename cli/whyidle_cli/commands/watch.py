@@ -24,7 +24,8 @@ _REQUEST: Final = 1
 _ANSWER_TIMEOUT_S: Final = 30.0
 
 _DESCRIPTION: Final = """\
-Stream the findings of everything that the system daemon observes, from now on, until Ctrl-C."""
+Stream the findings of everything that the system daemon observes, from now on,
+until Ctrl-C."""
 
 _EPILOG: Final = """\
 examples:
@@ -32,7 +33,8 @@ examples:
   whyidle watch --json | jq .finding.advice            one JSON object per line
   whyidle watch --kind blocking_network_call --pid 4711
 
---json writes {"record": NAME, its fields…}; --msgpack the frames of the wire ('whyidle schema')."""
+--json writes {"record": NAME, its fields…}; --msgpack the frames of the wire,
+which 'whyidle schema' describes."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -38,5 +38,7 @@ def print_checks(diagnosis: dict[str, Any], stream: TextIO | None = None) -> Non
         else Text("This host cannot run whyidle yet: see the fixes marked ✗.", "bold red")
     )
     console = Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
-    for line in [*lines, Text(), verdict]:
-        console.print(line, no_wrap=True, overflow="ignore", crop=False)
+    with console.capture() as captured:
+        for line in [*lines, Text(), verdict]:
+            console.print(line, no_wrap=True, overflow="ignore", crop=False)
+    stream.write(captured.get())

@@ -43,20 +43,23 @@ def print_report(report: dict[str, Any], stream: TextIO | None = None, width: in
     """Print the report to ``stream`` (default: standard output).
 
     Raises KeyError, TypeError, ValueError or AttributeError for a report that breaks its contract, before
-    anything is printed.
+    anything is printed; OSError if ``stream`` does not take it.
     """
     stream = sys.stdout if stream is None else stream
     width = report_width(stream) if width is None else width
     console = Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
-    for line in report_lines(report, width):
-        console.print(line, no_wrap=True, overflow="ignore", crop=False)
+    # Captured, because rich answers a closed pipe by exiting, and the exit status is not rich's to choose.
+    with console.capture() as captured:
+        for line in report_lines(report, width):
+            console.print(line, no_wrap=True, overflow="ignore", crop=False)
+    stream.write(captured.get())
 
 
 def report_lines(report: dict[str, Any], width: int) -> list[Text]:
-    """The report as lines of at most ``width`` cells."""
+    """The report as lines of at most ``width`` cells; the first is empty: a command wrote before it."""
     commands = {process["pid"]: _program(process["command"]) for process in report["processes"]}
     findings = report["findings"]
-    lines = [*_header(report, width), Text(), *_verdict(report, width)]
+    lines = [Text(), *_header(report, width), Text(), *_verdict(report, width)]
 
     def section(heading: str, body: list[Text]) -> None:
         if body:

@@ -45,15 +45,15 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command has a help with examples that fits 110 columns."""
-    monkeypatch.setenv("COLUMNS", "100")
+    """Every command has a help with examples that fits 81 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"] if command else ["--help"])
     out = capsys.readouterr().out
     assert caught.value.code == 0
     assert "example" in out
     assert f"whyidle {command}".strip() in out
-    assert max(map(len, out.splitlines())) <= 110
+    assert max(map(len, out.splitlines())) <= 81
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

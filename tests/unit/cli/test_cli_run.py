@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,7 @@ def test_command_inherits_what_it_would_without_whyidle(path: Path, tmp_path: Pa
     direct = outcome(["sh", "-c", look])
     with FakeDaemon(path, usual):
         observed = outcome([*COMMAND, "run", "--socket", str(path), "--", "sh", "-c", look])
-    assert observed.partition("whyidle  ")[0] == direct
+    assert observed.partition("\nwhyidle  ")[0] == direct
     assert "from descriptor 5" in direct
 
 
@@ -173,16 +174,19 @@ def test_ctrl_c_is_left_to_a_command_that_handles_it(path: Path) -> None:
 def test_ctrl_c_gives_up_a_report_that_does_not_come(path: Path) -> None:
     """When the command has ended, Ctrl-C ends the wait for the daemon, with status 130."""
     started: list[Started] = []
+    known = threading.Event()
 
     def script(wire: Wire) -> None:
         wire.welcome()
         wire.observing()
         wire.expect(Finish)
+        assert known.wait(30)
         started[0].process.send_signal(signal.SIGINT)
         wire.wait_for_end()
 
     with FakeDaemon(path, script):
         started.append(Started(path, "import sys; print('ready', flush=True); sys.stdout.close()"))
+        known.set()
         status, _, stderr = started[0].end()
     assert status == 130
     assert stderr == "whyidle: interrupted\n"
@@ -199,6 +203,36 @@ def test_json_file(path: Path, tmp_path: Path) -> None:
     assert json.loads(out.read_text()) == SAMPLE
     assert "FINDINGS" in done.stdout
     assert list(out.parent.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("more", [[], ["--json", "-"]])
+def test_reader_that_has_gone(path: Path, more: list[str]) -> None:
+    """A closed pipe in place of standard output loses the text, but not the command's status."""
+    closed, stdout = os.pipe()
+    os.close(closed)
+    with FakeDaemon(path, usual):
+        done = subprocess.run(
+            [*COMMAND, "run", *more, "--socket", str(path), "--", "sh", "-c", "exit 6"],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    os.close(stdout)
+    assert (done.returncode, done.stderr) == (6, b"")
+
+
+def test_full_disk(path: Path) -> None:
+    """A report that standard output does not take is an error that says why."""
+    with FakeDaemon(path, usual), Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, "run", "--socket", str(path), "--", "true"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("whyidle: cannot write to standard output: No space left on device\n")
 
 
 def test_json_to_standard_output(path: Path) -> None:

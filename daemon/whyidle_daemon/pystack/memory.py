@@ -1,0 +1,82 @@
+"""Memory of another process, read without stopping it.
+
+``/proc/PID/mem`` is opened once and kept: the descriptor belongs to the memory image and not to the number,
+so neither an exec nor a reused PID can make it read from something else. One ``pread`` costs about 1 µs.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Callable
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from whyidle_daemon.pystack.errors import StackError
+
+Read = Callable[[int, int], bytes]
+"""``read(address, size)`` returns exactly ``size`` bytes, or raises :class:`StackError`."""
+
+_TOP = 1 << 56  # user space ends here with five levels of page tables, the most that Linux has
+MAX_READ = 1 << 22
+
+
+class Memory:
+    """The memory of one process image. Raises :class:`StackError`: ``gone`` or ``unreadable``."""
+
+    def __init__(self, pid: int, root: Path = Path("/proc")) -> None:
+        try:
+            self._file = os.open(root / str(pid) / "mem", os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise StackError("gone", str(error)) from None
+        except OSError as error:
+            raise StackError("unreadable", str(error)) from None
+
+    def read(self, address: int, size: int) -> bytes:
+        """Exactly ``size`` bytes."""
+        if not 0 < address < _TOP or not 0 < size <= MAX_READ:
+            raise StackError("torn", "a pointer out of range")
+        try:
+            data = os.pread(self._file, size, address)
+        except OSError as error:
+            if error.errno in (errno.EIO, errno.EFAULT):
+                raise StackError("unreadable", f"no memory at {address:#x}") from None
+            raise StackError("gone", str(error)) from None
+        if len(data) == size:
+            return data
+        if data:
+            raise StackError("unreadable", f"memory ends before {address + size:#x}")
+        raise StackError("gone", "the image ended")  # an image without users reads as an empty file
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+class Fields:
+    """Some fields of a C structure, taken out with one ``unpack``.
+
+    Each is ``(offset in bytes, struct letter)``; calling gives their values in the order given.
+    """
+
+    def __init__(self, *fields: tuple[int, str]) -> None:
+        order = sorted(range(len(fields)), key=lambda i: fields[i][0])
+        form, position = "<", 0
+        for index in order:
+            offset, letter = fields[index]
+            if offset < position:
+                raise ValueError("fields overlap")
+            form += f"{offset - position}x{letter}"
+            position = offset + struct.calcsize("<" + letter)
+        self._struct = struct.Struct(form)
+        self.size = position
+        places = [order.index(i) for i in range(len(fields))]
+        self._pick: Callable[[tuple[Any, ...]], Any] = itemgetter(*places)
+
+    def __call__(self, data: bytes, position: int = 0) -> Any:
+        """A tuple of values (the value itself when there is one field)."""
+        return self._pick(self._struct.unpack_from(data, position))

@@ -1,0 +1,163 @@
+"""Python objects in another process: strings, bytes and code, each checked to be what its pointer promised."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+from whyidle_daemon.pystack import lines
+from whyidle_daemon.pystack.errors import StackError
+from whyidle_daemon.pystack.layout import Layout
+from whyidle_daemon.pystack.memory import Fields, Read
+
+MAX_FUNCTION = 512
+MAX_FILE = 4096
+_MAX_STRING = 1 << 20
+_MAX_TABLE = 1 << 21
+_MAX_BYTECODE = 1 << 26
+_MAX_LINE = 1 << 31
+_MAX_LINES_CACHED = 64
+_LATIN1, _UCS2, _UCS4 = 1, 2, 4
+
+
+class Types(NamedTuple):
+    """Addresses of the type objects in the target."""
+
+    code: int
+    str: int
+    bytes: int
+    frame: int
+
+
+class Code:
+    """What is kept of a code object; ``key`` holds the fields that tell another one at the same address."""
+
+    __slots__ = ("file", "first_line", "function", "key", "lines")
+
+    def __init__(self, key: tuple[int, ...], function: str, file: str, first_line: int) -> None:
+        self.key = key
+        self.function = function
+        self.file = file
+        self.first_line = first_line
+        self.lines: dict[int, int | None] = {}
+
+
+class Objects:
+    """Reader of objects, with a cache of code objects bounded in number and in characters.
+
+    Raises :class:`StackError`: ``torn`` where an object is not what its pointer promised.
+    """
+
+    def __init__(
+        self,
+        read: Read,
+        version: tuple[int, int],
+        at: Layout,
+        types: Types,
+        *,
+        entries: int = 4096,
+        characters: int = 1 << 20,
+    ) -> None:
+        self._read = read
+        self._version = version
+        self._at = at
+        self._types = types
+        self._entries, self._characters = entries, characters
+        self._cache: OrderedDict[int, Code] = OrderedDict()
+        self._files: dict[str, str] = {}
+        self._held = 0
+        self._string_head = Fields((at.object_type, "Q"), (at.str_length, "q"), (at.str_state, "I"))
+        self._bytes_head = Fields((at.object_type, "Q"), (at.object_size, "q"))
+        self._code_head = Fields(
+            (at.object_type, "Q"),
+            # Code units since 3.11; before, the size is fixed and the argument count stands here.
+            (at.object_size, "q" if at.code_bytecode >= 0 else "i"),
+            (at.code_filename, "Q"),
+            (at.code_name, "Q"),
+            (at.code_linetable, "Q"),
+            (at.code_first_line, "i"),
+            *([(at.code_qualname, "Q")] if at.code_qualname != at.code_name else []),
+        )
+
+    def text(self, address: int, limit: int) -> str:
+        """A ``str``, cut at ``limit`` characters. Surrogates become U+FFFD; nothing else is changed."""
+        check(address)
+        kind_of, length, state = self._string_head(self._read(address, self._string_head.size))
+        if kind_of != self._types.str or not 0 <= length <= _MAX_STRING:
+            raise StackError("torn", "not a string")
+        state >>= self._at.str_kind_shift
+        kind, compact, ascii_only = state & 7, state >> 3 & 1, state >> 4 & 1
+        if not compact or kind not in (_LATIN1, _UCS2, _UCS4) or (ascii_only and kind != _LATIN1):
+            raise StackError("torn", "not a string of a known form")
+        length = min(length, limit)
+        if not length:
+            return ""
+        start = address + (self._at.str_ascii if ascii_only else self._at.str_compact)
+        raw = self._read(start, length * kind)
+        if kind == _LATIN1:
+            return raw.decode("latin-1")
+        # A lone surrogate (a file name that is not UTF-8) could not be encoded by whoever prints it.
+        return raw.decode("utf-16-le" if kind == _UCS2 else "utf-32-le", "replace")
+
+    def data(self, address: int) -> bytes:
+        """A ``bytes`` object."""
+        check(address)
+        kind_of, length = self._bytes_head(self._read(address, self._bytes_head.size))
+        if kind_of != self._types.bytes or not 0 <= length <= _MAX_TABLE:
+            raise StackError("torn", "not a bytes object")
+        return self._read(address + self._at.bytes_data, length) if length else b""
+
+    def code(self, address: int) -> Code:
+        """A code object, from the cache if the one at the address is still the same."""
+        check(address)
+        key = self._code_head(self._read(address, self._code_head.size))
+        known = self._cache.get(address)
+        if known is not None and known.key == key:
+            self._cache.move_to_end(address)
+            return known
+        if key[0] != self._types.code:
+            raise StackError("torn", "not a code object")
+        if not 0 <= key[5] < _MAX_LINE or not 0 <= key[1] <= _MAX_BYTECODE:
+            raise StackError("torn", "a code object out of reason")
+        file = self.text(key[2], MAX_FILE)
+        code = Code(
+            key, self.text(key[-1] if len(key) > 6 else key[3], MAX_FUNCTION), self._shared(file), key[5]
+        )
+        self._keep(address, code)
+        return code
+
+    def line(self, code: Code, offset: int) -> int | None:
+        """Line of the instruction at ``offset`` bytes, ``None`` where it has none."""
+        if offset < 0:
+            return code.first_line  # not begun
+        if offset in code.lines:
+            return code.lines[offset]
+        found = lines.line(self._version, self.data(code.key[4]), code.first_line, offset)
+        if found is not None and not 0 <= found < _MAX_LINE:
+            raise StackError("torn", "a line out of reason")
+        if len(code.lines) >= _MAX_LINES_CACHED:
+            code.lines.clear()
+        code.lines[offset] = found
+        return found
+
+    def _keep(self, address: int, code: Code) -> None:
+        old = self._cache.pop(address, None)
+        if old is not None:
+            self._held -= len(old.function) + len(old.file)
+        self._cache[address] = code
+        self._held += len(code.function) + len(code.file)
+        while len(self._cache) > self._entries or self._held > self._characters:
+            _, dropped = self._cache.popitem(last=False)
+            self._held -= len(dropped.function) + len(dropped.file)
+
+    def _shared(self, file: str) -> str:
+        """One copy of a file name for all the code in it."""
+        if len(self._files) >= 1024:
+            self._files.clear()
+        return self._files.setdefault(file, file)
+
+
+def check(address: int) -> None:
+    """Raises ``torn`` unless an object can be there: CPython aligns all of them to 8 bytes."""
+    if address & 7 or not 4096 <= address < 1 << 56:
+        raise StackError("torn", "a pointer out of range")

@@ -1,0 +1,168 @@
+"""Is this process a CPython, which one, and where is its runtime?
+
+The answer is in the dynamic symbol table of the executable or of ``libpython``, read from the target's own
+memory: that works for stripped and deleted files and in containers, without access to their file systems.
+Everything is the target's word, so every number is checked before use.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from whyidle_daemon.elf import ElfError, ElfFile
+from whyidle_daemon.elf import Read as ReadFile
+from whyidle_daemon.proc import Mapping, Proc
+from whyidle_daemon.pystack.errors import StackError
+from whyidle_daemon.pystack.layout import DEBUG_OFFSETS_SIZE, Layout, layout
+from whyidle_daemon.pystack.memory import Read
+from whyidle_daemon.pystack.objects import Types
+
+_LIBRARY = re.compile(r"^libpython[0-9.]*[a-z]*\.so")
+_PROGRAM = re.compile(r"^python[0-9.]*[a-z]*( \(deleted\))?$")
+_NAMED = re.compile(r"(?:^|/)(?:lib)?python(\d)\.(\d{1,2})[a-z]*(?:/|$|\.so| \(deleted\)$)")
+_SYMBOLS = ("_PyRuntime", "Py_Version", "PyCode_Type", "PyUnicode_Type", "PyBytes_Type", "PyFrame_Type")
+_OPTIONAL = {"Py_Version"}  # since 3.11
+_MAX_KNOWN = 64
+_PAGE = 4096
+
+
+class Interpreter(NamedTuple):
+    """The CPython of one process image. ``runtime`` is the address of ``_PyRuntime``."""
+
+    version: tuple[int, int]
+    runtime: int
+    layout: Layout
+    types: Types
+
+
+class SymbolCache:
+    """Symbol addresses before relocation, per file; shared by all readers, bounded.
+
+    The key holds the file's first page as well: an inode number is reused after an upgrade.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[Any, ...], dict[str, int] | None] = OrderedDict()
+
+    def get(self, key: tuple[Any, ...], elf: _LoadedElf) -> dict[str, int] | None:
+        """Addresses of the symbols, ``None`` for a file that holds no interpreter."""
+        if key not in self._known:
+            self._known[key] = _symbols(elf)
+            if len(self._known) > _MAX_KNOWN:
+                self._known.popitem(last=False)
+        self._known.move_to_end(key)
+        return self._known[key]
+
+
+def discover(pid: int, read: Read, proc: Proc, cache: SymbolCache) -> Interpreter | None:
+    """The interpreter in a process, ``None`` when there is none.
+
+    Raises :class:`StackError`: ``unsupported`` for a CPython unknown here, ``gone``, ``unreadable``.
+    """
+    mappings = list(proc.mappings(pid))
+    for file in _candidates(pid, mappings, proc):
+        try:
+            elf = _LoadedElf(read, file)
+            first = file[0]
+            head = read(first.start, min(_PAGE, first.end - first.start))
+            symbols = cache.get((first.device, first.inode, head), elf)
+        except ElfError:
+            continue
+        if symbols is not None:
+            return _interpreter(read, elf.bias, symbols, [file[0].path, *(m.path for m in mappings)])
+    return None
+
+
+def version_from_names(paths: Iterable[str]) -> tuple[int, int] | None:
+    """The version in the first path that names one: ``libpython3.9.so.1.0``, ``lib/python3.9/x.so``."""
+    for path in paths:
+        for major, minor in _NAMED.findall(path):
+            return int(major), int(minor)
+    return None
+
+
+def _candidates(pid: int, mappings: list[Mapping], proc: Proc) -> list[list[Mapping]]:
+    """Mapped files that may hold an interpreter, each as its mappings by address; the library first."""
+    try:
+        program = str(proc.path(pid, "exe").readlink())
+    except OSError:
+        program = ""
+    files: dict[tuple[Any, ...], list[Mapping]] = {}
+    ranks: dict[tuple[Any, ...], int] = {}
+    for mapping in mappings:
+        name = mapping.path.rpartition("/")[2]
+        rank = 0 if _LIBRARY.match(name) else 1 if mapping.path == program or _PROGRAM.match(name) else None
+        if rank is not None:
+            key = (*mapping.device, mapping.inode, mapping.path)
+            files.setdefault(key, []).append(mapping)
+            ranks[key] = rank
+    found = [files[key] for key in sorted(files, key=lambda key: ranks[key])]
+    return [sorted(file) for file in found if min(file).offset == 0][:8]
+
+
+class _LoadedElf(ElfFile):
+    """An ELF file as the dynamic linker left it in memory."""
+
+    def __init__(self, read: Read, file: list[Mapping]) -> None:
+        self._maps = file
+        self.bias = 0
+        super().__init__(self._reader(read))
+
+    def _reader(self, read: Read) -> ReadFile:
+        def at(offset: int, size: int) -> bytes:
+            for mapping in self._maps:
+                inside = offset - mapping.offset
+                room = mapping.end - mapping.start - inside
+                if inside >= 0 and room > 0:
+                    return read(mapping.start + inside, min(size, room)) if size > 0 else b""
+            return b""
+
+        return at
+
+    def _read_dynamic(self, headers: list[tuple[int, ...]]) -> dict[int, int]:
+        self.bias = self._find_bias()
+        lowest = self._maps[0].start
+        entries = super()._read_dynamic(headers)
+        # glibc writes addresses over the file's own numbers, musl leaves them.
+        return {tag: value - self.bias if value >= lowest else value for tag, value in entries.items()}
+
+    def _find_bias(self) -> int:
+        """What relocation added to the addresses in the file."""
+        for segment in self.segments:
+            if segment.offset < _PAGE:
+                return self._maps[0].start - (segment.address - segment.offset)
+        raise ElfError("the first page is not loaded")
+
+
+def _symbols(elf: _LoadedElf) -> dict[str, int] | None:
+    found: dict[str, int] = {}
+    for name in _SYMBOLS:
+        value = elf.symbol(name)
+        if value is not None:
+            found[name] = value
+        elif name not in _OPTIONAL:
+            return None
+    return found
+
+
+def _interpreter(read: Read, bias: int, symbols: dict[str, int], paths: list[str]) -> Interpreter:
+    runtime = bias + symbols["_PyRuntime"]
+    if "Py_Version" in symbols:
+        number = int.from_bytes(read(bias + symbols["Py_Version"], 8), "little")
+        version = (number >> 24, number >> 16 & 0xFF)
+    else:
+        named = version_from_names(paths)
+        if named is None:
+            raise StackError("unsupported", "a Python that does not say its version")
+        version = named
+    head = read(runtime, DEBUG_OFFSETS_SIZE) if version >= (3, 13) else b""
+    types = Types(
+        code=bias + symbols["PyCode_Type"],
+        str=bias + symbols["PyUnicode_Type"],
+        bytes=bias + symbols["PyBytes_Type"],
+        frame=bias + symbols["PyFrame_Type"],
+    )
+    return Interpreter(version, runtime, layout(version, head), types)

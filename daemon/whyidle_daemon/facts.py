@@ -1,0 +1,82 @@
+"""What the daemon learns of a target besides kernel events.
+
+These tuples and the kernel's own records (:mod:`whyidle_probes.events`) are everything that attribution
+ever sees: feed it the same ones, live, in a test or from a recording, and the same report comes out.
+
+Times are nanoseconds on CLOCK_MONOTONIC, sizes are bytes. Strings come from targets and were never checked:
+sanitise them before a terminal sees them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from whyidle_probes.events import Engine, Thread
+
+
+class ProcessFacts(NamedTuple):
+    """What ``/proc/PID`` said of a process at ``ns``; ``cgroup`` is ``None`` when it could not be read."""
+
+    pid: int
+    ppid: int
+    command: tuple[str, ...]
+    cgroup: str | None
+    ns: int
+
+
+class MemorySample(NamedTuple):
+    """Resident memory of a process at ``ns``; ``peak_bytes`` is the kernel's own high-water mark."""
+
+    pid: int
+    ns: int
+    rss_bytes: int
+    peak_bytes: int | None
+
+
+class Host(NamedTuple):
+    """The machine. ``gpus`` holds the contract's ``{index, name, driver, memory_total_bytes}`` objects."""
+
+    kernel: str
+    cpus: int
+    gpus: tuple[dict[str, Any], ...] = ()
+
+
+class Loss(NamedTuple):
+    """Counts of what was not seen, and for how long nothing was (``blind_ns``)."""
+
+    slices_lost: int = 0
+    control_lost: int = 0
+    threads_lost: int = 0
+    waits_lost: int = 0
+    gaps_lost: int = 0
+    engines_lost: int = 0
+    stacks_lost: int = 0
+    blind_ns: int = 0
+
+    @property
+    def events_lost(self) -> int:
+        """Everything lost that is counted in events."""
+        return (
+            self.slices_lost
+            + self.control_lost
+            + self.threads_lost
+            + self.waits_lost
+            + self.gaps_lost
+            + self.engines_lost
+        )
+
+
+class Overhead(NamedTuple):
+    """What observing cost; ``bpf_run_s`` is ``None`` when the kernel's BPF statistics are off."""
+
+    daemon_cpu_s: float
+    daemon_rss_bytes: int
+    bpf_run_s: float | None = None
+
+
+class Snapshot(NamedTuple):
+    """The kernel's totals at one instant: threads not yet reported as ended, and engines."""
+
+    ns: int
+    threads: tuple[Thread, ...] = ()
+    engines: tuple[Engine, ...] = ()

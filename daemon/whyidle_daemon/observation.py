@@ -1,0 +1,304 @@
+"""One observation: records in, a report out.
+
+Pure: no clock, no I/O. What it is told (:meth:`Observation.add`) and the totals at one instant
+(:class:`Snapshot`) decide every number, so it runs the same live, in a test and over a recording.
+
+Order between the rings is not needed: a slice may come before the fork of its process, a gap before its
+slices. Only a PID that is used again must not be seen again before the exit that freed it.
+Memory is bounded; what had no room is counted and lowers the confidence of the findings.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from whyidle_daemon import report as build
+from whyidle_daemon.attribution import ThreadTable, merged, open_wait, thread_times
+from whyidle_daemon.facts import Host, Loss, MemorySample, Overhead, ProcessFacts, Snapshot
+from whyidle_daemon.findings import find_all
+from whyidle_daemon.findings.evidence import Evidence
+from whyidle_daemon.gaps import MAX_PENDING, SETTLE_NS, Driver, EngineActivity, LlamaEngine
+from whyidle_daemon.processes import Process, ProcessTable
+from whyidle_daemon.states import SOCKET_WAITS, TCP_LISTEN, peer_text, state_of
+from whyidle_daemon.waits import Record, Timelines, WaitTable
+from whyidle_probes.events import Engine, Exec, Exit, Fork, Gap, Library, ShortWaits, Slice, Thread, Wait
+from whyidle_probes.syscalls import syscall_name
+from whyidle_wire.report import REPORT_SCHEMA
+
+NS = 1_000_000_000
+PAGE_SIZE = 4096
+
+Anything = Slice | Thread | Fork | Exec | Exit | Gap | Library | ProcessFacts | MemorySample | ShortWaits
+
+
+class Progress(NamedTuple):
+    """Now, in a line. ``wait`` is what the driver thread (or the main thread) waits for."""
+
+    elapsed_s: float
+    engine_busy_share: float | None
+    wait: str | None
+    processes: int
+    threads: int
+
+
+class Observation:
+    """Everything known of one target. ``roots`` are the PIDs it began with."""
+
+    def __init__(
+        self,
+        start_ns: int,
+        roots: tuple[int, ...],
+        command: tuple[str, ...],
+        started_at: str,
+        page_size: int = PAGE_SIZE,
+    ) -> None:
+        self.start_ns = start_ns
+        self.roots = roots
+        self.command = command
+        self.started_at = started_at
+        self._page_size = page_size
+        self._processes = ProcessTable()
+        self._threads = ThreadTable()
+        self._waits = WaitTable()
+        self._lines = Timelines()
+        self._engines: dict[tuple[Process, int], LlamaEngine] = {}
+        self._drivers: set[int] = set()
+        self._slices = 0
+        self._newest_ns = start_ns
+        for pid in roots:
+            self._processes.at(pid, start_ns).keep = True
+
+    # --- in --------------------------------------------------------------------------------------------
+
+    def add(self, record: Anything) -> None:
+        """Take one record. Ignores what is neither kernel event nor fact."""
+        if isinstance(record, Slice):
+            self._slice(record)
+        elif isinstance(record, Thread):
+            if record.end_ns:
+                self._processes.at(record.pid, record.last_ns)
+                self._threads.add(record, self._processes, self._drivers)
+        elif isinstance(record, Gap):
+            self._gap(record)
+        elif isinstance(record, ShortWaits):
+            self._short(record)
+        elif isinstance(record, MemorySample):
+            self._processes.memory(record)
+        elif isinstance(record, ProcessFacts):
+            self._processes.facts(record)
+        elif isinstance(record, Fork):
+            self._processes.fork(record)
+        elif isinstance(record, Exec):
+            self._processes.exec(record)
+        elif isinstance(record, Exit):
+            self._processes.exit(record)
+
+    def _slice(self, slice_: Slice) -> None:
+        self._slices += 1
+        process = self._processes.at(slice_.pid, slice_.start_ns)
+        wait = _wait(slice_.state, slice_.peer.tcp_state)
+        key = None
+        if slice_.blocked_ns:
+            group = self._waits.group(process, slice_.tid, wait, slice_.peer)
+            if group is not None:
+                group.add(slice_.start_ns, slice_.blocked_ns, slice_.syscall, slice_.peer)
+                key = group.key
+        record = Record(slice_.start_ns, slice_.blocked_ns, slice_.runqueue_ns, wait, key)
+        self._lines.add(slice_.tid, record)
+        self._newest_ns = max(self._newest_ns, record.end_ns)
+        if self._lines.full:
+            self._settle()
+
+    def _gap(self, gap: Gap) -> None:
+        process = self._processes.at(gap.pid, gap.start_ns)
+        process.keep = True
+        engine = self._engines.get((process, gap.context))
+        if engine is None:
+            engine = self._engines[process, gap.context] = LlamaEngine(process, gap.context)
+        engine.add(gap)
+        self._drivers.add(gap.tid)
+        self._newest_ns = max(self._newest_ns, gap.end_ns)
+        if len(engine.pending) > MAX_PENDING:
+            engine.settle(self._lines, self._newest_ns - SETTLE_NS)
+            if len(engine.pending) > MAX_PENDING:
+                engine.settle(self._lines, self._newest_ns)
+
+    def _short(self, waits: ShortWaits) -> None:
+        process = self._processes.at(waits.pid, self._newest_ns)
+        subject = (waits.state, waits.remote, waits.remote_port, waits.family)
+        self._waits.short(process, waits.tid, subject, (waits.ns, waits.count, waits.longest_ns))
+
+    def _settle(self) -> None:
+        """Make room among the slices: account for good for what is old enough."""
+        horizon = self._newest_ns - SETTLE_NS
+        for engine in self._engines.values():
+            engine.settle(self._lines, horizon)
+
+        def until(tid: int) -> int:
+            if tid not in self._drivers:
+                return horizon
+            driven = [engine for engine in self._engines.values() if tid in engine.drivers]
+            return min((engine.settled_ns.get(tid, 0) for engine in driven), default=0)
+
+        self._lines.forget(until)
+        for record in self._lines.trim(self._drivers):
+            group = self._waits.groups.get(record.key) if record.key is not None else None
+            if group is not None:
+                group.undated_ns += record.blocked_ns
+
+    # --- out -------------------------------------------------------------------------------------------
+
+    def progress(self, snapshot: Snapshot) -> Progress:
+        """Where things stand; changes nothing."""
+        live = [thread for thread in snapshot.threads if not thread.end_ns]
+        busy = observed = 0
+        for engine in snapshot.engines:
+            current = max(0, snapshot.ns - engine.last_ns)
+            busy += engine.busy_ns + (current if engine.busy else 0)
+            observed += engine.busy_ns + engine.idle_ns + current
+        return Progress(
+            (snapshot.ns - self.start_ns) / NS,
+            busy / observed if observed else None,
+            self._wait_text(snapshot, live),
+            len({thread.pid for thread in live}),
+            len(live),
+        )
+
+    def report(
+        self, snapshot: Snapshot, host: Host, loss: Loss, overhead: Overhead, exit_status: int | None = None
+    ) -> dict[str, Any]:
+        """The report up to ``snapshot``, as the contract has it. Changes nothing; call it at any time."""
+        now_ns = snapshot.ns
+        threads = merged(self._threads.exited.values(), snapshot.threads)
+        waits, waiting = self._with_open_waits(threads, now_ns)
+        groups = waits.groups
+        times = thread_times(threads, now_ns, self._processes, groups.values())
+        engines = [self._activity(engine, now_ns, threads, waiting, waits) for engine in snapshot.engines]
+        engines.sort(key=lambda engine: (engine.first_ns, engine.id))
+        end_ns = self._end(now_ns, threads)
+        dropped = self._lines.dropped + waits.dropped
+        evidence = Evidence(
+            wall_ns=end_ns - self.start_ns,
+            cpus=host.cpus,
+            engines=tuple(engines),
+            threads=tuple(times),
+            groups=groups,
+            inbound=waits.inbound(),
+            loss=loss,
+            slices=self._slices,
+            dropped=dropped,
+        )
+        processes, processes_omitted = build.process_objects(
+            self._processes, times, self.start_ns, self._page_size
+        )
+        thread_list, threads_omitted = build.thread_objects(times, self._threads)
+        return {
+            "schema": REPORT_SCHEMA,
+            "host": build.host_object(host),
+            "target": self._target(end_ns, exit_status),
+            "processes": processes,
+            "processes_omitted": processes_omitted,
+            "threads": thread_list,
+            "threads_omitted": threads_omitted,
+            "engines": build.engine_objects(engines),
+            "gaps": build.gap_objects(engines, self.start_ns),
+            "idle_by_cause": build.idle_objects(engines),
+            "findings": find_all(evidence),
+            "loss": build.loss_object(loss, dropped),
+            "overhead": build.overhead_object(overhead),
+        }
+
+    def _target(self, end_ns: int, exit_status: int | None) -> dict[str, Any]:
+        root = self._processes.find(self.roots[0], self.start_ns) if self.roots else None
+        if exit_status is None and root is not None:
+            exit_status = build.exit_status(root.code)
+        command = self.command or (root.command if root is not None else ())
+        return {
+            "pid": self.roots[0] if self.roots else 0,
+            "command": list(command),
+            "started_at": self.started_at,
+            "duration_s": (end_ns - self.start_ns) / NS,
+            "exit_status": exit_status,
+            "roots": list(self.roots),
+        }
+
+    def _end(self, now_ns: int, threads: list[Thread]) -> int:
+        """When the target ended; now, while a thread of it lives."""
+        ends = [thread.end_ns for thread in threads]
+        ends += [process.end_ns for process in self._processes if process.end_ns]
+        if not ends or any(not thread.end_ns for thread in threads):
+            return max(now_ns, self.start_ns)
+        return max(self.start_ns, min(max(ends), now_ns))
+
+    def _with_open_waits(
+        self, threads: list[Thread], now_ns: int
+    ) -> tuple[WaitTable, dict[tuple[int, int], Record]]:
+        """The wait groups with the waits that have not ended, and these waits by process and thread."""
+        waits = self._waits.copy()
+        waiting: dict[tuple[int, int], Record] = {}
+        for thread in threads:
+            start_ns, blocked_ns, runqueue_ns = open_wait(thread, now_ns)
+            if not blocked_ns and not runqueue_ns:
+                continue
+            wait, key = _wait(thread.state, thread.peer.tcp_state), None
+            if blocked_ns and (wait in SOCKET_WAITS or wait == Wait.LISTEN):
+                process = self._processes.find(thread.pid, thread.last_ns)
+                if process is not None:
+                    what = (start_ns, blocked_ns, wait, thread.syscall, thread.peer)
+                    key = waits.open(process, thread.tid, what)
+            waiting[thread.pid, thread.tid] = Record(start_ns, blocked_ns, runqueue_ns, wait, key)
+        return waits, waiting
+
+    def _activity(
+        self,
+        engine: Engine,
+        now_ns: int,
+        threads: list[Thread],
+        waiting: dict[tuple[int, int], Record],
+        waits: WaitTable,
+    ) -> EngineActivity:
+        process = self._processes.find(engine.pid, engine.first_ns)
+        process = process or Process(engine.pid, engine.first_ns, provisional=True)
+        known = self._engines.get((process, engine.context)) or LlamaEngine(process, engine.context)
+        thread = next(
+            (
+                thread
+                for thread in threads
+                if (thread.pid, thread.tid) == (engine.pid, engine.driver)
+                and thread.first_ns <= engine.last_ns
+                and (not thread.end_ns or thread.end_ns >= engine.last_ns)
+            ),
+            None,
+        )
+        record = waiting.get((engine.pid, engine.driver))
+        driver = Driver(thread, (record,) if record is not None else ())
+        return known.activity(engine, now_ns, driver, self._lines, waits.groups.values())
+
+    def _wait_text(self, snapshot: Snapshot, live: list[Thread]) -> str | None:
+        """``network 127.0.0.1:8080 (recvfrom) 0.4 s``; ``None`` while the engine or the thread is busy."""
+        if any(engine.busy for engine in snapshot.engines):
+            return None
+        drivers = {(engine.pid, engine.driver) for engine in snapshot.engines}
+        mains = {(pid, pid) for pid in self.roots}
+        candidates = [thread for thread in live if (thread.pid, thread.tid) in (drivers or mains)]
+        if not candidates:
+            return None
+        thread = min(candidates, key=lambda thread: thread.last_ns)
+        _, blocked_ns, runqueue_ns = open_wait(thread, snapshot.ns)
+        if not blocked_ns and not runqueue_ns:
+            return None
+        asleep = blocked_ns and not runqueue_ns
+        state = state_of(thread.state, thread.syscall, thread.peer) if asleep else "runqueue"
+        peer = thread.peer
+        words = [state]
+        if asleep:
+            words += [peer_text(peer.family, peer.remote, peer.remote_port) or ""]
+            name = syscall_name(thread.syscall)
+            words += [f"({name})" if name else ""]
+        words.append(f"{(blocked_ns if asleep else runqueue_ns) / NS:.1f} s")
+        return " ".join(word for word in words if word)
+
+
+def _wait(state: int, tcp_state: int) -> int:
+    """A socket in the listening state waits for demand, whatever syscall waits on it."""
+    return int(Wait.LISTEN) if state == Wait.TCP and tcp_state == TCP_LISTEN else state

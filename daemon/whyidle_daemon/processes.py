@@ -1,0 +1,203 @@
+"""The processes of a target: who they are, when they lived, what they used.
+
+Process events and slices arrive through different rings, so a process may be seen working before its fork is
+known. Such a process is *provisional* until the fork arrives and adopts it. A PID that comes back after its
+exit is another process: everything is looked up by PID and time, never by PID alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from whyidle_daemon.facts import MemorySample, ProcessFacts
+from whyidle_probes.events import Exec, Exit, Fork
+
+MAX_PROCESSES = 4096  # ended ones beyond this are summed; a fork storm makes thousands that all look alike
+_MAX_EXECS = 16
+
+
+class Process:
+    """One process: a PID from its start to its end. Compared and hashed by identity."""
+
+    __slots__ = (
+        "cgroup",
+        "code",
+        "command",
+        "command_ns",
+        "end_ns",
+        "exec_pages",
+        "execs",
+        "exit_pages",
+        "folded_cpu_ns",
+        "keep",
+        "pid",
+        "ppid",
+        "provisional",
+        "rss_end",
+        "rss_end_ns",
+        "rss_peak",
+        "start_ns",
+    )
+
+    def __init__(self, pid: int, start_ns: int, provisional: bool) -> None:
+        self.pid = pid
+        self.ppid: int | None = None
+        self.start_ns = start_ns
+        self.end_ns = 0  # 0: alive
+        self.provisional = provisional
+        self.command: tuple[str, ...] = ()
+        self.command_ns = -1
+        self.cgroup: str | None = None
+        self.code: int | None = None
+        self.rss_peak: int | None = None  # of the samples
+        self.exec_pages = 0  # peak of the image before the last exec
+        self.exit_pages = 0
+        self.rss_end: int | None = None
+        self.rss_end_ns = -1
+        self.folded_cpu_ns = 0  # of ended threads that are no longer kept one by one
+        self.execs: list[tuple[int, int]] = []  # (ns, old_tid)
+        self.keep = False
+
+    def name(self, ns: int, command: tuple[str, ...]) -> None:
+        """Remember the command of the latest ``ns``: facts read before an exec do not outlive it."""
+        if ns >= self.command_ns and command:
+            self.command, self.command_ns = command, ns
+
+    def peak_bytes(self, page_size: int) -> int | None:
+        """Peak of resident memory; ``None`` when nothing is known of the last image."""
+        # The kernel's peak at exit survives an exec: no higher than before, it says nothing of the new image.
+        pages = self.exit_pages if self.exit_pages > self.exec_pages else 0
+        return max(self.rss_peak or 0, pages * page_size) or None
+
+    def thread_id(self, tid: int, ns: int) -> int:
+        """The ID that thread ``tid`` goes by now: calling exec made a thread the leader."""
+        for exec_ns, old_tid in self.execs:
+            if tid == old_tid and ns <= exec_ns:
+                return self.pid
+        return tid
+
+    def image_end(self, ns: int, now_ns: int) -> int:
+        """When the program image that was running at ``ns`` was replaced or ended; ``now_ns`` if neither."""
+        ends = [exec_ns for exec_ns, _ in self.execs if exec_ns >= ns]
+        if self.end_ns:
+            ends.append(max(self.end_ns, ns))
+        return min([*ends, max(now_ns, ns)])
+
+
+class ProcessTable:
+    """Every process seen; ended ones beyond ``limit`` are summed in ``omitted``, ``omitted_cpu_ns``."""
+
+    def __init__(self, limit: int = MAX_PROCESSES) -> None:
+        self._lives: dict[int, list[Process]] = {}
+        self._limit = limit
+        self._count = 0
+        self.omitted = 0
+        self.omitted_cpu_ns = 0
+
+    def __iter__(self) -> Iterator[Process]:
+        return (process for lives in self._lives.values() for process in lives)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def at(self, pid: int, ns: int) -> Process:
+        """The process that had ``pid`` at ``ns``; a provisional one if none is known."""
+        lives = self._lives.get(pid)
+        if lives:
+            life = lives[-1]
+            if life.start_ns <= ns and (not life.end_ns or ns <= life.end_ns):
+                return life
+            for life in reversed(lives):
+                if life.start_ns <= ns:
+                    if life.end_ns and ns > life.end_ns:
+                        break
+                    return life
+            else:
+                life = lives[0]
+                if life.provisional:
+                    life.start_ns = ns
+                return life
+        return self._new(pid, ns, provisional=True)
+
+    def find(self, pid: int, ns: int) -> Process | None:
+        """As :meth:`at`, but never makes one."""
+        for life in reversed(self._lives.get(pid, [])):
+            if life.start_ns <= ns:
+                return life
+        return next(iter(self._lives.get(pid, [])), None)
+
+    def fork(self, event: Fork) -> Process:
+        """A process appeared."""
+        lives = self._lives.get(event.pid, [])
+        for process in lives:
+            if process.provisional and process.start_ns >= event.ns:
+                process.provisional, process.start_ns = False, event.ns
+                break
+        else:
+            if lives and not lives[-1].end_ns and lives[-1].start_ns < event.ns:
+                lives[-1].end_ns = event.ns  # its exit was lost
+            process = self._new(event.pid, event.ns, provisional=False)
+        process.ppid = event.parent
+        process.name(event.ns, (event.comm,) if event.comm else ())
+        return process
+
+    def exec(self, event: Exec) -> None:
+        """A process replaced its image."""
+        process = self.at(event.pid, event.ns)
+        process.name(event.ns, (event.path or event.comm,))
+        process.exec_pages = max(process.exec_pages, event.rss_peak_pages)
+        process.execs = [*process.execs[1 - _MAX_EXECS :], (event.ns, event.old_tid)]
+
+    def exit(self, event: Exit) -> None:
+        """A process ended."""
+        process = self.at(event.pid, event.ns)
+        process.end_ns, process.code = event.ns, event.code
+        process.exit_pages = event.rss_peak_pages
+        process.name(0, (event.comm,) if event.comm else ())
+
+    def facts(self, facts: ProcessFacts) -> None:
+        """``/proc`` was read."""
+        process = self.at(facts.pid, facts.ns)
+        process.ppid = facts.ppid if process.ppid is None else process.ppid
+        process.cgroup = facts.cgroup or process.cgroup
+        process.name(facts.ns, facts.command)
+
+    def memory(self, sample: MemorySample) -> None:
+        """Memory was sampled."""
+        process = self.at(sample.pid, sample.ns)
+        process.rss_peak = max(process.rss_peak or 0, sample.rss_bytes, sample.peak_bytes or 0)
+        if sample.ns >= process.rss_end_ns:
+            process.rss_end, process.rss_end_ns = sample.rss_bytes, sample.ns
+
+    def add_cpu(self, pid: int, ns: int, cpu_ns: int) -> None:
+        """Account for the CPU time of a thread that is no longer kept by itself."""
+        process = self.find(pid, ns)
+        if process is not None:
+            process.folded_cpu_ns += cpu_ns
+        else:
+            self.omitted_cpu_ns += cpu_ns
+
+    def _new(self, pid: int, ns: int, provisional: bool) -> Process:
+        process = Process(pid, ns, provisional)
+        lives = self._lives.setdefault(pid, [])
+        lives.append(process)
+        lives.sort(key=lambda life: life.start_ns)
+        self._count += 1
+        if self._count > self._limit:
+            self._fold()
+        return process
+
+    def _fold(self) -> None:
+        """Sum the ended processes that used the least CPU, down to half the limit."""
+        ended = sorted(
+            (process for process in self if process.end_ns and not process.keep),
+            key=lambda process: (process.folded_cpu_ns, process.end_ns),
+        )
+        for process in ended[: max(0, self._count - self._limit // 2)]:
+            lives = self._lives[process.pid]
+            lives.remove(process)
+            if not lives:
+                del self._lives[process.pid]
+            self._count -= 1
+            self.omitted += 1
+            self.omitted_cpu_ns += process.folded_cpu_ns

@@ -1,0 +1,210 @@
+"""The report's objects, out of reduced records. Pure formatting: every number was decided elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from whyidle_daemon.attribution import MAX_THREADS, ThreadTable, ThreadTime, states_of
+from whyidle_daemon.facts import Host, Loss, Overhead
+from whyidle_daemon.gaps import EngineActivity, ExplainedGap, state_of_cause
+from whyidle_daemon.processes import Process, ProcessTable
+
+NS = 1_000_000_000
+MAX_REPORTED_PROCESSES = 1000
+MAX_REPORTED_CAUSES = 200
+MAX_GAPS = 100
+
+
+def seconds(ns: int) -> float:
+    """Nanoseconds as seconds."""
+    return ns / NS
+
+
+def host_object(host: Host) -> dict[str, Any]:
+    """``host``."""
+    return {"kernel": host.kernel, "cpus": host.cpus, "gpus": [dict(gpu) for gpu in host.gpus]}
+
+
+def exit_status(code: int | None) -> int | None:
+    """A wait(2) status as a shell has it: 128 + signal for a killed process."""
+    if code is None:
+        return None
+    return 128 + (code & 0x7F) if code & 0x7F else (code >> 8) & 0xFF
+
+
+def process_objects(
+    table: ProcessTable, times: list[ThreadTime], start_ns: int, page_size: int
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """``processes``, the ones with most CPU time if there are too many, and what was left out."""
+    cpu: dict[Process, int] = {process: process.folded_cpu_ns for process in table}
+    strays = 0
+    for time in times:
+        running = time.states.get("running", 0)
+        if time.process in cpu:
+            cpu[time.process] += running
+        else:
+            strays += running
+    ranked = sorted(cpu, key=lambda process: (not process.keep, -cpu[process], process.start_ns, process.pid))
+    kept = sorted(ranked[:MAX_REPORTED_PROCESSES], key=lambda process: (process.start_ns, process.pid))
+    left = ranked[MAX_REPORTED_PROCESSES:]
+    omitted_ns = sum(cpu[process] for process in left) + table.omitted_cpu_ns + strays
+    objects = [
+        {
+            "pid": process.pid,
+            "ppid": process.ppid or 0,
+            "command": " ".join(process.command),
+            "cpu_s": seconds(cpu[process]),
+            "rss_peak_bytes": process.peak_bytes(page_size),
+            "rss_end_bytes": process.rss_end,
+            "cgroup": process.cgroup,
+            "start_s": seconds(max(0, process.start_ns - start_ns)),
+            "end_s": seconds(process.end_ns - start_ns) if process.end_ns else None,
+            "exit_status": exit_status(process.code),
+        }
+        for process in kept
+    ]
+    return objects, {"count": len(left) + table.omitted, "cpu_s": seconds(omitted_ns)}
+
+
+def thread_objects(
+    times: list[ThreadTime], table: ThreadTable
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """``threads``, the longest lives if there are too many, and the sums of the rest."""
+    objects = [
+        {
+            "pid": time.process.pid,
+            "tid": time.tid,
+            "name": time.name,
+            "wall_s": seconds(time.wall_ns),
+            "states": {state: seconds(ns) for state, ns in time.states.items()},
+        }
+        for time in times[:MAX_THREADS]
+    ]
+    states = states_of(table.omitted_ns)
+    for time in times[MAX_THREADS:]:
+        for state, ns in time.states.items():
+            states[state] = states.get(state, 0) + ns
+    omitted = {
+        "count": table.omitted + len(times[MAX_THREADS:]),
+        "wall_s": seconds(sum(states.values())),
+        "states": {state: seconds(ns) for state, ns in states.items()},
+    }
+    return objects, omitted
+
+
+def engine_objects(engines: list[EngineActivity]) -> list[dict[str, Any]]:
+    """``engines``."""
+    objects = []
+    for engine in engines:
+        attributed = sum(
+            ns for cause, ns in engine.causes.items() if state_of_cause(cause.wait, cause.key) != "other"
+        )
+        observed = engine.busy_ns + engine.idle_ns
+        objects.append(
+            {
+                "kind": engine.kind,
+                "id": engine.id,
+                "pid": engine.process.pid if engine.process is not None else None,
+                "busy_s": seconds(engine.busy_ns),
+                "idle_s": seconds(engine.idle_ns),
+                "idle_attributed_s": seconds(attributed),
+                "resolution_ms": engine.resolution_ms,
+                "simulated": engine.simulated,
+                "latency_s": None,
+                "memory_peak_bytes": None,
+                "utilization_mean": engine.busy_ns / observed if observed else None,
+                "calls": engine.calls,
+                "drivers": sorted(engine.drivers),
+            }
+        )
+    return objects
+
+
+def gap_objects(engines: list[EngineActivity], start_ns: int) -> list[dict[str, Any]]:
+    """``gaps``: the longest of all engines, longest first."""
+    longest = sorted(
+        ((gap, engine.id) for engine in engines for gap in engine.gaps),
+        key=lambda item: (-item[0].length_ns, item[0].start_ns, item[1]),
+    )
+    return [
+        {
+            "engine": engine,
+            "start_s": seconds(gap.start_ns - start_ns),
+            "duration_s": seconds(gap.length_ns),
+            "causes": _causes(gap),
+            "open": gap.open,
+        }
+        for gap, engine in longest[:MAX_GAPS]
+    ]
+
+
+def _causes(gap: ExplainedGap) -> list[dict[str, Any]]:
+    merged: dict[tuple[str, str | None], tuple[int, Any]] = {}
+    for piece in gap.pieces:
+        name = piece.key.peer_text if piece.key is not None else None
+        where = (state_of_cause(piece.wait, piece.key), name)
+        ns, _ = merged.get(where, (0, None))
+        merged[where] = (ns + piece.ns, piece.key.peer if piece.key is not None else None)
+    return [
+        {
+            "state": state,
+            "share": ns / gap.length_ns,
+            "pid": gap.process.pid,
+            "tid": gap.tid,
+            "function": None,
+            "peer": peer,
+        }
+        for (state, _), (ns, peer) in sorted(merged.items(), key=lambda item: (-item[1][0], str(item[0])))
+    ]
+
+
+def idle_objects(engines: list[EngineActivity]) -> list[dict[str, Any]]:
+    """``idle_by_cause``: the idle time of all engines, summed; the smallest peers lose their name."""
+    total = sum(engine.idle_ns for engine in engines)
+    rows: dict[tuple[str, int, int, str | None], list[Any]] = {}
+    for engine in engines:
+        for cause, ns in engine.causes.items():
+            name = cause.key.peer_text if cause.key is not None else None
+            where = (state_of_cause(cause.wait, cause.key), cause.process.pid, cause.tid, name)
+            row = rows.setdefault(where, [0, cause.key.peer if cause.key is not None else None])
+            row[0] += ns
+    ranked = sorted(rows.items(), key=lambda item: (-item[1][0], str(item[0])))
+    for where, (ns, _) in ranked[MAX_REPORTED_CAUSES:]:
+        if where[-1] is not None:
+            del rows[where]
+            rows.setdefault((*where[:-1], None), [0, None])[0] += ns
+    return [
+        {
+            "state": state,
+            "seconds": seconds(ns),
+            "share": ns / total,
+            "pid": pid,
+            "tid": tid,
+            "function": None,
+            "peer": peer,
+        }
+        for (state, pid, tid, _), (ns, peer) in sorted(
+            rows.items(), key=lambda item: (-item[1][0], str(item[0]))
+        )
+    ]
+
+
+def loss_object(loss: Loss, dropped: int) -> dict[str, Any]:
+    """``loss``; the parts are extra fields. ``dropped`` had no room in the daemon, only the sums are kept."""
+    return {
+        "events_lost": loss.events_lost,
+        "stacks_lost": loss.stacks_lost,
+        "seconds_blind": seconds(loss.blind_ns),
+        "slices_lost": loss.slices_lost,
+        "control_lost": loss.control_lost,
+        "threads_lost": loss.threads_lost,
+        "waits_lost": loss.waits_lost,
+        "gaps_lost": loss.gaps_lost,
+        "engines_lost": loss.engines_lost,
+        "summed_only": dropped,
+    }
+
+
+def overhead_object(overhead: Overhead) -> dict[str, Any]:
+    """``overhead``."""
+    return overhead._asdict()

@@ -36,7 +36,10 @@ class Cause(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Part of a gap: ``ns`` in ``wait``; ``longest_ns`` is the longest single slice among them."""
+    """Part of a gap: ``ns`` in ``wait``.
+
+    ``longest_ns`` is what one call needs: the longest single slice, and the time spent connecting.
+    """
 
     wait: int
     key: WaitKey | None
@@ -65,7 +68,7 @@ class Driver(NamedTuple):
 class EngineActivity(NamedTuple):
     """What every source of engine activity says of one engine; ``causes`` add up to ``idle_ns``.
 
-    ``beyond_longest`` is, by peer, the waiting within each gap beyond that gap's longest single wait.
+    ``beyond_longest`` is, by peer, the waiting within each gap beyond that gap's longest call.
     """
 
     kind: str
@@ -108,7 +111,7 @@ def explain(
     not cover is unknown.
     """
     length = end_ns - start_ns
-    seen: dict[tuple[int, WaitKey | None], list[int]] = {}
+    seen: dict[tuple[int, WaitKey | None], list[int]] = {}  # all of it, the longest slice, connecting
     for record in records:
         awake = record.start_ns + record.blocked_ns
         for wait, key, begin, end in (
@@ -117,9 +120,12 @@ def explain(
         ):
             overlap = min(end, end_ns) - max(begin, start_ns)
             if overlap > 0:
-                sums = seen.setdefault((wait, key), [0, 0])
+                sums = seen.setdefault((wait, key), [0, 0, 0])
                 sums[0] += overlap
-                sums[1] = max(sums[1], overlap)
+                if record.connecting:
+                    sums[2] += overlap
+                else:
+                    sums[1] = max(sums[1], overlap)
     if exact is None:
         by_wait: dict[int, int] = {}
         for (wait, _), sums in seen.items():
@@ -135,11 +141,11 @@ def explain(
         parts = {key: sums for (of, key), sums in seen.items() if of == wait and key is not None}
         covered = sum(sums[0] for sums in parts.values())
         left = ns
-        for key, (overlap, longest) in parts.items():
+        for key, (overlap, longest, connecting) in parts.items():
             # Slices and totals are stamped apart by nanoseconds; the totals are what adds up.
             share = overlap if covered <= ns else overlap * ns // covered
             if share:
-                pieces.append(Piece(wait, key, share, min(longest, share)))
+                pieces.append(Piece(wait, key, share, min(longest + connecting, share)))
             left -= share
         if left:
             longest = max(

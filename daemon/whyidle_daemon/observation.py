@@ -19,7 +19,7 @@ from whyidle_daemon.findings import find_all
 from whyidle_daemon.findings.evidence import Evidence
 from whyidle_daemon.gaps import MAX_PENDING, SETTLE_NS, Driver, EngineActivity, LlamaEngine
 from whyidle_daemon.processes import Process, ProcessTable
-from whyidle_daemon.states import SOCKET_WAITS, TCP_LISTEN, peer_text, state_of
+from whyidle_daemon.states import SOCKET_WAITS, TCP_LISTEN, TCP_SYN_SENT, peer_text, state_of
 from whyidle_daemon.waits import Record, Timelines, WaitTable
 from whyidle_probes.events import Engine, Exec, Exit, Fork, Gap, Library, ShortWaits, Slice, Thread, Wait
 from whyidle_probes.syscalls import syscall_name
@@ -66,7 +66,9 @@ class Observation:
         self._slices = 0
         self._newest_ns = start_ns
         for pid in roots:
-            self._processes.at(pid, start_ns).keep = True
+            root = self._processes.at(pid, start_ns)
+            root.keep = True
+            root.name(0, command)
 
     # --- in --------------------------------------------------------------------------------------------
 
@@ -103,7 +105,8 @@ class Observation:
             if group is not None:
                 group.add(slice_.start_ns, slice_.blocked_ns, slice_.syscall, slice_.peer)
                 key = group.key
-        record = Record(slice_.start_ns, slice_.blocked_ns, slice_.runqueue_ns, wait, key)
+        connecting = slice_.peer.tcp_state == TCP_SYN_SENT
+        record = Record(slice_.start_ns, slice_.blocked_ns, slice_.runqueue_ns, wait, key, connecting)
         self._lines.add(slice_.tid, record)
         self._newest_ns = max(self._newest_ns, record.end_ns)
         if self._lines.full:

@@ -14,6 +14,8 @@ from whyidle_probes.events import Exec, Exit, Fork
 
 MAX_PROCESSES = 4096  # ended ones beyond this are summed; a fork storm makes thousands that all look alike
 _MAX_EXECS = 16
+# The kernel reports a process as ended when its last thread begins to: that thread still runs for a while.
+_DYING_NS = 1_000_000_000
 
 
 class Process:
@@ -103,20 +105,16 @@ class ProcessTable:
     def at(self, pid: int, ns: int) -> Process:
         """The process that had ``pid`` at ``ns``; a provisional one if none is known."""
         lives = self._lives.get(pid)
-        if lives:
-            life = lives[-1]
-            if life.start_ns <= ns and (not life.end_ns or ns <= life.end_ns):
+        for life in reversed(lives or ()):
+            if life.start_ns <= ns:
+                if life.end_ns and ns > life.end_ns + _DYING_NS:
+                    break
                 return life
-            for life in reversed(lives):
-                if life.start_ns <= ns:
-                    if life.end_ns and ns > life.end_ns:
-                        break
-                    return life
-            else:
-                life = lives[0]
-                if life.provisional:
-                    life.start_ns = ns
-                return life
+        else:
+            if lives:
+                if lives[0].provisional:
+                    lives[0].start_ns = ns
+                return lives[0]
         return self._new(pid, ns, provisional=True)
 
     def find(self, pid: int, ns: int) -> Process | None:

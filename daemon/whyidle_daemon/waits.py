@@ -60,6 +60,7 @@ class Record(NamedTuple):
     runqueue_ns: int
     wait: int
     key: WaitKey | None
+    connecting: bool = False
 
     @property
     def end_ns(self) -> int:
@@ -97,7 +98,7 @@ class WaitGroup:
         self.short_ns = 0
         self.undated_ns = 0  # time whose place on the time line is not known
         self.first_ns = 0
-        self.calls: dict[int, int] = {}  # slices by syscall
+        self.calls: dict[int, tuple[int, int]] = {}  # slices by syscall: how many, how long
         self.ports: frozenset[int] = frozenset()  # local ports
         self.more_ports = False  # more than MAX_PORTS of them
 
@@ -119,7 +120,8 @@ class WaitGroup:
         self.blocked_ns += blocked_ns
         self.longest_ns = max(self.longest_ns, blocked_ns)
         self.first_ns = min(self.first_ns or start_ns, start_ns)
-        self.calls[syscall] = self.calls.get(syscall, 0) + 1
+        count, ns = self.calls.get(syscall, (0, 0))
+        self.calls[syscall] = (count + 1, ns + blocked_ns)
         if peer.tcp_state == TCP_SYN_SENT:
             self.connects += 1
         else:

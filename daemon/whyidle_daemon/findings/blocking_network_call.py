@@ -166,11 +166,12 @@ def _finding(evidence: Evidence, calls: Calls, what: str, engine: EngineActivity
     if engine is None and calls.tid != calls.process.pid:
         doubts.append("not the main thread: that anybody waits for it is likely, not seen")
     level, reasons = confidence(evidence, engine, doubts)
-    by_syscall: dict[str, int] = {}
+    by_syscall: dict[str, tuple[int, int]] = {}
     for group in calls.groups:
-        for number, count in group.calls.items():
+        for number, (count, ns) in group.calls.items():
             name = syscall_name(number) or "none"
-            by_syscall[name] = by_syscall.get(name, 0) + count
+            counted, spent = by_syscall.get(name, (0, 0))
+            by_syscall[name] = (counted + count, spent + ns)
     more = any(group.more_ports for group in calls.groups)
     return finding(
         "blocking_network_call",
@@ -185,8 +186,8 @@ def _finding(evidence: Evidence, calls: Calls, what: str, engine: EngineActivity
         longest_s=seconds(calls.longest_ns),
         open_s=seconds(calls.open_ns) if calls.open_ns else None,
         share_of_wall=calls.blocked_ns / max(1, evidence.wall_ns),
-        syscall=max(by_syscall, key=lambda name: by_syscall[name]) if by_syscall else None,
-        calls=by_syscall,
+        syscall=max(by_syscall, key=lambda name: by_syscall[name][1]) if by_syscall else None,
+        calls={name: count for name, (count, _) in by_syscall.items()},
         **{"connections_at_least" if more else "connections": len(_ports(calls))},
         advice=_advice(calls, time, what),
     )

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 
 from whyidle_wire.codec import MAX_TO_DAEMON, FrameReader, encode
 from whyidle_wire.errors import WireError
@@ -43,9 +44,8 @@ class Client(asyncio.Protocol):
         self.greeted = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=_SOCKET_BYTES)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own class does not derive from it
+        self._transport.set_write_buffer_limits(high=_SOCKET_BYTES)
         self._on_open(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -1,4 +1,4 @@
-"""Python objects in another process: strings, bytes and code, each checked to be what its pointer promised."""
+"""Python objects in another process: strings, bytes and code, each checked to be what is promised."""
 
 from __future__ import annotations
 

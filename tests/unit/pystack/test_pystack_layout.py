@@ -1,0 +1,55 @@
+"""Offsets: the tables against the headers, and what a target says of itself against reason."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unit.pystack import make_offsets, pythons
+from whyidle_daemon.pystack import StackError
+from whyidle_daemon.pystack.layout import DEBUG_OFFSETS_SIZE, layout
+from whyidle_daemon.pystack.tables import TABLES
+
+
+@pytest.mark.parametrize("version", sorted(TABLES))
+def test_tables_are_what_the_headers_say(version: tuple[int, int]) -> None:
+    """Compiling against the headers of a version gives the table that is checked in."""
+    include = pythons.headers(f"{version[0]}.{version[1]}")
+    assert make_offsets.offsets(include) == (version, TABLES[version])
+
+
+def test_the_file_is_what_the_generator_writes() -> None:
+    """Nobody edited the generated file."""
+    path = Path(sys.modules[layout.__module__].__file__ or "").with_name("tables.py")
+    assert path.read_text() == make_offsets.module(TABLES)
+
+
+@pytest.mark.parametrize("version", [(3, 7), (3, 15), (2, 7), (4, 0)])
+def test_unknown_versions_are_unsupported(version: tuple[int, int]) -> None:
+    """A version without a known layout is refused with its number, never guessed at."""
+    with pytest.raises(StackError) as caught:
+        layout(version, bytes(DEBUG_OFFSETS_SIZE))
+    assert caught.value.reason == "unsupported"
+    assert f"{version[0]}.{version[1]}" in caught.value.detail
+
+
+def test_free_threaded_builds_are_unsupported() -> None:
+    """Objects of a build without a GIL have another shape; it is refused by name."""
+    head = struct.pack("<8sQQ", b"xdebugpy", 0x030D00F0, 1).ljust(DEBUG_OFFSETS_SIZE, b"\0")
+    with pytest.raises(StackError, match="free-threaded"):
+        layout((3, 13), head)
+
+
+@given(st.sampled_from([(3, 13), (3, 14)]), st.binary(min_size=1000, max_size=1000))
+def test_offsets_out_of_reason_are_unsupported(version: tuple[int, int], said: bytes) -> None:
+    """A runtime that lies about its layout is refused, or gives offsets within a structure."""
+    number = version[0] << 24 | version[1] << 16
+    head = (struct.pack("<8sQQ", b"xdebugpy", number, 0) + said)[:DEBUG_OFFSETS_SIZE]
+    with suppress(StackError):
+        assert all(-1 <= offset < 1 << 20 for offset in layout(version, head))

@@ -113,6 +113,8 @@ class Observation:
             self._settle()
 
     def _gap(self, gap: Gap) -> None:
+        if gap.end_ns <= gap.start_ns:
+            return
         process = self._processes.at(gap.pid, gap.start_ns)
         process.keep = True
         engine = self._engines.get((process, gap.context))

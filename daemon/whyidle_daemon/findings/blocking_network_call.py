@@ -115,7 +115,7 @@ def _driver_finding(evidence: Evidence, calls: Calls, idle: _Idle) -> dict[str, 
     gather = sum(engine.beyond_longest.get(key, 0) for key in calls.keys)
     overlap = max(0, min(idle.ns - min(calls.longest_ns, idle.ns), engine.busy_ns))
     what = f"while the engine sat idle ({100 * idle.share:.0f} % of its idle time)"
-    found = _finding(evidence, calls, what, engine)
+    found = _finding(evidence, calls, what, engine, (gather, overlap))
     found |= {
         "severity": severity(idle.ns, idle.share, engine.idle_ns, evidence.wall_ns),
         "engine_idle_s": seconds(idle.ns),
@@ -150,7 +150,7 @@ def _is_waited_for(evidence: Evidence, calls: Calls) -> bool:
 
 
 def _alone_finding(evidence: Evidence, calls: Calls, threads: int) -> dict[str, Any]:
-    found = _finding(evidence, calls, "and did nothing else meanwhile", None)
+    found = _finding(evidence, calls, "and did nothing else meanwhile", None, (1, 0))
     found |= {
         "severity": severity(calls.blocked_ns, 0.0, 0, evidence.wall_ns),
         "saves_s": seconds(calls.blocked_ns - calls.longest_ns),
@@ -159,7 +159,9 @@ def _alone_finding(evidence: Evidence, calls: Calls, threads: int) -> dict[str, 
     return found
 
 
-def _finding(evidence: Evidence, calls: Calls, what: str, engine: EngineActivity | None) -> dict[str, Any]:
+def _finding(
+    evidence: Evidence, calls: Calls, what: str, engine: EngineActivity | None, saves: tuple[int, int]
+) -> dict[str, Any]:
     time = evidence.thread(calls.process, calls.tid)
     peer = calls.groups[0].key.peer
     doubts = [] if peer is not None else ["the other end of the socket is not known"]
@@ -189,7 +191,7 @@ def _finding(evidence: Evidence, calls: Calls, what: str, engine: EngineActivity
         syscall=max(by_syscall, key=lambda name: by_syscall[name][1]) if by_syscall else None,
         calls={name: count for name, (count, _) in by_syscall.items()},
         **{"connections_at_least" if more else "connections": len(_ports(calls))},
-        advice=_advice(calls, time, what),
+        advice=_advice(calls, time, what, *saves),
     )
 
 
@@ -197,7 +199,7 @@ def _ports(calls: Calls) -> frozenset[int]:
     return frozenset().union(*(group.ports for group in calls.groups))
 
 
-def _advice(calls: Calls, time: ThreadTime | None, what: str) -> str:
+def _advice(calls: Calls, time: ThreadTime | None, what: str, gather: int, overlap: int) -> str:
     who = (
         "The main thread" if calls.tid == calls.process.pid else f"Thread {time.name if time else calls.tid}"
     )
@@ -208,8 +210,16 @@ def _advice(calls: Calls, time: ThreadTime | None, what: str) -> str:
             f"{who} {lasts} {say(calls.blocked_ns)} for one answer of {peer} {what}: give the call a timeout "
             "and start it early, in a thread or as an asyncio task, so that inference goes on meanwhile."
         )
+    fixes = [
+        "issue the calls of one step together (asyncio.gather with httpx.AsyncClient, or a thread pool)",
+        "run them beside the next inference",
+    ]
+    if overlap > gather:
+        fixes = [
+            "run them beside the next inference, in a thread pool or as asyncio tasks",
+            "issue them together",
+        ]
     return (
-        f"{who} waited {calls.number} times, {say(calls.blocked_ns)} in all, for {peer} {what}: issue these "
-        "calls together (asyncio.gather with httpx.AsyncClient, or a thread pool), run them beside the next "
-        "inference, and give each a timeout."
+        f"{who} waited {calls.number} times, {say(calls.blocked_ns)} in all, for {peer} {what}: {fixes[0]}, "
+        f"{fixes[1]} where they do not depend on it, and give each a timeout."
     )

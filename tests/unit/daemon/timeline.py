@@ -153,7 +153,7 @@ def _enter(
         return Engine(pid, CONTEXT, 1, tid, True, now, now, 0, 0, 0, 0, 0, (0,) * STATES)
     idle = now - engine.last_ns
     short = idle if idle < GAP_NS else 0
-    if not short:
+    if idle >= GAP_NS:
         exact = tuple(a - b for a, b in zip(ns, engine.seen, strict=True))
         events.append(Gap(1, pid, tid, CONTEXT, engine.last_ns, now, exact))
     return engine._replace(

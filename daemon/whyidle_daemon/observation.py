@@ -10,35 +10,28 @@ Memory is bounded; what had no room is counted and lowers the confidence of the 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from whyidle_daemon import report as build
 from whyidle_daemon.attribution import ThreadTable, merged, open_wait, thread_times
 from whyidle_daemon.facts import Host, Loss, MemorySample, Overhead, ProcessFacts, Snapshot
 from whyidle_daemon.findings import find_all
 from whyidle_daemon.findings.evidence import Evidence
-from whyidle_daemon.gaps import MAX_PENDING, SETTLE_NS, Driver, EngineActivity, LlamaEngine
+from whyidle_daemon.gaps import Driver, EngineActivity
+from whyidle_daemon.llama import MAX_PENDING, SETTLE_NS, LlamaEngine
 from whyidle_daemon.processes import Process, ProcessTable
-from whyidle_daemon.states import SOCKET_WAITS, TCP_LISTEN, TCP_SYN_SENT, peer_text, state_of
+from whyidle_daemon.progress import Progress, progress_of
+from whyidle_daemon.states import SOCKET_WAITS, TCP_LISTEN, TCP_SYN_SENT
 from whyidle_daemon.waits import Record, Timelines, WaitTable
 from whyidle_probes.events import Engine, Exec, Exit, Fork, Gap, Library, ShortWaits, Slice, Thread, Wait
-from whyidle_probes.syscalls import syscall_name
 from whyidle_wire.report import REPORT_SCHEMA
 
 NS = 1_000_000_000
 PAGE_SIZE = 4096
 
+__all__ = ["Observation", "Progress"]
+
 Anything = Slice | Thread | Fork | Exec | Exit | Gap | Library | ProcessFacts | MemorySample | ShortWaits
-
-
-class Progress(NamedTuple):
-    """Now, in a line. ``wait`` is what the driver thread (or the main thread) waits for."""
-
-    elapsed_s: float
-    engine_busy_share: float | None
-    wait: str | None
-    processes: int
-    threads: int
 
 
 class Observation:
@@ -155,19 +148,7 @@ class Observation:
 
     def progress(self, snapshot: Snapshot) -> Progress:
         """Where things stand; changes nothing."""
-        live = [thread for thread in snapshot.threads if not thread.end_ns]
-        busy = observed = 0
-        for engine in snapshot.engines:
-            current = max(0, snapshot.ns - engine.last_ns)
-            busy += engine.busy_ns + (current if engine.busy else 0)
-            observed += engine.busy_ns + engine.idle_ns + current
-        return Progress(
-            (snapshot.ns - self.start_ns) / NS,
-            busy / observed if observed else None,
-            self._wait_text(snapshot, live),
-            len({thread.pid for thread in live}),
-            len(live),
-        )
+        return progress_of(snapshot, self.start_ns, self.roots)
 
     def report(
         self, snapshot: Snapshot, host: Host, loss: Loss, overhead: Overhead, exit_status: int | None = None
@@ -278,30 +259,6 @@ class Observation:
         record = waiting.get((engine.pid, engine.driver))
         driver = Driver(thread, (record,) if record is not None else ())
         return known.activity(engine, now_ns, driver, self._lines, waits.groups.values())
-
-    def _wait_text(self, snapshot: Snapshot, live: list[Thread]) -> str | None:
-        """``network 127.0.0.1:8080 (recvfrom) 0.4 s``; ``None`` while the engine or the thread is busy."""
-        if any(engine.busy for engine in snapshot.engines):
-            return None
-        drivers = {(engine.pid, engine.driver) for engine in snapshot.engines}
-        mains = {(pid, pid) for pid in self.roots}
-        candidates = [thread for thread in live if (thread.pid, thread.tid) in (drivers or mains)]
-        if not candidates:
-            return None
-        thread = min(candidates, key=lambda thread: thread.last_ns)
-        _, blocked_ns, runqueue_ns = open_wait(thread, snapshot.ns)
-        if not blocked_ns and not runqueue_ns:
-            return None
-        asleep = blocked_ns and not runqueue_ns
-        state = state_of(thread.state, thread.syscall, thread.peer) if asleep else "runqueue"
-        peer = thread.peer
-        words = [state]
-        if asleep:
-            words += [peer_text(peer.family, peer.remote, peer.remote_port) or ""]
-            name = syscall_name(thread.syscall)
-            words += [f"({name})" if name else ""]
-        words.append(f"{(blocked_ns if asleep else runqueue_ns) / NS:.1f} s")
-        return " ".join(word for word in words if word)
 
 
 def _wait(state: int, tcp_state: int) -> int:

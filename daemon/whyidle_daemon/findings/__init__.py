@@ -12,6 +12,8 @@ from typing import Any
 from whyidle_daemon.findings import blocking_network_call, cpu_starved
 from whyidle_daemon.findings.evidence import SEVERITIES, Evidence
 
+MAX_FINDINGS = 100  # nobody reads more, and a target decides how many peers it waits for
+
 DETECTORS: tuple[Callable[[Evidence], list[dict[str, Any]]], ...] = (
     blocking_network_call.find,
     cpu_starved.find,
@@ -31,4 +33,4 @@ def find_all(evidence: Evidence) -> list[dict[str, Any]]:
             str(finding["peer"]),
         )
     )
-    return findings
+    return findings[:MAX_FINDINGS]

@@ -27,7 +27,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from whyidle_daemon.attribution import ThreadTime
-from whyidle_daemon.findings.evidence import Evidence, confidence, finding, say, seconds, severity
+from whyidle_daemon.findings.evidence import Evidence, confidence, finding, printable, say, seconds, severity
 from whyidle_daemon.gaps import EngineActivity
 from whyidle_daemon.processes import Process
 from whyidle_daemon.waits import WaitGroup, WaitKey
@@ -201,7 +201,9 @@ def _ports(calls: Calls) -> frozenset[int]:
 
 def _advice(calls: Calls, time: ThreadTime | None, what: str, gather: int, overlap: int) -> str:
     who = (
-        "The main thread" if calls.tid == calls.process.pid else f"Thread {time.name if time else calls.tid}"
+        "The main thread"
+        if calls.tid == calls.process.pid
+        else f"Thread {printable(time.name) if time is not None else calls.tid}"
     )
     peer = calls.groups[0].key.peer_text or "a peer that is not known"
     if calls.number == 1:

@@ -5,7 +5,8 @@ Rests on the kernel's totals of each thread, so it needs no slices and loses not
 One finding per process, for the thread that matters most: one that drives an engine, else the main thread,
 else the worst of the others (and then only if it stood for a fifth of the run: that anybody waits for it is
 not known). A pool of spinning workers that push each other off the CPUs is one finding, not one per worker;
-``threads`` says how many are starved, and the advice is to start fewer.
+``threads`` says how many are starved, and the advice is to start fewer. ``processes`` says how many processes
+had to queue.
 
 **saves_s** is all the time that this thread stood runnable: with a CPU to itself it would have had none.
 ``engine_idle_s`` is the part of it in which an engine that it drives was idle; the rest slowed the calls.
@@ -13,10 +14,11 @@ not known). A pool of spinning workers that push each other off the CPUs is one 
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 
 from whyidle_daemon.attribution import ThreadTime
-from whyidle_daemon.findings.evidence import Evidence, confidence, finding, say, seconds, severity
+from whyidle_daemon.findings.evidence import Evidence, confidence, finding, printable, say, seconds, severity
 from whyidle_daemon.processes import Process
 from whyidle_probes.events import Wait
 
@@ -26,20 +28,21 @@ MIN_SHARE_OF_WALL = 0.05
 OTHERS_SHARE = 0.20
 SELF_MADE_SHARE = 0.6
 _NEIGHBOURS = 3
+MAX_OTHERS = 3  # processes without an engine: a crowded host has hundreds that all say the same
 
 
 def find(evidence: Evidence) -> list[dict[str, Any]]:
-    """One finding for each process that had to queue."""
+    """One finding for each process that had to queue: those with an engine, and the worst of the others."""
     starved: dict[Process, list[ThreadTime]] = {}
     for time in evidence.threads:
         if _is_starved(time):
             starved.setdefault(time.process, []).append(time)
-    found = []
-    for process, times in starved.items():
-        lead = _lead(evidence, process, times)
-        if lead is not None:
-            found.append(_finding(evidence, lead, len(times)))
-    return found
+    leads = [(_lead(evidence, process, times), len(times)) for process, times in starved.items()]
+    found = [(lead, threads) for lead, threads in leads if lead is not None]
+    driving = [item for item in found if evidence.engines_of(item[0].process, item[0].tid)]
+    others = [item for item in found if item not in driving]
+    others.sort(key=lambda item: (-item[0].states["runqueue"], item[0].process.pid))
+    return [_finding(evidence, *item, len(found)) for item in [*driving, *others[:MAX_OTHERS]]]
 
 
 def _is_starved(time: ThreadTime) -> bool:
@@ -62,7 +65,7 @@ def _lead(evidence: Evidence, process: Process, times: list[ThreadTime]) -> Thre
     return lead
 
 
-def _finding(evidence: Evidence, time: ThreadTime, threads: int) -> dict[str, Any]:
+def _finding(evidence: Evidence, time: ThreadTime, threads: int, processes: int) -> dict[str, Any]:
     waited = time.states["runqueue"]
     process = time.process
     engines = evidence.engines_of(process, time.tid)
@@ -92,6 +95,7 @@ def _finding(evidence: Evidence, time: ThreadTime, threads: int) -> dict[str, An
         saves_s=seconds(waited),
         share_of_wall=waited / max(1, evidence.wall_ns),
         threads=threads,
+        processes=processes,
         neighbours=[
             {"pid": other.pid, "command": " ".join(other.command), "cpu_s": seconds(ns)}
             for other, ns in neighbours
@@ -113,7 +117,7 @@ def _neighbours(evidence: Evidence, process: Process) -> list[tuple[Process, int
 def _advice(evidence: Evidence, time: ThreadTime, threads: int, neighbours: list[tuple[Process, int]]) -> str:
     waited = time.states["runqueue"]
     work = waited + time.states.get("running", 0)
-    who = "The main thread" if time.leader else f"Thread {time.name}"
+    who = "The main thread" if time.leader else f"Thread {printable(time.name)}"
     lost = f"{who} had work but no CPU for {say(waited)}, {100 * waited / work:.0f} % of its working time"
     own = [other for other in evidence.threads if other.process is time.process]
     own_cpu = sum(other.states.get("running", 0) for other in own)
@@ -124,13 +128,18 @@ def _advice(evidence: Evidence, time: ThreadTime, threads: int, neighbours: list
             "fewer of them (n_threads of llama.cpp, OMP_NUM_THREADS, the size of the pool)."
         )
     if neighbours:
-        other, ns = neighbours[0]
-        name = " ".join(other.command)[:60] or f"process {other.pid}"
+        used = ", ".join(f"{_name(other)} (pid {other.pid}, {say(ns)} of CPU)" for other, ns in neighbours)
         return (
-            f"{lost}, while {name} (pid {other.pid}) used {say(ns)} of CPU: give that one other CPUs or a "
-            "lower priority (taskset, nice), or run it at another time."
+            f"{lost}, while others ran on the {evidence.cpus} CPUs: {used}: give them other CPUs or a lower "
+            "priority (taskset, nice), or run them at another time."
         )
     return (
         f"{lost}, and nothing that was observed used it: look for other work on these {evidence.cpus} CPUs, "
         "and check the CPUs that this process may use (taskset, cpuset)."
     )
+
+
+def _name(process: Process) -> str:
+    """The program's name and the start of its arguments."""
+    program, *arguments = process.command or (f"process {process.pid}",)
+    return printable(" ".join([PurePath(program).name or program, *arguments]), 40)

@@ -96,6 +96,12 @@ def say(ns: int) -> str:
     return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
 
 
+def printable(text: str, length: int = 60) -> str:
+    """A target's own words, fit for the middle of a sentence: one line, no control characters, not long."""
+    words = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return words if len(words) <= length else words[: length - 1] + "…"
+
+
 def finding(kind: str, time: ThreadTime | None, process: Process, tid: int, **fields: Any) -> dict[str, Any]:
     """A finding with the contract's fields; ``fields`` fill in the rest."""
     return {

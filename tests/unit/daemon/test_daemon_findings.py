@@ -228,3 +228,25 @@ def test_starvation_does_not_rest_on_slices() -> None:
     (found,) = findings([life(steps)], loss=Loss(slices_lost=10_000))
     assert found["confidence"] == "high"
     assert "CPU" in found["advice"]
+
+
+def test_a_crowded_host_is_not_hundreds_of_findings() -> None:
+    """Processes without an engine that all queue: the worst few, and how many there are."""
+    crowd = [life([run(100 * MS), queued(900 * MS)] * 3, pid=1000 + n) for n in range(200)]
+    found = findings([life([asleep(Wait.CHILD, 3 * S)]), *crowd], roots=(PID,))
+    assert len(found) == 3
+    assert found[0]["processes"] == 200
+
+
+def test_advice_is_one_printable_line_whatever_a_target_calls_itself() -> None:
+    """A command with newlines and escape sequences cannot break the sentence."""
+    steps = [run(100 * MS), queued(200 * MS)] * 10
+    hog = life([run(3 * S)], pid=77)
+    facts = (ProcessFacts(77, 1, ("/bin/py\x1b[31m", "-c", "a\nb" * 50), None, START),)
+    rude = life(steps, tid=PID, name="a\nb\x1b]0;x")
+    (found,) = findings([rude, hog], extra=facts)
+    assert found["advice"].isprintable()
+    driver = life([infer(S), call(S), call(S), infer(S)], tid=PID + 1, name="a\nb")
+    (found,) = findings([driver])
+    assert found["advice"].isprintable()
+    assert found["advice"].startswith("Thread a b waited 2 times")

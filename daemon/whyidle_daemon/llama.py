@@ -1,0 +1,140 @@
+"""llama.cpp contexts as engines: busy inside ``llama_decode`` and ``llama_encode``, idle in between.
+
+The kernel side counts busy and idle time and says exactly how the driver spent each gap that it reports. Gaps
+below its threshold are only summed: the driver's own work between two calls. The gap that is open when the
+report is made comes from the driver's totals now and at the end of its last call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from whyidle_daemon.gaps import Cause, Driver, EngineActivity, ExplainedGap, IdleSums, explain, fit
+from whyidle_daemon.processes import Process
+from whyidle_daemon.states import SOCKET_WAITS
+from whyidle_daemon.waits import Record, Timelines, WaitGroup, between
+from whyidle_probes.events import Engine, Gap, Wait
+
+MAX_PENDING = 4096
+SETTLE_NS = 2_000_000_000  # both rings have been drained of everything older
+RESOLUTION_MS = 0.01  # a uprobe's entry and return, each late by its own few microseconds
+
+
+class LlamaEngine:
+    """One llama.cpp context: its gaps as they end, explained as late as possible (slices may lag)."""
+
+    def __init__(self, process: Process, context: int) -> None:
+        self.process = process
+        self.context = context
+        self.drivers: set[int] = set()
+        self.pending: list[Gap] = []
+        self.settled_ns: dict[int, int] = {}  # by driver: slices up to here are accounted for
+        self._sums = IdleSums()
+
+    def add(self, gap: Gap) -> None:
+        """Take a gap that ended."""
+        self.pending.append(gap)
+        self.drivers.add(gap.tid)
+
+    def settle(self, timelines: Timelines, until_ns: int) -> None:
+        """Explain the gaps that ended by ``until_ns`` for good; their slices can go then."""
+        for gap in self.pending:
+            if gap.end_ns <= until_ns:
+                self.settled_ns[gap.tid] = max(self.settled_ns.get(gap.tid, 0), gap.end_ns)
+        self.pending = _explain_into(self._sums, self.process, self.pending, timelines, until_ns)
+
+    def activity(
+        self,
+        engine: Engine,
+        now_ns: int,
+        driver: Driver,
+        lines: Timelines,
+        groups: Iterable[WaitGroup],
+    ) -> EngineActivity:
+        """All that is known up to ``now_ns``; ``driver`` is thread ``engine.driver``."""
+        end_ns = max(self.process.image_end(engine.last_ns, now_ns), engine.first_ns)
+        sums = self._sums.copy()
+        # A gap that began after the engine was read is one that the reading still counts as open.
+        known = [gap for gap in self.pending if gap.start_ns < engine.last_ns]
+        _explain_into(sums, self.process, known, lines, max(end_ns, now_ns))
+        busy_ns = engine.busy_ns + (max(0, end_ns - engine.last_ns) if engine.busy else 0)
+        idle_ns = max(0, end_ns - engine.first_ns - busy_ns)
+        busy_ns = end_ns - engine.first_ns - idle_ns
+        if not engine.busy and end_ns > engine.last_ns:
+            sums.take(self._open(engine, end_ns, driver, lines))
+        causes = sums.causes
+        if engine.short_ns:
+            between_calls = Cause(self.process, engine.driver, int(Wait.RUNNING), None)
+            causes[between_calls] = causes.get(between_calls, 0) + engine.short_ns
+        lost = Cause(self.process, engine.driver, int(Wait.UNKNOWN), None)
+        causes = fit(_name_undated(causes, groups), idle_ns, lost)
+        return EngineActivity(
+            kind="llama",
+            id=f"llama:{engine.pid}:{engine.context:x}",
+            process=self.process,
+            drivers=frozenset({*self.drivers, engine.driver}),
+            first_ns=engine.first_ns,
+            end_ns=end_ns,
+            busy_ns=busy_ns,
+            idle_ns=idle_ns,
+            calls=engine.calls,
+            resolution_ms=RESOLUTION_MS,
+            simulated=False,
+            causes=causes,
+            beyond_longest=sums.beyond_longest,
+            gaps=tuple(item[-1] for item in sorted(sums.longest, key=lambda item: (-item[0], -item[1]))),
+        )
+
+    def _open(self, engine: Engine, end_ns: int, driver: Driver, lines: Timelines) -> ExplainedGap:
+        """The gap since the last call, from the driver's totals then and now."""
+        exact = None
+        if driver.thread is not None:
+            totals = driver.thread.totals_at(end_ns)
+            exact = [max(0, now - then) for now, then in zip(totals, engine.seen, strict=True)]
+        records = [*between(lines.of(engine.driver), engine.last_ns, end_ns), *driver.waiting]
+        pieces = explain(engine.last_ns, end_ns, exact, records)
+        length = end_ns - engine.last_ns
+        return ExplainedGap(length, engine.last_ns, self.process, engine.driver, pieces, True)
+
+
+def _explain_into(
+    sums: IdleSums, process: Process, gaps: list[Gap], timelines: Timelines, until_ns: int
+) -> list[Gap]:
+    """Explain gaps that ended by ``until_ns`` into ``sums``; returns the others."""
+    left = []
+    lines: dict[int, list[Record]] = {}
+    for gap in sorted(gaps, key=lambda gap: gap.start_ns):
+        if gap.end_ns > until_ns:
+            left.append(gap)
+            continue
+        if gap.tid not in lines:
+            lines[gap.tid] = timelines.of(gap.tid)
+        records = between(lines[gap.tid], gap.start_ns, gap.end_ns)
+        pieces = explain(gap.start_ns, gap.end_ns, gap.ns, records)
+        length = gap.end_ns - gap.start_ns
+        sums.take(ExplainedGap(length, gap.start_ns, process, gap.tid, pieces, False))
+    return left
+
+
+def _name_undated(causes: dict[Cause, int], groups: Iterable[WaitGroup]) -> dict[Cause, int]:
+    """Give socket waits without a peer to the peers that were waited for at an unknown time.
+
+    These are waits too short to be slices, and slices that were lost: the kernel summed them by peer.
+    """
+    undated: dict[tuple[Process, int, int], list[WaitGroup]] = {}
+    for group in groups:
+        if group.undated_ns:
+            undated.setdefault((group.key.process, group.key.tid, group.key.wait), []).append(group)
+    named = dict(causes)
+    for cause, ns in causes.items():
+        candidates = undated.get((cause.process, cause.tid, cause.wait))
+        if cause.key is not None or cause.wait not in SOCKET_WAITS or not candidates:
+            continue
+        have = sum(group.undated_ns for group in candidates)
+        give = min(ns, have)
+        for group in candidates:
+            part = give * group.undated_ns // have
+            to = cause._replace(key=group.key)
+            named[to] = named.get(to, 0) + part
+            named[cause] -= part
+    return {cause: ns for cause, ns in named.items() if ns}

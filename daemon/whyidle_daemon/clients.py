@@ -40,6 +40,7 @@ class Client(asyncio.Protocol):
         self._stream: deque[bytes] = deque()
         self._stream_bytes = 0
         self._dropped = 0
+        self.dropped_total = 0
         self.name = "?"
         self.greeted = False
 
@@ -89,6 +90,7 @@ class Client(asyncio.Protocol):
         while len(self._stream) > QUEUE_RECORDS or self._stream_bytes > QUEUE_BYTES:
             self._stream_bytes -= len(self._stream.popleft())
             self._dropped += 1
+            self.dropped_total += 1
         self._flush()
 
     def close(self) -> None:

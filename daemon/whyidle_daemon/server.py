@@ -108,6 +108,8 @@ class Server:
         asyncio.get_running_loop().remove_reader(self._targets.kernel.control.fileno())
         if self._tick is not None:
             self._tick.cancel()
+        for number in list(self._sessions):  # while the kernel side is still there to be told
+            self._stop(number)
         for client in list(self._clients):
             client.close()
 
@@ -354,6 +356,7 @@ class Server:
             "observations": len(self._sessions),
             "clients": len(self._clients),
             "client_queues_bytes": sum(client.queued_bytes for client in self._clients),
+            "records_dropped": sum(client.dropped_total for client in self._clients),
             "slice_threshold_s": self._slice_ns / NS,
             "missing": list(kernel.missing),
             "engine_libraries": [entry.path for entry in self._targets.libraries.attached],

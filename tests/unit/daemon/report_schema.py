@@ -69,6 +69,8 @@ def check(report: dict[str, Any]) -> None:
     if idle:
         assert abs(sum(row["share"] for row in report["idle_by_cause"]) - 1) < 1e-9
     for engine in report["engines"]:
+        gaps = sum(gap["duration_s"] for gap in report["gaps"] if gap["engine"] == engine["id"])
+        assert gaps <= engine["idle_s"] + 1e-6, engine
         assert -1e-9 <= engine["idle_attributed_s"] <= engine["idle_s"] + 1e-9
     for finding in report["findings"]:
         assert finding["confidence_reasons"], finding

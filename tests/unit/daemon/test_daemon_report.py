@@ -115,6 +115,7 @@ def test_busy_engine_at_the_end_is_busy() -> None:
     assert one.engine is not None
     engine = one.engine._replace(busy=True)
     report = observe([one._replace(engine=engine)], now=one.end_ns + S)
+    check(report)
     assert report["engines"][0]["busy_s"] == pytest.approx(1.2)
 
 
@@ -209,6 +210,17 @@ def test_pid_that_comes_back_is_another_process() -> None:
     report = observe([life([asleep(Wait.CHILD, 9 * S)]), first, second], extra)
     check(report)
     assert [p["cpu_s"] for p in report["processes"] if p["pid"] == 99] == [1.0, 2.0]
+
+
+def test_pid_that_comes_back_unannounced_is_another_process() -> None:
+    """Also when the second fork was lost; but what a dying process still does is its own."""
+    first = life([run(S)], pid=99, start=START, ended=True)
+    dying = life([run(MS)], pid=99, tid=100, start=first.end_ns + MS, ended=True)
+    second = life([run(2 * S)], pid=99, start=START + 5 * S, ended=True)
+    extra = (born(99, PID, START), died(99, first.end_ns))
+    report = observe([life([asleep(Wait.CHILD, 9 * S)]), first, dying, second], extra)
+    check(report)
+    assert [p["cpu_s"] for p in report["processes"] if p["pid"] == 99] == [1.001, 2.0]
 
 
 def test_exec_in_a_thread_continues_under_the_leaders_id() -> None:

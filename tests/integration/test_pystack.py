@@ -15,152 +15,24 @@ import pytest
 
 from harness import wait_until
 from unit.pystack import pythons
+from unit.pystack.targets import CHURN, NAMES, PREAMBLE, SUBINTERPRETER, TASKS, THREADS, WAITS
 from whyidle_daemon.pystack import Frame, StackError, StackReader, own_frame
-
-PREAMBLE = r"""
-import json, linecache, os, sys, threading, time
-
-def state(tid):
-    with open("/proc/self/task/%d/stat" % tid) as file:
-        return file.read().rpartition(")")[2].split()[0]
-
-def stack(frame):
-    found = []
-    while frame:
-        code = frame.f_code
-        found.append([getattr(code, "co_qualname", code.co_name), code.co_filename, frame.f_lineno])
-        frame = frame.f_back
-    return found
-
-def truth(threads):
-    # Every thread sleeps on a line that says so, twice in a row.
-    while True:
-        now = {t.native_id: stack(sys._current_frames()[t.ident]) for t in threads}
-        if all("# wait" in linecache.getline(f[0][1], f[0][2]) and state(t) == "S" for t, f in now.items()):
-            if now == {t.native_id: stack(sys._current_frames()[t.ident]) for t in threads}:
-                return now
-        time.sleep(0.001)
-
-def start(*targets):
-    threads = [threading.Thread(target=t, daemon=True) for t in targets]
-    for thread in threads:
-        thread.start()
-    return threads
-
-def say(value):
-    print(json.dumps(value), flush=True)
-"""
-
-WAITS = r"""
-import functools, socket
-lock = threading.Lock(); lock.acquire()
-a, b = socket.socketpair()
-
-def sleeps():
-    def level_1():
-        level_2()
-    def level_2(n=3):
-        if n:
-            level_2(n - 1)
-        else:
-            time.sleep(1000)  # wait
-    level_1()
-
-def receives():
-    (lambda: a.recv(1))()  # wait
-
-def locks():
-    for _ in generator():
-        pass
-
-def generator():
-    yield from inner_generator()
-
-def inner_generator():
-    yield 1
-    lock.acquire()  # wait
-
-def comprehension():
-    return [time.sleep(1000) for _ in range(3)]  # wait
-
-def decorated(function):
-    @functools.wraps(function)
-    def wrapper(*args):
-        return function(*args)
-    return wrapper
-
-class Agent:
-    @decorated
-    def method(self):
-        return self.prop
-
-    @property
-    def prop(self):
-        return Agent.make()
-
-    @classmethod
-    def make(cls):
-        return sorted([2, 1], key=cls.key)
-
-    @staticmethod
-    def key(_):
-        threading.Event().wait()
-
-class Lazy:
-    def __del__(self):
-        time.sleep(1000)  # wait
-
-def finalizer():
-    Lazy()
-
-def executed():
-    exec(compile("def inside():\n    lock.acquire()  # wait\n\n\ninside()", os.environ["EXECUTED"], "exec"),
-         dict(lock=lock))
-
-def long_lines():
-    if lock:
-        (
-            lock  # wait (until 3.9 a call is on its first line)
-
-            .acquire(  # wait
-                True,
-            )
-        )
-
-async def coroutine():
-    await inner_coroutine()
-
-async def inner_coroutine():
-    time.sleep(1000)  # wait
-
-def drives():
-    coroutine().send(None)
-
-def many_locals():
-    x = list(range(400)); a0, a1, a2, a3, *rest = x
-    deep(120)
-
-def deep(n):
-    if n:
-        return deep(n - 1)
-    lock.acquire()  # wait
-
-threads = start(sleeps, receives, locks, comprehension, finalizer, executed, long_lines, drives, many_locals)
-say({tid: found for tid, found in truth(threads).items()})
-sys.stdin.readline()
-"""
 
 
 class Target:
     """A program of some interpreter that says one JSON value per line, then waits to be killed."""
 
-    def __init__(self, python: list[str], code: str, folder: Path) -> None:
+    def __init__(self, python: list[str], code: str, folder: Path, arguments: tuple[str, ...] = ()) -> None:
         script = folder / "target.py"
         script.write_text(PREAMBLE + code)
         (folder / "executed.py").write_text("def inside():\n    lock.acquire()  # wait\n\n\ninside()")
         environment = os.environ | {"EXECUTED": str(folder / "executed.py")}
         self.process = subprocess.Popen(
-            [*python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [*python, str(script), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         self.pid = self.process.pid
 
@@ -190,8 +62,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
         pytest.skip("reading another process's memory needs root")
     running: list[Target] = []
 
-    def start(name: str, code: str, *prefix: str) -> Target:
-        running.append(Target([*prefix, pythons.need(name)], code, tmp_path))
+    def start(name: str, code: str, *prefix: str, arguments: tuple[str, ...] = ()) -> Target:
+        python = name if name == sys.executable else pythons.need(name)
+        running.append(Target([*prefix, python], code, tmp_path, arguments))
         return running[-1]
 
     yield start
@@ -201,6 +74,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 def expected(said: list[list[Any]]) -> tuple[Frame, ...]:
     return tuple(Frame(*frame) for frame in said)
+
+
+def functions(reader: StackReader, tid: int) -> list[str]:
+    """Functions of a thread that may still be on its way to sleep: none while its stack moves."""
+    try:
+        return [frame.function for frame in reader.read(tid).frames]
+    except StackError:
+        return []
 
 
 EVERY = pytest.mark.parametrize("name", [*pythons.VERSIONS, pythons.SYSTEM])
@@ -228,46 +109,8 @@ def test_main_thread(start: Start, name: str) -> None:
     target = start(name, "def main():\n    sys.stdin.readline()\nsay(1); main()")
     target.hear()
 
-    def innermost() -> str:
-        try:
-            return reader.read(target.pid).frames[0].function
-        except (StackError, IndexError):
-            return ""
-
     with StackReader(target.pid) as reader:
-        wait_until(lambda: innermost() == "main", "the main thread to wait")
-        assert [frame.function for frame in reader.read(target.pid).frames] == ["main", "<module>"]
-
-
-CHURN = r"""
-import random
-def churn(n=0):
-    def a(k):
-        return [b(i) for i in range(k % 4)]
-    def b(k):
-        return sum(c(k))
-    def c(k):
-        yield from (i for i in range(k))
-    while True:
-        scope = {}
-        exec("def f%d(x):\n return x if x < 1 else f%d(x - 1)" % (n, n), scope)
-        scope["f%d" % n](n % 30)
-        a(n)
-        n += 1
-
-def sleeper():
-    level(12)
-
-def level(n):
-    if n:
-        return level(n - 1)
-    time.sleep(1000)  # wait
-
-sleeping = start(sleeper)
-busy = start(churn, churn, churn)
-say({tid: found for tid, found in truth(sleeping).items()})
-sys.stdin.readline()
-"""
+        wait_until(lambda: functions(reader, target.pid) == ["main", "<module>"], "the main thread to wait")
 
 
 @EVERY
@@ -324,15 +167,15 @@ os.waitpid(pid, 0)
     )
     child = target.hear()
 
-    def functions() -> list[str]:
+    def found() -> list[str]:
         try:
             with StackReader(child) as reader:
-                return [frame.function for frame in reader.read(child).frames]
+                return functions(reader, child)
         except StackError:
             return []
 
     try:
-        wait_until(lambda: functions() == ["child", "<module>"], "the child's stack")
+        wait_until(lambda: found() == ["child", "<module>"], "the child's stack")
     finally:
         target.go()
 
@@ -443,21 +286,6 @@ def test_a_thread_that_python_does_not_know(start: Start, name: str) -> None:
             assert caught.value.reason == "no_thread"
 
 
-NAMES = r"""
-name = sys.argv[0].replace("target.py", "") + "new\nline\x1b[31m\udcff\u00e9\u20ac\U0001f600.py"
-code = compile("def f\u00fcr():\n    time.sleep(1000)  # wait\nf\u00fcr()", name, "exec")
-def runs():
-    exec(code, dict(time=time))
-thread, = start(runs)
-def inside():
-    return "f\u00fcr" in [f[0] for f in stack(sys._current_frames()[thread.ident])]
-while not inside() or state(thread.native_id) != "S":
-    time.sleep(0.001)
-say([thread.native_id, name.encode("utf-8", "surrogateescape").decode("latin-1")])
-sys.stdin.readline()
-"""
-
-
 @EVERY
 def test_hostile_names(start: Start, name: str) -> None:
     """Newlines, escapes and characters of every width come as they are; what is no character is replaced."""
@@ -468,22 +296,6 @@ def test_hostile_names(start: Start, name: str) -> None:
         frame = reader.read(tid).frames[0]
     assert frame == Frame("für", raw, 2)
     frame.file.encode("utf-8")
-
-
-THREADS = r"""
-def waits():
-    event.wait()
-event = threading.Event()
-for _ in range(300):
-    start(waits)
-def come_and_go():
-    while True:
-        thread = threading.Thread(target=int); thread.start(); thread.join()
-sleeping = start(lambda: time.sleep(1000))  # wait
-start(come_and_go)
-say({tid: found for tid, found in truth(sleeping).items()})
-sys.stdin.readline()
-"""
 
 
 @pytest.mark.parametrize("name", ["3.9", pythons.SYSTEM, "3.13"])
@@ -505,32 +317,112 @@ def test_threads_that_come_and_go(start: Start, name: str) -> None:
     assert reasons <= {"torn"}
 
 
-SUBINTERPRETER = r"""
-try:
-    import _interpreters as sub
-except ImportError:
-    import _xxsubinterpreters as sub
-def outer():
-    run = getattr(sub, "run_string")
-    run(sub.create(), "def inner():\n    import sys\n    sys.stdin.readline()\nprint(1, flush=True)\ninner()")
-outer()
-"""
-
-
 @pytest.mark.parametrize("name", ["3.8", "3.10", pythons.SYSTEM, "3.12", "3.13"])
 def test_a_subinterpreter(start: Start, name: str) -> None:
     """A thread inside a subinterpreter has that one's frames first, then those of who called it."""
     target = start(name, SUBINTERPRETER)
     target.hear()
 
-    def functions() -> list[str]:
-        try:
-            return [frame.function for frame in reader.read(target.pid).frames]
-        except StackError:
-            return []
-
     with StackReader(target.pid) as reader:
-        wait_until(lambda: "inner" in functions(), "the inner function")
-        found = functions()
+        wait_until(lambda: "inner" in functions(reader, target.pid), "the inner function")
+        found = functions(reader, target.pid)
     assert [word for word in found if word in ("inner", "outer")] == ["inner", "outer"]
     assert found[-1] == "<module>"
+
+
+CHAINS = {
+    "müller": ["middle", "leaf", "sleep"],
+    "i": ["iterates", "generator", "sleep"],
+    "a": ["awaits", "Awaitable.__await__", "sleep"],
+    "d": ["future"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        *((name, ()) for name in ("3.11", pythons.SYSTEM, "3.12", "3.13")),
+        *((name, ("dict",)) for name in ("3.11", "3.12", "3.13")),
+        *((name, ("eager",)) for name in ("3.12", "3.13")),
+        (sys.executable, ("uvloop",)),
+    ],
+)
+def test_await_chains(start: Start, name: str, arguments: tuple[str, ...]) -> None:
+    """Each task of a loop that a call blocks is read with its chain; the guilty one is told as running."""
+    if "uvloop" in arguments:
+        pytest.importorskip("uvloop")
+    target = start(name, TASKS, arguments=arguments)
+    target.hear()
+    with StackReader(target.pid) as reader:
+        wait_until(lambda: functions(reader, target.pid)[:1] == ["blocks"], "the loop to be blocked")
+        found = reader.tasks()
+    assert found.complete
+    chains = {task.name: [frame.function for frame in task.frames] for task in found.tasks}
+    assert {key: chains[key] for key in CHAINS} == CHAINS
+    guilty = [task for task in found.tasks if task.running]
+    assert [[frame.function for frame in task.frames] for task in guilty] == [["guilty"]]
+    main = next(task for task in found.tasks if "main" in chains[task.name][:2])  # uvloop wraps it
+    assert len(found.tasks) == len(CHAINS) + 2
+    assert main.name == "Task-1"
+    assert len({task.loop for task in found.tasks}) == 1
+    source = (PREAMBLE + TASKS).splitlines()
+    leaf = next(task for task in found.tasks if task.name == "müller").frames[1]
+    assert leaf.line is not None
+    assert source[leaf.line - 1].strip() == "await asyncio.sleep(1000)"
+
+
+@pytest.mark.parametrize("name", [pythons.SYSTEM, "3.13"])
+def test_tasks_of_a_program_without_asyncio(start: Start, name: str) -> None:
+    """A program that never imported asyncio has no tasks."""
+    target = start(name, "say(1); sys.stdin.readline()")
+    target.hear()
+    with StackReader(target.pid) as reader:
+        assert reader.tasks() == ((), True)
+
+
+@pytest.mark.parametrize("name", ["3.8", "3.10", "3.14"])
+def test_tasks_of_other_versions_are_unsupported(start: Start, name: str) -> None:
+    """Where the tasks are kept otherwise it is said, and nothing is guessed."""
+    target = start(name, "say(1); sys.stdin.readline()")
+    target.hear()
+    with StackReader(target.pid) as reader, pytest.raises(StackError) as caught:
+        reader.tasks()
+    assert caught.value.reason == "unsupported"
+
+
+TASK_CHURN = r"""
+import asyncio
+async def nap():
+    await asyncio.sleep(0)
+async def short():
+    await nap()
+async def long():
+    await asyncio.sleep(1000)
+async def main():
+    held = [asyncio.create_task(long(), name="long") for _ in range(20)]
+    await asyncio.sleep(0)
+    say(1)
+    while True:
+        await asyncio.gather(*[short() for _ in range(20)])
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("name", ["3.11", pythons.SYSTEM, "3.12", "3.13"])
+def test_tasks_that_come_and_go(start: Start, name: str) -> None:
+    """While tasks are made and end, what is read are tasks of this program or an error."""
+    target = start(name, TASK_CHURN)
+    target.hear()
+    known = {"main", "long", "sleep", "short", "nap", "__sleep0", "gather"}
+    whole, reasons = 0, set()
+    with StackReader(target.pid) as reader:
+        for _ in range(200):
+            try:
+                found = reader.tasks()
+            except StackError as error:
+                reasons.add(error.reason)
+                continue
+            assert {frame.function for task in found.tasks for frame in task.frames} <= known
+            whole += sum(task.name == "long" for task in found.tasks) == 20
+    assert reasons <= {"torn", "unreadable"}
+    assert whole > 50

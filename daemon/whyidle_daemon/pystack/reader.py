@@ -14,6 +14,7 @@ from whyidle_daemon.pystack.errors import StackError
 from whyidle_daemon.pystack.memory import Memory
 from whyidle_daemon.pystack.objects import Objects
 from whyidle_daemon.pystack.runtime import Interpreter, SymbolCache, discover
+from whyidle_daemon.pystack.tasks import MAX_TASKS, TaskReader, Tasks
 from whyidle_daemon.pystack.threads import Threads
 from whyidle_daemon.pystack.walk import Frame, Walker
 
@@ -50,7 +51,9 @@ class StackReader:
         self.python: Interpreter = python
         read = self._memory.read
         self._threads = Threads(read, python)
-        self._walker = Walker(read, python, Objects(read, python.version, python.layout, python.types))
+        self._objects = Objects(read, python.version, python.layout, python.types)
+        self._walker = Walker(read, python, self._objects)
+        self._tasks_of: TaskReader | None = None
         self._nested = len(self._namespaced(self.pid)) > 1
         self._inner: dict[int, int] = {}
 
@@ -83,6 +86,15 @@ class StackReader:
             else:
                 found[self.pid] = True
         return sorted(tid for tid, known in found.items() if known)
+
+    def tasks(self, limit: int = MAX_TASKS) -> Tasks:
+        """asyncio's unfinished tasks and what each awaits, about 0.1 ms per task.
+
+        Raises :class:`StackError`: ``unsupported`` outside of CPython 3.11 to 3.13, else as :meth:`read`.
+        """
+        if self._tasks_of is None:
+            self._tasks_of = TaskReader(self._memory.read, self.python, self._objects, self._threads)
+        return self._tasks_of.read(limit)
 
     def close(self) -> None:
         """Idempotent."""

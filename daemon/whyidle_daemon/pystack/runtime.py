@@ -23,19 +23,24 @@ from whyidle_daemon.pystack.objects import Types
 _LIBRARY = re.compile(r"^libpython[0-9.]*[a-z]*\.so")
 _PROGRAM = re.compile(r"^python[0-9.]*[a-z]*( \(deleted\))?$")
 _NAMED = re.compile(r"(?:^|/)(?:lib)?python(\d)\.(\d{1,2})[a-z]*(?:/|$|\.so| \(deleted\)$)")
-_SYMBOLS = ("_PyRuntime", "Py_Version", "PyCode_Type", "PyUnicode_Type", "PyBytes_Type", "PyFrame_Type")
-_OPTIONAL = {"Py_Version"}  # since 3.11
+_SYMBOLS = ("_PyRuntime", "PyCode_Type", "PyUnicode_Type", "PyBytes_Type", "PyFrame_Type")
+_OPTIONAL = (  # the first since 3.11, the others for asyncio's tasks alone
+    "Py_Version",
+    *"PySet_Type PyDict_Type PyModule_Type PyLong_Type _PyWeakref_RefType".split(),
+    *"PyCoro_Type PyGen_Type PyAsyncGen_Type".split(),
+)
 _MAX_KNOWN = 64
 _PAGE = 4096
 
 
 class Interpreter(NamedTuple):
-    """The CPython of one process image. ``runtime`` is the address of ``_PyRuntime``."""
+    """The CPython of one process image. ``runtime`` and ``symbols`` are addresses in the target."""
 
     version: tuple[int, int]
     runtime: int
     layout: Layout
     types: Types
+    symbols: dict[str, int]
 
 
 class SymbolCache:
@@ -139,7 +144,7 @@ class _LoadedElf(ElfFile):
 
 def _symbols(elf: _LoadedElf) -> dict[str, int] | None:
     found: dict[str, int] = {}
-    for name in _SYMBOLS:
+    for name in (*_SYMBOLS, *_OPTIONAL):
         value = elf.symbol(name)
         if value is not None:
             found[name] = value
@@ -149,9 +154,10 @@ def _symbols(elf: _LoadedElf) -> dict[str, int] | None:
 
 
 def _interpreter(read: Read, bias: int, symbols: dict[str, int], paths: list[str]) -> Interpreter:
-    runtime = bias + symbols["_PyRuntime"]
-    if "Py_Version" in symbols:
-        number = int.from_bytes(read(bias + symbols["Py_Version"], 8), "little")
+    at = {name: bias + value for name, value in symbols.items()}
+    runtime = at["_PyRuntime"]
+    if "Py_Version" in at:
+        number = int.from_bytes(read(at["Py_Version"], 8), "little")
         version = (number >> 24, number >> 16 & 0xFF)
     else:
         named = version_from_names(paths)
@@ -159,10 +165,5 @@ def _interpreter(read: Read, bias: int, symbols: dict[str, int], paths: list[str
             raise StackError("unsupported", "a Python that does not say its version")
         version = named
     head = read(runtime, DEBUG_OFFSETS_SIZE) if version >= (3, 13) else b""
-    types = Types(
-        code=bias + symbols["PyCode_Type"],
-        str=bias + symbols["PyUnicode_Type"],
-        bytes=bias + symbols["PyBytes_Type"],
-        frame=bias + symbols["PyFrame_Type"],
-    )
-    return Interpreter(version, runtime, layout(version, head), types)
+    types = Types(at["PyCode_Type"], at["PyUnicode_Type"], at["PyBytes_Type"], at["PyFrame_Type"])
+    return Interpreter(version, runtime, layout(version, head), types, at)

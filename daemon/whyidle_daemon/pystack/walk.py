@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from whyidle_daemon.pystack.errors import StackError
+from whyidle_daemon.pystack.layout import Layout
 from whyidle_daemon.pystack.memory import Fields, Read
-from whyidle_daemon.pystack.objects import Objects, check
+from whyidle_daemon.pystack.objects import Code, Objects, check
 from whyidle_daemon.pystack.runtime import Interpreter
 
 _WINDOW = 4096
@@ -103,10 +104,7 @@ class Walker:
 
     def _since_3_11(self, address: int, instruction: int) -> Frame:
         code = self._objects.code(address)
-        offset = instruction - address - self._at.code_bytecode
-        # One before the first instruction is a frame that has not begun.
-        if not -2 <= offset < code.key[1] * 2 or offset & 1:
-            raise StackError("torn", "an instruction outside its function")
+        offset = instruction_offset(self._at, code, address, instruction)
         return Frame(code.function, code.file, self._objects.line(code, offset))
 
     def _since_3_8(self, address: int, count: int) -> Frame:
@@ -117,3 +115,12 @@ class Walker:
 
     def _pointer(self, address: int) -> int:
         return int.from_bytes(self._read(address, 8), "little")
+
+
+def instruction_offset(at: Layout, code: Code, address: int, instruction: int) -> int:
+    """Bytes from a code object's first instruction to a pointer into it (3.11 on). Raises ``torn``."""
+    offset = instruction - address - at.code_bytecode
+    # One before the first instruction is a frame that has not begun.
+    if not -2 <= offset < code.key[1] * 2 or offset & 1:
+        raise StackError("torn", "an instruction outside its function")
+    return offset

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.pystack import StackError
+from whyidle_daemon.pystack.heap import Heap
 from whyidle_daemon.pystack.layout import Layout
 from whyidle_daemon.pystack.memory import Fields
 from whyidle_daemon.pystack.objects import Objects, Types
 from whyidle_daemon.pystack.runtime import Interpreter, SymbolCache, discover, version_from_names
-from whyidle_daemon.pystack.tables import TABLES
+from whyidle_daemon.pystack.tables import OBJECTS, TABLES
+from whyidle_daemon.pystack.tasks import TaskReader
 from whyidle_daemon.pystack.threads import Threads
 from whyidle_daemon.pystack.walk import Walker
 
@@ -48,7 +50,7 @@ class Hostile:
 
 
 def python(version: tuple[int, int]) -> Interpreter:
-    return Interpreter(version, BASE + 64, Layout(**TABLES[version]), TYPES)
+    return Interpreter(version, BASE + 64, Layout(**TABLES[version]), TYPES, {})
 
 
 @settings(max_examples=300)
@@ -92,6 +94,38 @@ def test_any_pointer_as_an_object(version: tuple[int, int], seed: int, address: 
         for ask in (lambda p: objects.text(p, 100), objects.data, objects.code):
             with suppress(StackError):
                 ask(pointer)
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(sorted(OBJECTS)), st.integers(0, 1 << 32))
+def test_random_memory_as_tasks(version: tuple[int, int], seed: int) -> None:
+    """Dictionaries, sets and coroutines of random words end in an error or in bounded work."""
+    memory = Hostile(seed)
+    layout = Layout(**(TABLES.get(version) or TABLES[3, 12]))
+    names = (
+        "PyDict_Type PySet_Type PyModule_Type _PyWeakref_RefType PyCoro_Type PyLong_Type PyGen_Type".split()
+    )
+    kinds = dict(zip(names, (*TYPES, *TYPES), strict=False))
+    target = Interpreter(version, BASE + 64, layout, TYPES, kinds)
+    heap = Heap(memory.read, target)
+    tasks = TaskReader(
+        memory.read, target, Objects(memory.read, version, layout, TYPES), Threads(memory.read, target)
+    )
+    dice = random.Random(seed)
+    for ask in (
+        lambda p: heap.get(p, "asyncio.tasks"),
+        lambda p: list(heap.members(p)),
+        lambda p: heap.attribute(p, "data", "PySet_Type"),
+        tasks._chain,
+        tasks._task,
+        tasks._name,
+    ):
+        for _ in range(20):
+            with suppress(StackError):
+                ask(BASE + dice.randrange(1 << 10) * 8)
+    with suppress(StackError):
+        tasks.read()
+    assert memory.reads < 500_000
 
 
 def test_frames_in_a_circle() -> None:

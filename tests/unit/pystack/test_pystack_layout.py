@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -12,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unit.pystack import make_offsets, pythons
-from whyidle_daemon.pystack import StackError
+from whyidle_daemon.pystack import StackError, StackReader
 from whyidle_daemon.pystack.layout import DEBUG_OFFSETS_SIZE, layout
-from whyidle_daemon.pystack.tables import TABLES
+from whyidle_daemon.pystack.tables import OBJECTS, TABLES
 
 
 @pytest.mark.parametrize("version", sorted(TABLES))
@@ -24,10 +25,34 @@ def test_tables_are_what_the_headers_say(version: tuple[int, int]) -> None:
     assert make_offsets.offsets(include) == (version, TABLES[version])
 
 
+@pytest.mark.parametrize("version", sorted(OBJECTS))
+def test_objects_are_what_the_headers_say(version: tuple[int, int]) -> None:
+    """The same for the structures of dictionaries, sets and coroutines."""
+    include = pythons.headers(f"{version[0]}.{version[1]}")
+    found = make_offsets.offsets(include, make_offsets.OBJECT_FIELDS)
+    assert found == (version, OBJECTS[version])
+
+
+@pytest.mark.parametrize("name", ["3.13", "3.14"])
+def test_what_the_runtime_says_is_what_the_headers_say(name: str) -> None:
+    """From 3.13 on the running interpreter describes the layout that its headers have."""
+    expected = make_offsets.offsets(pythons.headers(name))[1]
+    with subprocess.Popen(
+        [pythons.need(name), "-c", "import sys; print(1, flush=True); sys.stdin.readline()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        with StackReader(process.pid) as reader:
+            assert reader.python.layout._asdict() == expected
+        process.communicate(b"\n")
+
+
 def test_the_file_is_what_the_generator_writes() -> None:
     """Nobody edited the generated file."""
     path = Path(sys.modules[layout.__module__].__file__ or "").with_name("tables.py")
-    assert path.read_text() == make_offsets.module(TABLES)
+    assert path.read_text() == make_offsets.module(TABLES, OBJECTS)
 
 
 @pytest.mark.parametrize("version", [(3, 7), (3, 15), (2, 7), (4, 0)])

@@ -1,0 +1,209 @@
+"""What asyncio's tasks wait for: the chain of coroutines of each, read from outside.
+
+``sys.modules`` leads to ``asyncio.tasks``, that to its sets of tasks, those to the tasks, and each task to
+its coroutine, whose frame's topmost value is what it awaits. CPython 3.11 to 3.13 with the accelerated tasks
+(``_asyncio.Task`` and classes derived from it), whichever loop drives them, uvloop included.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from whyidle_daemon.pystack.errors import StackError
+from whyidle_daemon.pystack.heap import Heap
+from whyidle_daemon.pystack.memory import Fields, Read
+from whyidle_daemon.pystack.objects import Objects, check
+from whyidle_daemon.pystack.runtime import Interpreter
+from whyidle_daemon.pystack.threads import Threads
+from whyidle_daemon.pystack.walk import Frame, instruction_offset
+
+MAX_TASKS = 1000
+_MAX_CHAIN = 64
+_MAX_TASK_SIZE = 1024
+_MAX_NAME = 256
+_FINISHED = 1  # cr_frame_state: negative while suspended, 0 while it runs
+_COROUTINES = ("PyCoro_Type", "PyGen_Type", "PyAsyncGen_Type")
+# Their types are private to a C file, so they are known by name.
+_WRAPPERS = {"async_generator_asend", "async_generator_athrow", "coroutine_wrapper"}
+_WRAPPED = 16  # each of them has the generator as its first field after the object's head
+_LOOP = 16  # and a future its loop
+
+
+class Task(NamedTuple):
+    """A task that has not ended.
+
+    ``frames`` run from the task's own coroutine inward to the one that waits. ``running`` says that the
+    innermost is not suspended: it is on the stack of its loop's thread. ``loop`` tells apart the tasks of
+    different loops (an address in the target).
+    """
+
+    name: str | None
+    frames: tuple[Frame, ...]
+    running: bool
+    loop: int
+
+
+class Tasks(NamedTuple):
+    """``complete`` is false where tasks were too many, or changed while they were read."""
+
+    tasks: tuple[Task, ...]
+    complete: bool
+
+
+class TaskReader:
+    """Raises :class:`StackError`: ``unsupported`` on construction for other versions."""
+
+    def __init__(self, read: Read, python: Interpreter, objects: Objects, threads: Threads) -> None:
+        self._heap = Heap(read, python)
+        self._read, self._python, self._objects, self._threads = read, python, objects, threads
+        at, inner = python.layout, self._heap.at
+        frame = inner.coroutine_frame
+        self._coroutine = Fields(
+            (at.object_type, "Q"),
+            (inner.coroutine_state, "b"),
+            (frame + at.frame_code, "Q"),
+            (frame + at.frame_instr, "Q"),
+            (frame + inner.frame_stack_top, "i"),
+        )
+        types = self._heap.types
+        self._coroutines = {types[name] for name in _COROUTINES if name in types}
+        self._wrappers: dict[int, bool] = {}
+        self._task_types: dict[int, tuple[int, int]] = {}
+        self._modules: dict[int, tuple[tuple[int, int], int | None]] = {}
+
+    def read(self, limit: int = MAX_TASKS) -> Tasks:
+        """Tasks of every loop and interpreter. Raises ``torn`` or ``gone``."""
+        found: list[Task] = []
+        complete = True
+        for address in self._addresses():
+            if len(found) >= limit:
+                return Tasks(tuple(found), False)
+            try:
+                task = self._task(address)
+            except StackError as error:
+                if error.reason == "gone":
+                    raise
+                complete = False
+                continue
+            if task is not None:
+                found.append(task)
+        return Tasks(tuple(found), complete)
+
+    def _addresses(self) -> Iterator[int]:
+        heap = self._heap
+        for interpreter in dict.fromkeys(state.interpreter for state in self._threads.all()):
+            namespace = self._namespace(interpreter)
+            if namespace is None:
+                continue
+            weak = heap.get(
+                namespace, "_scheduled_tasks" if self._python.version >= (3, 12) else "_all_tasks"
+            )
+            if weak is not None:
+                for reference in heap.members(heap.attribute(weak, "data", "PySet_Type")):
+                    if heap.type_of(reference) == heap.types["_PyWeakref_RefType"]:
+                        yield heap.pointer(reference + heap.at.weakref_object)
+            eager = heap.get(namespace, "_eager_tasks") if self._python.version >= (3, 12) else None
+            if eager is not None:
+                yield from heap.members(eager)
+
+    def _namespace(self, interpreter: int) -> int | None:
+        """Dictionary of ``asyncio.tasks`` in an interpreter; searched again when a module was imported."""
+        heap = self._heap
+        modules = heap.pointer(interpreter + self._python.layout.interp_modules)
+        if not modules:
+            return None
+        version = heap.version_of(modules)
+        known = self._modules.get(interpreter)
+        if known is None or known[0] != version:
+            module = heap.get(modules, "asyncio.tasks")
+            if module is not None and heap.type_of(module) != heap.types["PyModule_Type"]:
+                module = None
+            if len(self._modules) > _MAX_CHAIN:
+                self._modules.clear()
+            known = self._modules[interpreter] = version, module
+        return heap.pointer(known[1] + heap.at.module_dict) if known[1] is not None else None
+
+    def _task(self, address: int) -> Task | None:
+        """``None`` for what is no unfinished task."""
+        kind_of = self._heap.type_of(address)
+        if kind_of not in self._task_types:
+            places = self._places(address, kind_of)
+            if places is None:
+                return None
+            if len(self._task_types) > _MAX_CHAIN:
+                self._task_types.clear()
+            self._task_types[kind_of] = places
+        place, size = self._task_types[kind_of]
+        words = struct.unpack(f"<{size // 8}Q", self._read(address, size))
+        coroutine, name = words[place // 8], words[place // 8 + 1]
+        if not coroutine:
+            return None  # it has ended
+        frames, running = self._chain(coroutine)
+        return Task(self._name(name), frames, running, words[_LOOP // 8]) if frames else None
+
+    def _places(self, address: int, kind_of: int) -> tuple[int, int] | None:
+        """Where tasks of a type have their coroutine (the name follows it), and how much to read.
+
+        The structure is private to a C file, so it is found by what it holds: the first coroutine.
+        """
+        size = self._heap.pointer(kind_of + self._heap.at.type_basic_size) & ~7
+        if not _LOOP < size <= _MAX_TASK_SIZE:
+            return None
+        words = struct.unpack(f"<{size // 8}Q", self._read(address, size))
+        for index, word in enumerate(words[:-1]):
+            if index < _LOOP // 8 or word & 7 or not word:
+                continue
+            try:
+                if self._heap.type_of(word) == self._heap.types["PyCoro_Type"]:
+                    return index * 8, size
+            except StackError as error:
+                if error.reason == "gone":
+                    raise
+        return None
+
+    def _chain(self, coroutine: int) -> tuple[tuple[Frame, ...], bool]:
+        frames: list[Frame] = []
+        seen: set[int] = set()
+        while coroutine and len(seen) < _MAX_CHAIN:
+            if coroutine in seen:
+                raise StackError("torn", "coroutines in a circle")
+            seen.add(coroutine)
+            kind_of = self._heap.type_of(coroutine)
+            if kind_of not in self._coroutines:
+                if not self._is_wrapper(kind_of):
+                    break  # a future, or whatever else can be awaited
+                coroutine = self._heap.pointer(coroutine + _WRAPPED)
+                continue
+            _, state, address, instruction, top = self._coroutine(self._read(coroutine, self._coroutine.size))
+            if state >= _FINISHED:
+                break
+            check(address)
+            code = self._objects.code(address)
+            offset = instruction_offset(self._python.layout, code, address, instruction)
+            frames.append(Frame(code.function, code.file, self._objects.line(code, offset)))
+            if state == 0:
+                return tuple(frames), True
+            if not 0 < top < 1 << 16:
+                break
+            local = coroutine + self._heap.at.coroutine_frame + self._heap.at.frame_locals
+            coroutine = self._heap.pointer(local + 8 * (top - 1)) & ~7
+        return tuple(frames), False
+
+    def _is_wrapper(self, kind_of: int) -> bool:
+        if kind_of not in self._wrappers:
+            if len(self._wrappers) > _MAX_CHAIN:
+                self._wrappers.clear()
+            self._wrappers[kind_of] = self._heap.type_name(kind_of) in _WRAPPERS
+        return self._wrappers[kind_of]
+
+    def _name(self, address: int) -> str | None:
+        """A string, or since 3.12 the number of a task that nobody named."""
+        if not address:
+            return None
+        if self._heap.type_of(address) != self._heap.types["PyLong_Type"]:
+            return self._objects.text(address, _MAX_NAME)
+        size, low, high = struct.unpack("<QII", self._read(address + self._heap.at.long_value - 8, 16))
+        digits = size >> 3
+        return f"Task-{low + (high << 30) if digits == 2 else low}" if 0 < digits <= 2 else None

@@ -8,11 +8,10 @@ import platform
 import sys
 from datetime import UTC, datetime
 
-from benchmarks import demo, startup, switches, syscalls
-from benchmarks.measure import OUT, ROOT, Row, say
+from benchmarks import demo, readme, startup, switches, syscalls
+from benchmarks.measure import OUT, Row, say
 
 ALL = {"syscalls": syscalls.run, "switches": switches.run, "startup": startup.run, "demo": demo.run}
-BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
 
 def main() -> int:
@@ -38,21 +37,13 @@ def main() -> int:
     )
     print(text)
     if names == list(ALL):
-        _write_readme(text)
+        readme.replace("benchmarks", text)
     return 0
 
 
 def _table(title: str, rows: list[Row]) -> str:
     lines = [f"**{title}**", "", "| what | measured | goal | |", "|---|---|---|---|"]
     return "\n".join(lines + [f"| {row.what} | {row.value} | {row.goal} | {row.verdict} |" for row in rows])
-
-
-def _write_readme(text: str) -> None:
-    path = ROOT / "README.md"
-    old = path.read_text()
-    if BEGIN in old:
-        head, rest = old.split(BEGIN, 1)
-        path.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END, 1)[1]}")
 
 
 if __name__ == "__main__":

@@ -5,21 +5,33 @@ Nothing is what it should cost: whyidle hooks no system call. The peers hook eve
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.measure import BIN, Row, alternate, compile_c, judge, ratio, say, spread, tool
+from benchmarks.measure import BIN, OUT, Row, alternate, compile_c, judge, ratio, say, spread, tool
+from whyidle_probes.loader import CHILD, SYSTEM_PYTHON
 
 CALLS = 2_000_000
 SLOW_CALLS = 20_000
 ROUNDS = 7
 GOAL = 1.05
 BPFTRACE = (
-    "tracepoint:raw_syscalls:sys_enter /pid == cpid/ { @s[tid] = nsecs; } "
-    "tracepoint:raw_syscalls:sys_exit /@s[tid]/ { @t[args->id] = hist(nsecs - @s[tid]); delete(@s[tid]); }"
-)
+    "tracepoint:raw_syscalls:sys_enter /pid == PID/ {{ @s[tid] = nsecs; }} "
+    "tracepoint:raw_syscalls:sys_exit /@s[tid]/ {{ @t[args->id] = hist(nsecs - @s[tid]); delete(@s[tid]); }}"
+).replace("PID", "{pid}")
+# bcc's own tools want kernel headers, which no version of them compiles against on a new kernel: they get
+# the same BTF-made ones as our probes, and an empty file for the one more that they ask for.
+HEADERS = """
+import sys; sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from btf import KernelTypes, open_libbpf
+from headers import write_headers
+write_headers(Path(sys.argv[2]), KernelTypes(open_libbpf()))
+(Path(sys.argv[2]) / "include/linux/sched.h").touch()
+"""
 
 
 def run() -> tuple[str, list[Row]]:
@@ -40,13 +52,14 @@ def run() -> tuple[str, list[Row]]:
     }
     syscount = tool("syscount-bpfcc", "syscount")
     if syscount:
-        runs["bcc syscount -L"] = lambda: _attached(storm, [syscount, "-L", "-p"])
+        headers = str(_headers())
+        runs["bcc syscount -L"] = lambda: _attached(storm, [syscount, "-L", "-p", "{pid}"], headers)
     if strace := tool("strace"):
         runs["strace -c"] = lambda: under(strace, "-c", "-o", "/dev/null", calls=SLOW_CALLS)
     if perf := tool("perf"):
         runs["perf trace -s"] = lambda: under(perf, "trace", "-s", "-o", "/dev/null", calls=SLOW_CALLS)
     if bpftrace := tool("bpftrace"):
-        runs["bpftrace enter/exit"] = lambda: _bpftrace(bpftrace, storm)
+        runs["bpftrace enter/exit"] = lambda: _attached(storm, [bpftrace, "-e", BPFTRACE])
     for name, one in list(runs.items()):
         try:
             one()
@@ -72,39 +85,33 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _attached(storm: str, command: list[str]) -> float:
+def _headers() -> Path:
+    folder = OUT / "headers"
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run([SYSTEM_PYTHON, "-c", HEADERS, str(CHILD), str(folder)], check=True)
+    return folder
+
+
+def _attached(storm: str, command: list[str], headers: str = "") -> float:
     """Start the storm held back, attach a tool to it, let it go once the tool's own output says it is up."""
     pipe = subprocess.PIPE
-    with (
-        subprocess.Popen([storm, str(CALLS)], stdin=pipe, stdout=pipe, text=True) as child,
-        subprocess.Popen(
-            [*command, str(child.pid)], stdout=pipe, stderr=subprocess.DEVNULL, text=True
-        ) as peer,
-    ):
-        assert peer.stdout
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", "BCC_KERNEL_SOURCE": headers}
+    with subprocess.Popen([storm, str(CALLS)], stdin=pipe, stdout=pipe, text=True) as child:
+        words = [word.format(pid=child.pid) for word in command]
         assert child.stdin
         assert child.stdout
-        peer.stdout.readline()
-        time.sleep(0.5)
-        child.stdin.write("\n")
-        child.stdin.flush()
-        value = float(child.stdout.readline())
-        peer.terminate()
+        try:
+            with subprocess.Popen(
+                words, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment
+            ) as peer:
+                assert peer.stdout
+                if not peer.stdout.readline():
+                    raise OSError(f"{command[0]} ended at once")
+                time.sleep(1)
+                child.stdin.write("\n")
+                child.stdin.flush()
+                value = float(child.stdout.readline())
+                peer.terminate()
+        finally:
+            child.kill()
     return value
-
-
-def _bpftrace(bpftrace: str, storm: str) -> float:
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "ns"
-        wrapper = Path(folder) / "storm.sh"
-        wrapper.write_text(f"#!/bin/sh\necho | exec {storm} {CALLS} >{out}\n")
-        script = BPFTRACE.replace("/pid == cpid/", '/comm == "storm"/')
-        wrapper.chmod(0o755)
-        subprocess.run(
-            [bpftrace, "-c", str(wrapper), "-e", script],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=True,
-            timeout=120,
-        )
-        return float(out.read_text())

@@ -121,7 +121,9 @@ def test_bystanders_never_change_the_blame(
     now = max(each.end_ns for each in lives)
     bystander = life([step._replace(busy=False) for step in other], pid=500, ended=True)
     late = max(now, bystander.end_ns)
-    alone, beside = observe(lives, now=late), observe([*lives, bystander], now=late)
+    # Shares are of the whole run, so somebody has to make it equally long in both.
+    lives.append(life([asleep(Wait.SLEEP, late - START + MS)], pid=501, open_last=True))
+    alone, beside = observe(lives), observe([*lives, bystander])
     assert alone["idle_by_cause"] == beside["idle_by_cause"]
     assert alone["gaps"] == beside["gaps"]
 

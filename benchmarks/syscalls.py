@@ -101,9 +101,7 @@ def _attached(storm: str, command: list[str], headers: str = "") -> float:
         assert child.stdin
         assert child.stdout
         try:
-            with subprocess.Popen(
-                words, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment
-            ) as peer:
+            with subprocess.Popen(words, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=env) as peer:
                 assert peer.stdout
                 if not peer.stdout.readline():
                     raise OSError(f"{command[0]} ended at once")

@@ -33,6 +33,54 @@ class MemorySample(NamedTuple):
     peak_bytes: int | None
 
 
+class Site(NamedTuple):
+    """Where in the code a thread was: the innermost frame of the user's own code, and all frames.
+
+    ``stack`` is innermost first, one ``function (file:line)`` each. ``line`` is ``None`` when not known.
+    """
+
+    function: str
+    file: str
+    line: int | None
+    stack: tuple[str, ...]
+
+
+class StackSample(NamedTuple):
+    """The code that thread ``tid`` sleeps in, read during the wait that began at ``since_ns``.
+
+    ``since_ns`` equals ``Slice.start_ns`` of that wait, which arrives later (or ``Thread.last_ns`` while it
+    lasts). ``loop`` is ``"blocked"`` when an asyncio loop runs in the thread and a synchronous call keeps it
+    from its selector, ``"waiting"`` when the selector itself is what sleeps, ``""`` without a loop.
+    """
+
+    pid: int
+    tid: int
+    since_ns: int
+    site: Site
+    loop: str = ""
+
+
+class Lookup(NamedTuple):
+    """A name that a process looked up: ``status`` is getaddrinfo's result (0: found)."""
+
+    pid: int
+    tid: int
+    start_ns: int
+    end_ns: int
+    host: str
+    status: int
+
+
+class HostName(NamedTuple):
+    """``address`` (raw, 4 or 16 bytes) is how ``host`` was resolved, at ``ns``, by process ``pid``."""
+
+    pid: int
+    ns: int
+    family: int
+    address: bytes
+    host: str
+
+
 class Host(NamedTuple):
     """The machine. ``gpus`` holds the contract's ``{index, name, driver, memory_total_bytes}`` objects."""
 

@@ -39,6 +39,8 @@ _STATE_OF: dict[int, str] = {
     Wait.FAULT: "page_fault",
     Wait.MEMORY: "page_fault",
     Wait.FUTEX: "lock",
+    Wait.GIL: "gil",
+    Wait.THROTTLED: "throttled",
     Wait.SLEEP: "sleep",
     Wait.SIGNAL: "sleep",
     Wait.CHILD: "child",

@@ -48,6 +48,8 @@ class Wait(IntEnum):
     ANON = 23
     DISK = 24
     UNKNOWN = 25
+    GIL = 26
+    THROTTLED = 27
 
 
 class EventType(IntEnum):

@@ -37,6 +37,8 @@ enum wi_state {
 	WI_ANON = 23,        /* another anonymous inode: inotify, userfaultfd, ... */
 	WI_DISK = 24,        /* uninterruptible and counted as I/O wait, in whatever syscall */
 	WI_UNKNOWN = 25,     /* found asleep when tracking began, and not resolvable */
+	WI_GIL = 26,         /* a futex inside the interpreter's own state */
+	WI_THROTTLED = 27,   /* its cgroup has used up its CPU bandwidth */
 	WI_STATES = 32,      /* size of the arrays; the rest is room to append */
 };
 

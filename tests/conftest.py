@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
+    # A shell that runs the suite in the background makes it, and every program it starts, ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     reason = why_no_bpf()
     if reason and "bpf" in REQUIRED:
         pytest.exit(f"WHYIDLE_REQUIRE=bpf, but {reason}", returncode=1)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from whyidle_daemon import libbpf
 from whyidle_probes import events
-from whyidle_probes.events import Engine, Event, ShortWaits, Stat, Thread
+from whyidle_probes.events import Engine, Event, Glance, ShortWaits, Stat, Thread
 from whyidle_probes.loader import Probes
 
 DEFAULT_SLICE_NS = 1_000_000
@@ -35,6 +35,7 @@ class Kernel:
         self._processes = libbpf.Map(probes.map("processes"), 4, 4)
         self._engines = libbpf.Map(probes.map("engines"), sizes["wi_engine_key"], sizes["wi_engine"])
         self._waits = libbpf.Map(probes.map("waits"), sizes["wi_wait_key"], sizes["wi_wait"])
+        self._gils = libbpf.Map(probes.map("gils"), 4, sizes["wi_range"])
         self._config = libbpf.Map(probes.map("config"), 4, sizes["wi_config"])
         self._stats = libbpf.Map(probes.map("stats"), 4, 8)
         self._self_pid = self_pid
@@ -67,6 +68,10 @@ class Kernel:
                 return
             before = found
             libbpf.run_iterator(self._probes.link("wi_tasks"))
+
+    def set_gil(self, pid: int, start: int, end: int) -> None:
+        """A futex of ``pid`` at an address in this range is the GIL; forgotten at exec and exit."""
+        self._gils.set(_U32.pack(pid), events.RANGE.pack(start, end))
 
     def untrack(self, target: int) -> None:
         """Forget a target: its processes, threads and engines. Raises nothing for what is already gone."""
@@ -108,6 +113,11 @@ class Kernel:
                 return thread
         return None
 
+    def glance(self, tid: int) -> Glance | None:
+        """What a thread is doing, ``None`` when it is not tracked."""
+        value = self._threads.get(_U32.pack(tid))
+        return events.decode_glance(value) if value is not None else None
+
     def sweep_exited(self, target: int) -> list[Thread]:
         """Take threads out of the map that ended while the ring was full: nothing of them is lost."""
         ended = [thread for thread in self.threads(target) if thread.end_ns]
@@ -142,10 +152,13 @@ class Kernel:
         self.control.consume(_CONTROL_TURN)
         return self.events.consume(limit)
 
-    def attach_engine(self, path: str, offset: int) -> tuple[int, int]:
-        """Uprobes on entry and return of an inference function; closing both descriptors detaches."""
-        enter = self._probes.program("wi_llama_enter")
-        leave = self._probes.program("wi_llama_return")
+    def attach_function(self, kind: str, path: str, offset: int) -> tuple[int, int]:
+        """Uprobes on entry and return of a function; closing both descriptors detaches.
+
+        ``kind`` is ``"llama"`` or ``"lookup"``. Raises :class:`KeyError` when the kernel refused it.
+        """
+        enter = self._probes.program(f"wi_{kind}_enter")
+        leave = self._probes.program(f"wi_{kind}_return")
         # The return first: an entry without a return would look like an endless call.
         returned = libbpf.attach_uprobe(leave, path, offset, returns=True)
         return returned, libbpf.attach_uprobe(enter, path, offset, returns=False)

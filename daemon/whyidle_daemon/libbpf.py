@@ -7,6 +7,7 @@ function raises :class:`OSError` with the kernel's error number.
 from __future__ import annotations
 
 import ctypes as c
+import errno
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ _NR_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}[os.uname().machine]
 _PERF_FLAG_FD_CLOEXEC = 8
 _UPROBE_TYPE = "/sys/bus/event_source/devices/uprobe/type"
 _UPROBE_RETURN = "/sys/bus/event_source/devices/uprobe/format/retprobe"
-_BATCH = 512
+_BATCH = 128
 _OBJ_INFO_SIZE = 256
 
 _lib: Any = None
@@ -36,7 +37,7 @@ def library() -> Any:
             except OSError:
                 continue
         else:
-            raise OSError(2, "libbpf.so.1 was not found (apt-get install libbpf1)")
+            raise OSError(errno.ENOENT, "libbpf.so.1 was not found (apt-get install libbpf1)")
         _lib.ring_buffer__new.restype = c.c_void_p
         _lib.ring_buffer__new.argtypes = (c.c_int, _SAMPLE, c.c_void_p, c.c_void_p)
         _lib.ring_buffer__consume.argtypes = (c.c_void_p,)
@@ -63,6 +64,9 @@ class Map:
         self._lib = library()
         self._key_size, self._value_size = key_size, value_size
         self._value = c.create_string_buffer(value_size)
+        self._batch = _BATCH
+        self._keys: Any = None
+        self._values: Any = None
 
     def get(self, key: bytes) -> bytes | None:
         """The value, or ``None``."""
@@ -86,29 +90,33 @@ class Map:
         return self._batches(self._lib.bpf_map_lookup_and_delete_batch)
 
     def _batches(self, call: Any) -> Iterator[tuple[bytes, bytes]]:
-        size = _BATCH
+        size = self._batch
+        if self._keys is None:
+            self._keys = c.create_string_buffer(size * self._key_size)
+            self._values = c.create_string_buffer(size * self._value_size)
+        keys, values = self._keys, self._values
         position, following = c.create_string_buffer(64), c.create_string_buffer(64)
         first = True
         while True:
-            keys = c.create_string_buffer(size * self._key_size)
-            values = c.create_string_buffer(size * self._value_size)
             count = c.c_uint32(size)
             c.set_errno(0)
-            start = None if first else position
-            result = call(self.fd, start, following, keys, values, c.byref(count), None)
+            result = call(self.fd, None if first else position, following, keys, values, c.byref(count), None)
             number = c.get_errno() or -result if result < 0 else 0
-            if number == 28 and size < 1 << 16:  # ENOSPC: one bucket holds more than the batch
-                size *= 2
+            if number == errno.ENOSPC and size < 1 << 16:  # one bucket holds more than the batch
+                size = self._batch = size * 2
+                keys = self._keys = c.create_string_buffer(size * self._key_size)
+                values = self._values = c.create_string_buffer(size * self._value_size)
                 continue
-            if number not in (0, 2):
+            if number not in (0, errno.ENOENT):
                 raise OSError(number, os.strerror(number))
-            key_bytes, value_bytes = keys.raw, values.raw
+            key_bytes = c.string_at(keys, count.value * self._key_size)
+            value_bytes = c.string_at(values, count.value * self._value_size)
             for i in range(count.value):
                 yield (
                     key_bytes[i * self._key_size : (i + 1) * self._key_size],
                     value_bytes[i * self._value_size : (i + 1) * self._value_size],
                 )
-            if number == 2:  # ENOENT: that was the last one
+            if number == errno.ENOENT:  # that was the last one
                 return
             position, following = following, position
             first = False

@@ -1,4 +1,4 @@
-"""Puts uprobes on the engine libraries that targets map.
+"""Puts uprobes on the libraries that targets map: engines, and the C library for names.
 
 A uprobe belongs to a file, not to a process: one attachment serves every process that maps the same
 inode, now or later; the kernel side counts only those that are tracked. The file is opened through
@@ -18,11 +18,14 @@ from whyidle_daemon.proc import Mapping, Proc
 
 log = logging.getLogger(__name__)
 
-LLAMA_PREFIX = "libllama"
-LLAMA_FUNCTIONS = ("llama_decode", "llama_encode")
+# Name of the file, kind of program, functions. A file counts by how its name begins.
+LLAMA = ("libllama", "llama", ("llama_decode", "llama_encode"))
+LIBC = ("libc.so", "lookup", ("getaddrinfo",))
+MUSL = ("ld-musl-", "lookup", ("getaddrinfo",))
+KNOWN = (LLAMA, LIBC, MUSL)
 
-Attach = Callable[[str, int], tuple[int, int]]
-"""``attach(path, offset)`` returns the descriptors of the entry and the return probe."""
+Attach = Callable[[str, str, int], tuple[int, int]]
+"""``attach(kind, path, offset)`` returns the descriptors of the entry and the return probe."""
 
 
 class Attached(NamedTuple):
@@ -46,12 +49,13 @@ class EngineLibraries:
         found = False
         for mapping in self._proc.mappings(pid):
             name = mapping.path.rsplit("/", 1)[-1]
-            if not name.startswith(LLAMA_PREFIX) or ".so" not in name:
+            known = next((entry for entry in KNOWN if name.startswith(entry[0])), None)
+            if known is None:
                 continue
-            found = True
+            found = found or known is LLAMA
             key = (mapping.device, mapping.inode)
             if key not in self._files:
-                self._files[key] = self._attach_file(pid, mapping)
+                self._files[key] = self._attach_file(pid, mapping, known[1], known[2])
         return found
 
     @property
@@ -66,7 +70,7 @@ class EngineLibraries:
                     os.close(descriptor)
         self._files.clear()
 
-    def _attach_file(self, pid: int, mapping: Mapping) -> Attached | None:
+    def _attach_file(self, pid: int, mapping: Mapping, kind: str, wanted: tuple[str, ...]) -> Attached | None:
         path = str(self._proc.path(pid, "map_files", f"{mapping.start:x}-{mapping.end:x}"))
         functions: list[str] = []
         descriptors: list[int] = []
@@ -74,19 +78,19 @@ class EngineLibraries:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 elf = ElfFile(lambda offset, size: os.pread(file, size, offset))
-                for function in LLAMA_FUNCTIONS:
+                for function in wanted:
                     address = elf.symbol(function)
                     if address is None:
                         continue
                     # Through the open file: the mapping may move, the inode may lose its name.
-                    descriptors += self._attach(f"/proc/self/fd/{file}", elf.file_offset(address))
+                    descriptors += self._attach(kind, f"/proc/self/fd/{file}", elf.file_offset(address))
                     functions.append(function)
             finally:
                 os.close(file)
-        except (ElfError, OSError) as error:
-            log.warning("no engine probes on %r of process %d: %s", mapping.path, pid, error)
+        except (ElfError, OSError, KeyError) as error:
+            log.warning("no probes on %r of process %d: %s", mapping.path, pid, error)
             for descriptor in descriptors:
                 os.close(descriptor)
             return None
-        log.info("engine probes on %r: %s", mapping.path, ", ".join(functions))
+        log.info("probes on %r: %s", mapping.path, ", ".join(functions))
         return Attached(mapping.path, tuple(functions), tuple(descriptors))

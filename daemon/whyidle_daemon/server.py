@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
 TICK_S = 0.1
+STACKS_EVERY_S = 0.05
 LIBRARY_RETRY_S = 0.002
 TURN = 2000
 BUSY_EVENTS, CALM_EVENTS = 5000, 500
@@ -91,6 +92,7 @@ class Server:
         self._slice_ns = DEFAULT_SLICE_NS
         self._handled = 0
         self._tick: asyncio.TimerHandle | None = None
+        self._stacks: asyncio.TimerHandle | None = None
         self._next_memory = 0.0
         self._next_findings = 0.0
 
@@ -106,8 +108,9 @@ class Server:
     def close(self) -> None:
         """Stop everything; clients see the connection close."""
         asyncio.get_running_loop().remove_reader(self._targets.kernel.control.fileno())
-        if self._tick is not None:
-            self._tick.cancel()
+        for timer in (self._tick, self._stacks):
+            if timer is not None:
+                timer.cancel()
         for number in list(self._sessions):  # while the kernel side is still there to be told
             self._stop(number)
         for client in list(self._clients):
@@ -253,6 +256,14 @@ class Server:
     def _schedule(self) -> None:
         if self._tick is None and self._sessions:
             self._tick = asyncio.get_running_loop().call_later(TICK_S, self._on_tick)
+        if self._stacks is None and self._sessions:
+            self._stacks = asyncio.get_running_loop().call_later(STACKS_EVERY_S, self._on_stacks)
+
+    def _on_stacks(self) -> None:
+        self._stacks = None
+        self._schedule()
+        for session in list(self._sessions.values()):
+            session.target.sample_stacks()
 
     def _on_tick(self) -> None:
         self._tick = None

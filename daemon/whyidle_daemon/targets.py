@@ -6,9 +6,11 @@ in an order that a recording can keep.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
+import socket
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -16,16 +18,28 @@ from typing import Any
 
 import psutil
 
-from whyidle_daemon.facts import Host, Loss, MemorySample, Overhead, ProcessFacts, Snapshot
+from whyidle_daemon.facts import (
+    Host,
+    HostName,
+    Lookup,
+    Loss,
+    MemorySample,
+    Overhead,
+    ProcessFacts,
+    Snapshot,
+)
 from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_daemon.libraries import EngineLibraries
 from whyidle_daemon.observation import Observation, Progress
 from whyidle_daemon.proc import Proc
-from whyidle_probes.events import Event, Exec, Exit, Fork, Library, Slice, Stat
+from whyidle_daemon.sampler import StackSampler
+from whyidle_probes.events import Event, Exec, Exit, Fork, Library, NameLookup, Slice, Stat
 
 log = logging.getLogger(__name__)
 
 _MEMORY_PROCESSES = 256
+_WATCHED_THREADS = 64
+_WATCH_EVERY_NS = 250_000_000
 _FINISH_TURN = 10_000
 _FINISH_TURNS = 50
 _LIBRARY_RETRIES = 40
@@ -51,6 +65,9 @@ class Target:
         self._libraries = libraries
         self._proc = proc
         self._unmapped: dict[int, int] = {}
+        self._watched: list[int] = []
+        self._next_watch_ns = 0
+        self._sampler = StackSampler(kernel.glance, self._set_gil)
         self._baseline = kernel.stats()
         self._clock_start = time.process_time()
         self._run_ns_start = kernel.run_ns()
@@ -73,6 +90,7 @@ class Target:
         for pid in pids:
             self._learn(pid)
             self._libraries.scan(pid)
+            self._sampler.started(pid, self._start_ns)
         return len(pids), len(threads)
 
     def handle(self, event: Event) -> None:
@@ -82,11 +100,16 @@ class Target:
             if not self._libraries.scan(event.pid):
                 self._unmapped[event.pid] = _LIBRARY_RETRIES
             return
+        if isinstance(event, NameLookup):
+            self._looked_up(event)
+            return
         self.observation.add(event)
         if isinstance(event, Fork | Exec):
             self._learn(event.pid)
+            self._sampler.started(event.pid, event.ns)
         elif isinstance(event, Exit):
             self._unmapped.pop(event.pid, None)
+            self._sampler.forget(event.pid)
         if isinstance(event, Fork | Exec | Exit | Slice):
             for listener in self.listeners:
                 listener(event)
@@ -99,6 +122,19 @@ class Target:
             else:
                 self._unmapped[pid] = left - 1
         return bool(self._unmapped)
+
+    def sample_stacks(self) -> None:
+        """Read the code of threads that sleep; notice interpreters first."""
+        now = monotonic_ns()
+        self._sampler.discover(now)
+        if now >= self._next_watch_ns:  # walking the whole map costs more than a look at a few threads
+            self._next_watch_ns = now + _WATCH_EVERY_NS
+            threads = [t for t in self._kernel.threads(self.number) if self._sampler.knows(t.pid)]
+            # Those that drive an engine or lead a process first, then those that sleep most.
+            threads.sort(key=lambda t: (not t.engine and t.tid != t.pid, t.last_ns))
+            self._watched = [thread.tid for thread in threads[:_WATCHED_THREADS]]
+        for sample in self._sampler.sample(self._watched, now):
+            self.observation.add(sample)
 
     def sample_memory(self) -> None:
         """Resident memory of the live processes, and what was kept back in the kernel."""
@@ -117,7 +153,6 @@ class Target:
 
     def snapshot(self) -> Snapshot:
         """The kernel's totals now."""
-        # The clock first: a thread that switches after it is clamped, never counted ahead of it.
         threads = tuple(self._kernel.threads(self.number))
         engines = tuple(self._kernel.engines(self.number))
         return Snapshot(monotonic_ns(), threads, engines)
@@ -136,6 +171,7 @@ class Target:
             waits_lost=lost[Stat.WAITS_LOST],
             gaps_lost=lost[Stat.GAPS_LOST],
             engines_lost=lost[Stat.ENGINES_LOST],
+            stacks_lost=self._sampler.dropped,
         )
 
     def overhead(self) -> Overhead:
@@ -154,7 +190,19 @@ class Target:
 
     def close(self) -> None:
         """Stop observing."""
+        self._sampler.close()
         self._kernel.untrack(self.number)
+
+    def _set_gil(self, pid: int, start: int, end: int) -> None:
+        with contextlib.suppress(OSError):  # the table is full: the GIL then counts as a lock
+            self._kernel.set_gil(pid, start, end)
+
+    def _looked_up(self, event: NameLookup) -> None:
+        lookup = Lookup(event.pid, event.tid, event.start_ns, event.end_ns, event.host, event.status)
+        self.observation.add(lookup)
+        for family, address in event.addresses:
+            raw = address[:4] if family == socket.AF_INET else address
+            self.observation.add(HostName(event.pid, event.end_ns, family, raw, event.host))
 
     def _drain(self) -> None:
         for _ in range(_FINISH_TURNS):
@@ -182,7 +230,7 @@ class Targets:
         self._next = 1
         self._proc = proc
         self.kernel = make_kernel(self._dispatch)
-        self.libraries = EngineLibraries(self.kernel.attach_engine, proc)
+        self.libraries = EngineLibraries(self.kernel.attach_function, proc)
 
     def __len__(self) -> int:
         return len(self._targets)

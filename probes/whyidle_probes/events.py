@@ -62,6 +62,7 @@ class EventType(IntEnum):
     EXIT = 5
     LIBRARY = 6
     GAP = 7
+    LOOKUP = 8
 
 
 class Stat(IntEnum):
@@ -171,6 +172,20 @@ class Thread(NamedTuple):
         return ns
 
 
+class Glance(NamedTuple):
+    """What a thread is doing, without its totals: a tenth of the cost of decoding a :class:`Thread`.
+
+    May be of two moments; compare two of them before relying on one.
+    """
+
+    pid: int
+    tid: int
+    last_ns: int
+    wake_ns: int
+    end_ns: int
+    state: int
+
+
 class Fork(NamedTuple):
     """A new process (not a thread) appeared in a target."""
 
@@ -234,6 +249,19 @@ class Gap(NamedTuple):
     ns: tuple[int, ...] | None
 
 
+class NameLookup(NamedTuple):
+    """One getaddrinfo call: ``status`` is its result (0: found), ``addresses`` are (family, 16 raw bytes)."""
+
+    target: int
+    start_ns: int
+    end_ns: int
+    pid: int
+    tid: int
+    status: int
+    host: str
+    addresses: tuple[tuple[int, bytes], ...]
+
+
 class Engine(NamedTuple):
     """Totals of one model context. ``last_ns`` is when the current busy or idle interval began."""
 
@@ -267,12 +295,13 @@ class ShortWaits(NamedTuple):
     target: int = 0
 
 
-Event = Slice | Thread | Fork | Exec | Exit | Library | Gap
+Event = Slice | Thread | Fork | Exec | Exit | Library | Gap | NameLookup
 
 _PEER = "16s16sHHBBBx"
 _HEADER = struct.Struct("<II")
 _SLICE = struct.Struct("<IIIIQQQQQIIHHi" + _PEER)
 _THREAD = struct.Struct("<QIIIIQQQQQQQIIHHi" + _PEER + "16s32Q32IQ")
+_GLANCE = struct.Struct("<8xIIxxxxxxxxxxxxxxxxQQQ32xH")
 _FORK = struct.Struct("<IIQII16s")
 _EXEC = struct.Struct("<IIQII16s64sQ")
 _EXIT = struct.Struct("<IIQIiQ16s")
@@ -282,6 +311,8 @@ _ENGINE_KEY = struct.Struct("<IIQ")
 _ENGINE = struct.Struct("<IIII7Q32Q")
 _WAIT_KEY = struct.Struct("<II16sHHBxxx")
 _WAIT = struct.Struct("<QQQIxxxx")
+_LOOKUP = struct.Struct("<IIQQIIiI4I16s16s16s16s96s")
+RANGE = struct.Struct("<QQ")
 CONFIG = struct.Struct("<QQII")
 
 SIZES = {
@@ -298,6 +329,8 @@ SIZES = {
     "wi_engine": _ENGINE.size,
     "wi_wait_key": _WAIT_KEY.size,
     "wi_wait": _WAIT.size,
+    "wi_lookup": _LOOKUP.size,
+    "wi_range": RANGE.size,
     "wi_config": CONFIG.size,
 }
 
@@ -317,6 +350,11 @@ def decode_thread(data: bytes | memoryview, offset: int = 0) -> Thread | None:
         return None
     peer = Peer(*f[17:24])
     return Thread._make((*f[1:17], peer, _text(f[24]), f[25:57], f[57:89]))
+
+
+def decode_glance(data: bytes) -> Glance:
+    """Decode the part of a ``wi_thread`` that says what the thread is doing now."""
+    return Glance._make(_GLANCE.unpack_from(data))
 
 
 def decode_engine(key: bytes, value: bytes) -> Engine:
@@ -361,6 +399,11 @@ def decode_event(data: bytes) -> Event:
         if kind == EventType.LIBRARY:
             f = _LIBRARY.unpack_from(data)
             return Library._make((target, *f[2:5], _text(f[5])))
+        if kind == EventType.LOOKUP:
+            f = _LOOKUP.unpack_from(data)
+            count = min(f[7], 4)
+            addresses = tuple(zip(f[8 : 8 + count], f[12 : 12 + count], strict=True))
+            return NameLookup._make((target, *f[2:6], f[6], _text(f[16]), addresses))
     except struct.error as error:
         raise BadEventError(str(error)) from None
     raise BadEventError(f"unknown event type {kind}")

@@ -26,7 +26,18 @@ _MAX_REPLY = 1 << 16
 _MAX_DESCRIPTORS = 128
 _PAGE = 4096
 
-MAPS = ("threads", "processes", "engines", "waits", "config", "stats", "syscall_class", "events", "control")
+MAPS = (
+    "threads",
+    "processes",
+    "engines",
+    "waits",
+    "gils",
+    "config",
+    "stats",
+    "syscall_class",
+    "events",
+    "control",
+)
 
 # function, kind, what it attaches to, optional
 PROGRAMS = (
@@ -39,6 +50,8 @@ PROGRAMS = (
     ("wi_mapped", "tracepoint", "vm_unmapped_area", True),
     ("wi_llama_enter", "uprobe", "llama_decode", False),
     ("wi_llama_return", "uprobe", "llama_decode", False),
+    ("wi_lookup_enter", "uprobe", "getaddrinfo", True),
+    ("wi_lookup_return", "uprobe", "getaddrinfo", True),
 )
 
 

@@ -11,6 +11,7 @@ BPF_TABLE("hash", u32, struct wi_thread, threads, WI_MAX_THREADS);
 BPF_TABLE("hash", u32, u32, processes, WI_MAX_PROCESSES); /* pid -> target, for the iterator */
 BPF_TABLE("hash", struct wi_engine_key, struct wi_engine, engines, 1024);
 BPF_TABLE("hash", struct wi_wait_key, struct wi_wait, waits, WI_MAX_WAITS);
+BPF_TABLE("hash", u32, struct wi_range, gils, WI_MAX_PROCESSES);
 BPF_TABLE("array", int, struct wi_config, config, 1);
 BPF_TABLE("array", int, u64, stats, WI_STATS);
 BPF_TABLE("array", int, u8, syscall_class, WI_SYSCALLS);

@@ -67,6 +67,7 @@ enum wi_event {
 	WI_EV_EXIT = 5,
 	WI_EV_LIBRARY = 6,
 	WI_EV_GAP = 7,
+	WI_EV_LOOKUP = 8,
 };
 
 enum wi_stat {
@@ -170,6 +171,23 @@ struct wi_exec {
 	unsigned long long rss_peak_pages; /* of the image that is gone */
 };
 
+#define WI_HOST 96
+#define WI_ADDRESSES 4
+
+/* One call of getaddrinfo, with the first addresses it found. */
+struct wi_lookup {
+	struct wi_header header;
+	unsigned long long start_ns;
+	unsigned long long end_ns;
+	unsigned int pid;
+	unsigned int tid;
+	int status;                /* getaddrinfo's result; 0: found */
+	unsigned int count;        /* of addresses */
+	unsigned int families[WI_ADDRESSES];
+	unsigned char addresses[WI_ADDRESSES * 16];
+	char host[WI_HOST];
+};
+
 struct wi_exit {
 	struct wi_header header;
 	unsigned long long ns;
@@ -240,6 +258,12 @@ struct wi_wait {
 	unsigned long long longest_ns;
 	unsigned int target;
 	unsigned int pad;
+};
+
+/* Where an interpreter keeps its own state: a futex in it is the GIL. Filled by user space. */
+struct wi_range {
+	unsigned long long start;
+	unsigned long long end;
 };
 
 struct wi_config {

@@ -81,6 +81,7 @@ int wi_exec(u64 *ctx)
 		t->flags |= WI_THREAD_LEADER;
 	}
 	t->engine = 0;
+	gils.delete(&pid); /* of the image that is gone */
 	PROBE_READ(&t->comm, task + offsetof(struct task_struct, comm));
 	struct wi_exec *e = control.ringbuf_reserve(sizeof(*e));
 	if (!e) {
@@ -111,6 +112,7 @@ int wi_exit(u64 *ctx)
 		return 0; /* other threads live on */
 	u32 pid = TASK(task, tgid);
 	processes.delete(&pid);
+	gils.delete(&pid);
 	struct wi_exit *e = control.ringbuf_reserve(sizeof(*e));
 	if (!e) {
 		count_stat(WI_STAT_CONTROL_LOST);

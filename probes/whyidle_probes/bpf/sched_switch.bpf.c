@@ -34,6 +34,10 @@ static __always_inline void switch_out(struct wi_thread *t, u64 task, bool preem
 	t->waker_tid = 0;
 	if (preempted || task_state == 0) {
 		t->state = WI_RUNQUEUE;
+#ifdef WI_TASK_THROTTLED
+		if (TASK(task, throttled))
+			t->state = WI_THROTTLED;
+#endif
 		t->syscall = 0xffff;
 		t->fd = -1;
 		t->peer.family = 0;

@@ -189,8 +189,11 @@ static __always_inline u16 resolve_syscall(struct wi_thread *t, u64 task, u64 re
 	case WI_CLASS_EPOLL:
 		t->fd = (int)di;
 		return WI_EPOLL;
-	case WI_CLASS_FUTEX:
-		return WI_FUTEX;
+	case WI_CLASS_FUTEX: {
+		u32 pid = TASK(task, tgid);
+		struct wi_range *gil = gils.lookup(&pid);
+		return gil && di >= gil->start && di < gil->end ? WI_GIL : WI_FUTEX;
+	}
 	case WI_CLASS_SLEEP:
 		return WI_SLEEP;
 	case WI_CLASS_CHILD:

@@ -53,6 +53,9 @@ def features(types: KernelTypes) -> dict[str, str]:
     # 5.18 passes the state at the tracepoint (fa2c3254d7cf); before, it is read from the task.
     if types.tracepoint_arguments("sched_switch") >= 4:
         found["WI_SWITCH_HAS_STATE"] = "1"
+    # 6.18 throttles single tasks on their way to user mode (e1fad12dcb66).
+    if types.member_bits("task_struct", "throttled"):
+        found["WI_TASK_THROTTLED"] = "1"
     iowait = types.member_bits("task_struct", "in_iowait")
     if iowait is None:
         raise BtfError("task_struct has no in_iowait")

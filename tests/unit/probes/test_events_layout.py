@@ -24,6 +24,8 @@ FORMATS = {
     "wi_engine": events._ENGINE,
     "wi_wait_key": events._WAIT_KEY,
     "wi_wait": events._WAIT,
+    "wi_lookup": events._LOOKUP,
+    "wi_range": events.RANGE,
     "wi_config": events.CONFIG,
 }
 

@@ -1,0 +1,182 @@
+"""Reads the Python stacks of sleeping threads, so that a wait has a line of code.
+
+A thread that sleeps is looked at without stopping it. The reading counts only if the thread's record in the
+kernel says afterwards that it is still in the same sleep; what cannot be trusted is dropped and counted. A
+wait is read once, and a target gets a bounded number of readings per second: at 75 µs each the daemon stays
+far below 1 % of a core, and waits in between are attributed by the ones that were read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from whyidle_daemon.facts import Site, StackSample
+from whyidle_daemon.pystack import Frame, StackError, StackReader, own_frame
+from whyidle_probes.events import Glance, Wait
+
+log = logging.getLogger(__name__)
+
+NS = 1_000_000_000
+READS_PER_S = 40
+MIN_WAIT_NS = 2_000_000  # shorter ones are mostly over before they are read
+DISCOVER_AT_S = (0.0, 0.1, 0.4, 1.5, 5.0)  # after an exec: libpython is mapped some time into it
+DISCOVER_PER_TURN = 8
+MAX_READERS = 512
+MAX_DONE = 20_000
+MAX_STACK = 64
+# Size of _PyRuntime, in bytes, by minor version: readelf of the interpreters; the last for newer ones.
+RUNTIME_BYTES = {8: 1464, 9: 656, 10: 672, 11: 0x28B20, 12: 0x704A8, 13: 0x452B8}
+_NEWER_RUNTIME_BYTES = 0x80000
+
+Look = Callable[[int], Glance | None]
+
+
+class StackSampler:
+    """Stacks for one target. ``look`` says what a thread is doing, ``on_gil`` gets (pid, start, end)."""
+
+    def __init__(self, look: Look, on_gil: Callable[[int, int, int], None]) -> None:
+        self._look = look
+        self._on_gil = on_gil
+        self._readers: dict[int, StackReader] = {}
+        self._pending: deque[tuple[int, int, int]] = deque()  # (due_ns, pid, attempt)
+        self._done: dict[int, int] = {}  # tid -> since_ns of the wait that was read
+        self._budget = float(READS_PER_S)
+        self._last_ns = 0
+        self.reads = 0
+        self.dropped = 0
+
+    def started(self, pid: int, now_ns: int) -> None:
+        """A process is new, or is another program now."""
+        self.forget(pid)
+        self._pending.append((now_ns, pid, 0))
+
+    def forget(self, pid: int) -> None:
+        """A process has ended, or its memory is another program's."""
+        reader = self._readers.pop(pid, None)
+        if reader is not None:
+            reader.close()
+
+    def discover(self, now_ns: int) -> None:
+        """Find the interpreters of processes that are due for a look."""
+        for _ in range(min(len(self._pending), DISCOVER_PER_TURN)):
+            due, pid, attempt = self._pending.popleft()
+            if due > now_ns:
+                self._pending.append((due, pid, attempt))
+                continue
+            if pid not in self._readers and not self._open(pid) and attempt + 1 < len(DISCOVER_AT_S):
+                later = int((DISCOVER_AT_S[attempt + 1] - DISCOVER_AT_S[attempt]) * NS)
+                self._pending.append((now_ns + later, pid, attempt + 1))
+
+    def knows(self, pid: int) -> bool:
+        """Whether a process has an interpreter that can be read."""
+        return pid in self._readers
+
+    def sample(self, tids: Iterable[int], now_ns: int) -> list[StackSample]:
+        """Read those that sleep in a wait that has not been read yet, as far as the budget goes."""
+        elapsed = (now_ns - self._last_ns) / NS if self._last_ns else 0.0
+        self._last_ns = now_ns
+        self._budget = min(READS_PER_S, self._budget + elapsed * READS_PER_S)
+        found = []
+        for tid in tids:
+            if self._budget < 1:
+                break
+            thread = self._look(tid)
+            if thread is None or not self._wanted(thread, now_ns):
+                continue
+            self._budget -= 1
+            sample = self._read(thread)
+            if sample is not None:
+                found.append(sample)
+        if len(self._done) > MAX_DONE:
+            self._done.clear()
+        return found
+
+    def close(self) -> None:
+        for pid in list(self._readers):
+            self.forget(pid)
+
+    def _wanted(self, thread: Glance, now_ns: int) -> bool:
+        return (
+            thread.state > Wait.RUNQUEUE
+            and not thread.end_ns
+            and not thread.wake_ns
+            and now_ns - thread.last_ns >= MIN_WAIT_NS
+            and thread.pid in self._readers
+            and self._done.get(thread.tid) != thread.last_ns
+        )
+
+    def _read(self, thread: Glance) -> StackSample | None:
+        self._done[thread.tid] = thread.last_ns
+        self.reads += 1
+        try:
+            stack = self._readers[thread.pid].read(thread.tid)
+        except StackError as error:
+            if error.reason == "gone":
+                self.forget(thread.pid)
+            elif error.reason != "no_thread":
+                self.dropped += 1
+            return None
+        after = self._look(thread.tid)
+        if after is None or after.last_ns != thread.last_ns or after.state != thread.state:
+            self.dropped += 1  # it ran meanwhile: the stack may be of two moments
+            return None
+        own = own_frame(stack.frames)
+        if own is None:
+            return None
+        frame = stack.frames[own]
+        text = tuple(_text(f) for f in stack.frames[:MAX_STACK])
+        site = Site(frame.function, frame.file, frame.line, text)
+        return StackSample(thread.pid, thread.tid, thread.last_ns, site, loop_of(stack.frames, thread.state))
+
+    def _open(self, pid: int) -> bool:
+        """True when there is nothing more to look for."""
+        if len(self._readers) >= MAX_READERS:
+            return True
+        try:
+            reader = StackReader(pid)
+        except StackError as error:
+            if error.reason == "unsupported":
+                log.info("process %d: no stacks: %s", pid, error)
+            return error.reason in ("gone", "unsupported")
+        self._readers[pid] = reader
+        python = reader.python
+        size = RUNTIME_BYTES.get(python.version[1], _NEWER_RUNTIME_BYTES)
+        self._on_gil(pid, python.runtime, python.runtime + size)
+        return True
+
+
+def _text(frame: Frame) -> str:
+    return f"{frame.function} ({frame.file}:{frame.line if frame.line is not None else '?'})"
+
+
+def loop_of(frames: Iterable[Frame], wait: int) -> str:
+    """Is an asyncio loop running in this stack, and what keeps it: its selector or a call?
+
+    ``""``: no loop. ``"waiting"``: the loop sleeps in its selector, with nothing due. ``"blocked"``: a
+    callback or a coroutine step sleeps in a synchronous call, and every other task waits with it.
+    """
+    inner: list[Frame] = []
+    for frame in frames:
+        if _is_loop(frame):
+            break
+        inner.append(frame)
+    else:
+        return ""
+    if all(frame.file.endswith("/selectors.py") for frame in inner) or (
+        wait in (Wait.EPOLL, Wait.POLL) and not any(not _is_machinery(frame) for frame in inner)
+    ):
+        return "waiting"
+    return "blocked"
+
+
+def _is_loop(frame: Frame) -> bool:
+    """The loop's own frame. uvloop's is compiled and leaves none: asyncio's runner is the one above it."""
+    if frame.file.endswith("/asyncio/base_events.py"):
+        return frame.function.rpartition(".")[2] in ("_run_once", "run_forever", "run_until_complete")
+    return frame.file.endswith("/asyncio/runners.py") and frame.function.rpartition(".")[2] == "run"
+
+
+def _is_machinery(frame: Frame) -> bool:
+    return "/asyncio/" in frame.file or frame.file.endswith("/selectors.py")

@@ -20,7 +20,7 @@ import uvloop
 
 from whyidle_daemon.kernel import Kernel
 from whyidle_daemon.proc import Proc
-from whyidle_daemon.server import VERSION, Server
+from whyidle_daemon.server import DEFAULT_STALL_S, VERSION, Server
 from whyidle_daemon.targets import Targets
 from whyidle_probes.loader import LoaderError, ProbeConfig, load_probes
 
@@ -71,9 +71,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-threads", type=_count, default=16384, metavar="N", help="threads tracked at once"
     )
+    parser.add_argument(
+        "--stall-threshold",
+        type=_seconds,
+        default=DEFAULT_STALL_S,
+        metavar="S",
+        help="report a wait that lasts this long while it lasts (default: 1)",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log what is going on")
     parser.add_argument("--version", action="version", version=f"whyidled {VERSION}")
     return parser
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.05 <= value <= 86400:  # NaN is neither
+        raise argparse.ArgumentTypeError("must be between 0.05 and 86400 seconds")
+    return value
 
 
 def _count(text: str) -> int:
@@ -96,7 +110,7 @@ async def _serve(options: argparse.Namespace) -> int:
     proc = Proc()
     targets = Targets(lambda on_event: Kernel(probes, on_event, os.getpid()), proc)
     over = asyncio.Event()
-    server = Server(targets, proc, on_idle=over.set if private else None)
+    server = Server(targets, proc, on_idle=over.set if private else None, stall_s=options.stall_threshold)
     server.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, over.set)

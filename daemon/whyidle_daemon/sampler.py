@@ -41,6 +41,7 @@ class StackSampler:
         self._on_gil = on_gil
         self._readers: dict[int, StackReader] = {}
         self._pending: deque[tuple[int, int, int]] = deque()  # (due_ns, pid, attempt)
+        self._latest: dict[int, StackSample] = {}
         self._done: dict[int, int] = {}  # tid -> since_ns of the wait that was read
         self._budget = float(READS_PER_S)
         self._last_ns = 0
@@ -69,9 +70,9 @@ class StackSampler:
                 later = int((DISCOVER_AT_S[attempt + 1] - DISCOVER_AT_S[attempt]) * NS)
                 self._pending.append((now_ns + later, pid, attempt + 1))
 
-    def knows(self, pid: int) -> bool:
-        """Whether a process has an interpreter that can be read."""
-        return pid in self._readers
+    def latest(self, tid: int) -> StackSample | None:
+        """What was read of a thread last."""
+        return self._latest.get(tid)
 
     def sample(self, tids: Iterable[int], now_ns: int) -> list[StackSample]:
         """Read those that sleep in a wait that has not been read yet, as far as the budget goes."""
@@ -91,6 +92,7 @@ class StackSampler:
                 found.append(sample)
         if len(self._done) > MAX_DONE:
             self._done.clear()
+            self._latest.clear()
         return found
 
     def close(self) -> None:
@@ -109,6 +111,7 @@ class StackSampler:
 
     def _read(self, thread: Glance) -> StackSample | None:
         self._done[thread.tid] = thread.last_ns
+        self._latest.pop(thread.tid, None)
         self.reads += 1
         try:
             stack = self._readers[thread.pid].read(thread.tid)
@@ -128,7 +131,10 @@ class StackSampler:
         frame = stack.frames[own]
         text = tuple(_text(f) for f in stack.frames[:MAX_STACK])
         site = Site(frame.function, frame.file, frame.line, text)
-        return StackSample(thread.pid, thread.tid, thread.last_ns, site, loop_of(stack.frames, thread.state))
+        loop = loop_of(stack.frames, thread.state)
+        sample = StackSample(thread.pid, thread.tid, thread.last_ns, site, loop)
+        self._latest[thread.tid] = sample
+        return sample
 
     def _open(self, pid: int) -> bool:
         """True when there is nothing more to look for."""

@@ -52,6 +52,7 @@ MAX_SLICE_NS = 64_000_000
 FINDINGS_EVERY_S = 2.0
 MEMORY_EVERY_S = 1.0
 MAX_CLIENTS = 64
+DEFAULT_STALL_S = 1.0
 MAX_TARGETS = 64
 MIN_PROGRESS_S = 0.05
 
@@ -82,7 +83,14 @@ class Session:
 class Server:
     """Serves any number of clients over one set of probes."""
 
-    def __init__(self, targets: Targets, proc: Proc, on_idle: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        targets: Targets,
+        proc: Proc,
+        on_idle: Callable[[], None] | None = None,
+        stall_s: float = DEFAULT_STALL_S,
+    ) -> None:
+        self._stall_ns = int(stall_s * NS)
         self._targets = targets
         self._proc = proc
         self._on_idle = on_idle
@@ -284,6 +292,8 @@ class Server:
             if session.progress_s and now >= session.next_progress:
                 session.next_progress = now + session.progress_s
                 self._send_progress(session)
+            if self._watches:
+                self._publish_stalls(session)
             if findings:
                 self._publish(session, session.target.report()["findings"])
             if not session.ended and session.target.over:
@@ -322,6 +332,12 @@ class Server:
             for client, watch in self._watches.items():
                 if watch.wants(finding["kind"], finding["pid"]):
                     client.stream(FindingEvent(session.target.number, finding))
+
+    def _publish_stalls(self, session: Session) -> None:
+        for event in session.target.stalls(self._stall_ns):
+            for client, watch in self._watches.items():
+                if watch.request.pid in (None, event.pid) and not watch.request.kinds:
+                    client.stream(event)
 
     def _listen(self, session: Session) -> None:
         if not session.target.listeners:

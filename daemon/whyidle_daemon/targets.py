@@ -33,7 +33,11 @@ from whyidle_daemon.libraries import EngineLibraries
 from whyidle_daemon.observation import Observation, Progress
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.sampler import StackSampler
+from whyidle_daemon.stalls import Stall, StallTracker
+from whyidle_daemon.states import peer_object, state_of
 from whyidle_probes.events import Event, Exec, Exit, Fork, Library, NameLookup, Slice, Stat
+from whyidle_probes.syscalls import syscall_name
+from whyidle_wire.records import StallEvent
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +70,7 @@ class Target:
         self._proc = proc
         self._unmapped: dict[int, int] = {}
         self._watched: list[int] = []
+        self._stalls = StallTracker()
         self._next_watch_ns = 0
         self._sampler = StackSampler(kernel.glance, self._set_gil)
         self._baseline = kernel.stats()
@@ -129,12 +134,41 @@ class Target:
         self._sampler.discover(now)
         if now >= self._next_watch_ns:  # walking the whole map costs more than a look at a few threads
             self._next_watch_ns = now + _WATCH_EVERY_NS
-            threads = [t for t in self._kernel.threads(self.number) if self._sampler.knows(t.pid)]
-            # Those that drive an engine or lead a process first, then those that sleep most.
-            threads.sort(key=lambda t: (not t.engine and t.tid != t.pid, t.last_ns))
+            threads = [t for t in self._kernel.threads(self.number) if not t.end_ns]
+            # Those that lead a process first: what they wait for, somebody waits for. Then the rest in turn.
+            threads.sort(key=lambda t: (t.tid != t.pid, t.last_ns))
             self._watched = [thread.tid for thread in threads[:_WATCHED_THREADS]]
         for sample in self._sampler.sample(self._watched, now):
             self.observation.add(sample)
+
+    def stalls(self, threshold_ns: int) -> list[StallEvent]:
+        """Waits that crossed the threshold since the last call, and those that were reported and are over."""
+        now = monotonic_ns()
+        found = (self._kernel.thread(tid) for tid in self._watched)
+        drivers = {engine.driver for engine in self._kernel.engines(self.number)}
+        changed = self._stalls.update([t for t in found if t is not None], now, threshold_ns, drivers)
+        return [self._stall_event(stall) for stall in changed]
+
+    def _stall_event(self, stall: Stall) -> StallEvent:
+        thread, sample = stall.thread, self._sampler.latest(stall.thread.tid)
+        site = sample.site if sample is not None and sample.since_ns == thread.last_ns else None
+        peer: Any = peer_object(thread.peer.family, thread.peer.remote, thread.peer.remote_port)
+        return StallEvent(
+            self.number,
+            thread.pid,
+            thread.tid,
+            self._proc.thread_name(thread.pid, thread.tid) or thread.comm,
+            state_of(thread.state, thread.syscall, thread.peer),
+            (thread.last_ns - self._start_ns) / NS,
+            stall.duration_ns / NS,
+            syscall_name(thread.syscall) or "",
+            peer,
+            site.function if site else None,
+            site.file if site else None,
+            site.line if site else None,
+            site.stack if site else (),
+            stall.ended,
+        )
 
     def sample_memory(self) -> None:
         """Resident memory of the live processes, and what was kept back in the kernel."""

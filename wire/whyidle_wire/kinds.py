@@ -31,6 +31,7 @@ KINDS: Final[dict[int, type[r.Record]]] = {
     33: r.Dropped,
     34: r.Status,
     35: r.StatusReply,
+    36: r.StallEvent,
 }
 
 KIND_OF: Final[dict[type[r.Record], int]] = {cls: kind for kind, cls in KINDS.items()}

@@ -225,6 +225,32 @@ class StatusReply(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class StallEvent(Record):
+    """Daemon to subscriber: a wait that lasts longer than the daemon's threshold, while it lasts.
+
+    Sent once when it crosses the threshold and once more, with ``ended``, when it is over. ``start_s`` counts
+    from the start of the observation, ``duration_s`` is so far, or in all when it has ended. ``function``,
+    ``file`` and ``line`` are the innermost frame of the user's own code, if it was read; ``stack`` has all
+    frames, innermost first.
+    """
+
+    observation: int
+    pid: int
+    tid: int
+    thread: str
+    state: str
+    start_s: float
+    duration_s: float
+    syscall: str
+    peer: dict[str, Any] | None = None
+    function: str | None = None
+    file: str | None = None
+    line: int | None = None
+    stack: tuple[str, ...] = ()
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown(Record):
     """A record of a kind that this version does not have. Never sent; a reader skips it."""
 

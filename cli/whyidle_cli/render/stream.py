@@ -8,7 +8,7 @@ from whyidle_cli.render.findings import place, times, title
 from whyidle_cli.render.text import fit, join, peer_text
 from whyidle_cli.render.units import seconds
 from whyidle_cli.sanitize import sanitize
-from whyidle_wire.records import FindingEvent, ProcessEvent, Record, SliceEvent
+from whyidle_wire.records import FindingEvent, ProcessEvent, Record, SliceEvent, StallEvent
 
 
 def finding_text(finding: dict[str, Any]) -> str:
@@ -39,6 +39,25 @@ def slice_text(event: SliceEvent) -> str:
     )
 
 
+def stall_text(event: StallEvent) -> str:
+    """``STALL   network  python/4711  search_web (tools.py:41)  recvfrom → 127.0.0.1:80  1.0 s so far``."""
+    place = ""
+    if event.function:
+        file = sanitize(event.file or "?", 200).rpartition("/")[2]
+        place = f"{sanitize(event.function, 40)} ({file}:{event.line if event.line is not None else '?'})"
+    return join(
+        [
+            "OVER  " if event.ended else "STALL ",
+            f"{fit(event.state, 10):<10}",
+            f"{sanitize(event.thread, 30)}/{event.tid}",
+            place,
+            join([sanitize(event.syscall, 30), peer_text(event.peer)], " → "),
+            seconds(event.duration_s) + (" in all" if event.ended else " so far"),
+        ],
+        "  ",
+    )
+
+
 def process_text(event: ProcessEvent) -> str:
     """``process 4711 exec python agent.py``."""
     status = f"status {event.exit_status}" if event.exit_status is not None else ""
@@ -51,6 +70,8 @@ def stream_text(record: Record) -> str | None:
     match record:
         case FindingEvent():
             return finding_text(record.finding)
+        case StallEvent():
+            return stall_text(record)
         case SliceEvent():
             return slice_text(record)
         case ProcessEvent():

@@ -30,6 +30,7 @@ PINNED = {
     33: "Dropped count",
     34: "Status request",
     35: "StatusReply request status",
+    36: "StallEvent observation pid tid thread state start_s duration_s syscall peer function file line stack ended",
 }
 
 

@@ -1,0 +1,66 @@
+"""A hang is reported while it hangs, with the line of code, and closed when it is over."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from harness import Program
+from harness_cli import Daemon
+from whyidle_wire.client import Client
+from whyidle_wire.records import Observe, Observing, StallEvent, Subscribe, Subscribed
+
+pytestmark = pytest.mark.bpf
+
+HUNG = """
+import socket
+def search_web(port):
+    s = socket.create_connection(("127.0.0.1", port))
+    return s.recv(1)
+def main():
+    search_web(int(sys.argv[1]))
+main()
+"""
+
+
+def next_stall(client: Client) -> StallEvent:
+    while True:
+        record = client.receive(30)
+        assert record is not None, "no stall was reported"
+        if isinstance(record, StallEvent):
+            return record
+
+
+def test_a_hung_search_is_seen_while_it_hangs(tmp_path: Path) -> None:
+    """While a call hangs, subscribers learn thread, function, line and peer, and in the end that it is over."""
+    with socket.create_server(("127.0.0.1", 0)) as server, Daemon(tmp_path) as daemon:
+        port = server.getsockname()[1]
+        program = Program(HUNG, str(port))
+        try:
+            with daemon.client() as watcher, daemon.client() as owner:
+                watcher.send(Subscribe(1))
+                assert isinstance(watcher.receive(10), Subscribed)
+                owner.send(Observe(1, program.pid, ("hung",), 0))
+                assert isinstance(owner.receive(10), Observing)
+                program.go()
+                connection, _ = server.accept()
+                stall = next_stall(watcher)
+                assert program.process.poll() is None  # it hangs still
+                assert (stall.pid, stall.tid, stall.state) == (program.pid, program.pid, "network")
+                assert stall.peer is not None
+                assert stall.peer["port"] == port
+                assert stall.function == "search_web"
+                assert stall.line == 7  # of the program: two lines are the harness's
+                assert any("main" in frame for frame in stall.stack)
+                assert not stall.ended
+                assert stall.duration_s >= 1.0
+                connection.send(b"x")
+                connection.close()
+                over = next_stall(watcher)
+                assert over.ended
+                assert over.start_s == stall.start_s
+                assert over.duration_s >= stall.duration_s
+        finally:
+            program.close()

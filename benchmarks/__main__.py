@@ -8,10 +8,16 @@ import platform
 import sys
 from datetime import UTC, datetime
 
-from benchmarks import demo, readme, startup, switches, syscalls
+from benchmarks import demo, readme, scale, startup, switches, syscalls
 from benchmarks.measure import OUT, Row, say
 
-ALL = {"syscalls": syscalls.run, "switches": switches.run, "startup": startup.run, "demo": demo.run}
+ALL = {
+    "syscalls": syscalls.run,
+    "switches": switches.run,
+    "startup": startup.run,
+    "demo": demo.run,
+    "scale": scale.run,
+}
 
 
 def main() -> int:

@@ -34,7 +34,7 @@ def next_stall(client: Client) -> StallEvent:
 
 
 def test_a_hung_search_is_seen_while_it_hangs(tmp_path: Path) -> None:
-    """While a call hangs, subscribers learn thread, function, line and peer, and in the end that it is over."""
+    """While a call hangs, subscribers learn thread, function, line and peer, and then its end."""
     with socket.create_server(("127.0.0.1", 0)) as server, Daemon(tmp_path) as daemon:
         port = server.getsockname()[1]
         program = Program(HUNG, str(port))

@@ -1,0 +1,118 @@
+"""Ten thousand threads, and more waits than anybody can look at one by one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import BIN, OUT, Row, compile_c, judge, say
+from whyidle_wire.client import Client
+from whyidle_wire.records import Finish, Observe, Observing, Record, Report, Status, StatusReply
+
+PROCESSES, THREADS = 500, 20
+ATTACH_GOAL_S, RSS_GOAL = 3.0, 80e6
+
+
+def run() -> tuple[str, list[Row]]:
+    """Title and rows."""
+    crowd = str(compile_c("crowd"))
+    folder = OUT / "scale"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for measure in (_crowd, _flood):  # each with a fresh daemon: the first teaches it to look less closely
+        socket = folder / f"{measure.__name__}.sock"
+        with subprocess.Popen([BIN / "whyidled", "--socket", socket], stderr=subprocess.DEVNULL) as daemon:
+            try:
+                rows += measure(crowd, socket, daemon.pid)
+            finally:
+                daemon.terminate()
+    return "Scale", rows
+
+
+def _crowd(crowd: str, socket: Path, daemon: int) -> list[Row]:
+    say(f"  {PROCESSES} processes of {THREADS} threads, asleep for a second at a time")
+    report, took, rss = _observe(crowd, socket, daemon, (PROCESSES, THREADS, 1000, 15), 10)
+    threads = len(report["threads"]) + report["threads_omitted"]["count"]
+    wanted, lost = PROCESSES * THREADS, report["loss"]["slices_lost"]
+    return [
+        Row("threads tracked", f"{threads}", f"≥{wanted}", judge(threads >= wanted)),
+        Row(
+            "attach to all of them", f"{took:.2f} s", f"≤{ATTACH_GOAL_S:.0f} s", judge(took <= ATTACH_GOAL_S)
+        ),
+        _memory("daemon's memory at most", rss),
+        Row("slices lost", str(lost), "0", judge(lost == 0)),
+    ]
+
+
+def _memory(what: str, rss: float) -> Row:
+    return Row(what, f"{rss / 1e6:.1f} MB", f"≤{RSS_GOAL / 1e6:.0f} MB", judge(rss <= RSS_GOAL))
+
+
+def _flood(crowd: str, socket: Path, daemon: int) -> list[Row]:
+    say("  as many waits of a millisecond as two cores can do, for ten seconds")
+    report, _, rss = _observe(crowd, socket, daemon, (4, 200, 1, 10), 12)
+    loss, kernel = report["loss"], report["_counters"]
+    return [
+        Row("flood: waits that became events", f"{kernel['slices']}", "", ""),
+        Row(
+            "flood: lost, reported and by the kernel's counter",
+            f"{loss['slices_lost']} and {kernel['slices_lost']}",
+            "equal",
+            judge(loss["slices_lost"] == kernel["slices_lost"]),
+        ),
+        _memory("flood: daemon's memory at most", rss),
+    ]
+
+
+def _observe(
+    crowd: str, socket: Path, daemon: int, arguments: tuple[int, ...], seconds: float
+) -> tuple[dict[str, Any], float, float]:
+    """Observe for some seconds; returns the report, seconds to attach, and the daemon's peak memory."""
+    while not socket.exists():
+        time.sleep(0.05)
+    with (
+        subprocess.Popen([crowd, *map(str, arguments)], stdout=subprocess.PIPE, text=True) as target,
+        Client.connect(socket, 30) as client,
+    ):
+        assert target.stdout
+        target.stdout.readline()
+        client.handshake("benchmark", 60)
+        before = _counters(client)
+        begin = time.monotonic()
+        client.send(Observe(1, target.pid, ("crowd",), 0))
+        observing = _wait(client, Observing)
+        took = time.monotonic() - begin
+        peak = 0.0
+        while time.monotonic() - begin < seconds:
+            peak = max(peak, _rss(daemon))
+            time.sleep(0.1)
+        client.send(Finish(observing.observation, None))
+        report: dict[str, Any] = _wait(client, Report).report
+        peak = max(peak, _rss(daemon))
+        after = _counters(client)
+        report["_counters"] = {name: after[name] - before[name] for name in after}
+        target.kill()
+        subprocess.run(["pkill", "-KILL", "-P", str(target.pid)], check=False)
+    (OUT / "scale.json").write_text(json.dumps(report))
+    return report, took, peak
+
+
+def _wait(client: Client, kind: type[Record]) -> Any:
+    while True:
+        record = client.receive(120)
+        if record is None or isinstance(record, kind):
+            return record
+
+
+def _counters(client: Client) -> dict[str, int]:
+    client.send(Status(9))
+    reply: StatusReply = _wait(client, StatusReply)
+    counters: dict[str, int] = reply.status["counters"]
+    return counters
+
+
+def _rss(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096.0

@@ -31,6 +31,8 @@ static __always_inline void add_short_wait(struct wi_thread *t, u64 ns)
 		wait->longest_ns = ns;
 }
 
+#define WI_WAKE_EVERY 2048 /* a power of two; the ring holds 9000 */
+
 static __always_inline bool emit_slice(struct wi_thread *t, u64 blocked, u64 runqueue)
 {
 	struct wi_slice *e = events.ringbuf_reserve(sizeof(*e));
@@ -53,7 +55,12 @@ static __always_inline bool emit_slice(struct wi_thread *t, u64 blocked, u64 run
 	e->syscall = t->syscall;
 	e->fd = t->fd;
 	e->peer = t->peer;
-	events.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	/* User space looks ten times a second. A burst would fill the ring before that, so every so many events
+	 * wake it; not each of them, since a wake-up costs a hundred times an event. */
+	int which = WI_STAT_SLICES;
+	u64 *emitted = stats.lookup(&which);
+	bool wake = emitted && (*emitted & (WI_WAKE_EVERY - 1)) == WI_WAKE_EVERY - 1;
+	events.ringbuf_submit(e, wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 	count_stat(WI_STAT_SLICES);
 	return true;
 }

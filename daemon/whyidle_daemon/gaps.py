@@ -15,7 +15,8 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from whyidle_daemon.processes import Process
 from whyidle_daemon.states import state_of
-from whyidle_daemon.waits import Record, WaitKey
+from whyidle_daemon.timelines import Record
+from whyidle_daemon.waits import WaitKey
 from whyidle_probes.events import Thread, Wait
 
 _K = TypeVar("_K")

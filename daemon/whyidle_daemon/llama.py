@@ -7,16 +7,17 @@ report is made comes from the driver's totals now and at the end of its last cal
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from whyidle_daemon.gaps import Cause, Driver, EngineActivity, ExplainedGap, IdleSums, explain, fit
 from whyidle_daemon.processes import Process
-from whyidle_daemon.states import SOCKET_WAITS
-from whyidle_daemon.waits import Record, Timelines, WaitGroup, between
+from whyidle_daemon.timelines import Record, between
+from whyidle_daemon.waits import WaitGroup
 from whyidle_probes.events import Engine, Gap, Wait
 
 MAX_PENDING = 4096
 SETTLE_NS = 2_000_000_000  # both rings have been drained of everything older
+RecordsOf = Callable[[int], list[Record]]  # by thread, in order of time
 RESOLUTION_MS = 0.01  # a uprobe's entry and return, each late by its own few microseconds
 
 
@@ -36,19 +37,19 @@ class LlamaEngine:
         self.pending.append(gap)
         self.drivers.add(gap.tid)
 
-    def settle(self, timelines: Timelines, until_ns: int) -> None:
+    def settle(self, lines: RecordsOf, until_ns: int) -> None:
         """Explain the gaps that ended by ``until_ns`` for good; their slices can go then."""
         for gap in self.pending:
             if gap.end_ns <= until_ns:
                 self.settled_ns[gap.tid] = max(self.settled_ns.get(gap.tid, 0), gap.end_ns)
-        self.pending = _explain_into(self._sums, self.process, self.pending, timelines, until_ns)
+        self.pending = _explain_into(self._sums, self.process, self.pending, lines, until_ns)
 
     def activity(
         self,
         engine: Engine,
         now_ns: int,
         driver: Driver,
-        lines: Timelines,
+        lines: RecordsOf,
         groups: Iterable[WaitGroup],
     ) -> EngineActivity:
         """All that is known up to ``now_ns``; ``driver`` is thread ``engine.driver``."""
@@ -85,20 +86,20 @@ class LlamaEngine:
             gaps=tuple(item[-1] for item in sorted(sums.longest, key=lambda item: (-item[0], -item[1]))),
         )
 
-    def _open(self, engine: Engine, end_ns: int, driver: Driver, lines: Timelines) -> ExplainedGap:
+    def _open(self, engine: Engine, end_ns: int, driver: Driver, lines: RecordsOf) -> ExplainedGap:
         """The gap since the last call, from the driver's totals then and now."""
         exact = None
         if driver.thread is not None:
             totals = driver.thread.totals_at(end_ns)
             exact = [max(0, now - then) for now, then in zip(totals, engine.seen, strict=True)]
-        records = [*between(lines.of(engine.driver), engine.last_ns, end_ns), *driver.waiting]
+        records = [*between(lines(engine.driver), engine.last_ns, end_ns), *driver.waiting]
         pieces = explain(engine.last_ns, end_ns, exact, records)
         length = end_ns - engine.last_ns
         return ExplainedGap(length, engine.last_ns, self.process, engine.driver, pieces, True)
 
 
 def _explain_into(
-    sums: IdleSums, process: Process, gaps: list[Gap], timelines: Timelines, until_ns: int
+    sums: IdleSums, process: Process, gaps: list[Gap], records_of: RecordsOf, until_ns: int
 ) -> list[Gap]:
     """Explain gaps that ended by ``until_ns`` into ``sums``; returns the others."""
     left = []
@@ -108,7 +109,7 @@ def _explain_into(
             left.append(gap)
             continue
         if gap.tid not in lines:
-            lines[gap.tid] = timelines.of(gap.tid)
+            lines[gap.tid] = records_of(gap.tid)
         records = between(lines[gap.tid], gap.start_ns, gap.end_ns)
         pieces = explain(gap.start_ns, gap.end_ns, gap.ns, records)
         length = gap.end_ns - gap.start_ns
@@ -117,7 +118,7 @@ def _explain_into(
 
 
 def _name_undated(causes: dict[Cause, int], groups: Iterable[WaitGroup]) -> dict[Cause, int]:
-    """Give socket waits without a peer to the peers that were waited for at an unknown time.
+    """Give waits without a peer or place to those that were waited for at an unknown time.
 
     These are waits too short to be slices, and slices that were lost: the kernel summed them by peer.
     """
@@ -128,7 +129,7 @@ def _name_undated(causes: dict[Cause, int], groups: Iterable[WaitGroup]) -> dict
     named = dict(causes)
     for cause, ns in causes.items():
         candidates = undated.get((cause.process, cause.tid, cause.wait))
-        if cause.key is not None or cause.wait not in SOCKET_WAITS or not candidates:
+        if cause.key is not None or not candidates:
             continue
         have = sum(group.undated_ns for group in candidates)
         give = min(ns, have)

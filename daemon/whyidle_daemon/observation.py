@@ -10,19 +10,33 @@ Memory is bounded; what had no room is counted and lowers the confidence of the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from whyidle_daemon import report as build
 from whyidle_daemon.attribution import ThreadTable, merged, open_wait, thread_times
-from whyidle_daemon.facts import Host, Loss, MemorySample, Overhead, ProcessFacts, Snapshot
+from whyidle_daemon.facts import (
+    Host,
+    HostName,
+    Lookup,
+    Loss,
+    MemorySample,
+    Overhead,
+    ProcessFacts,
+    Snapshot,
+    StackSample,
+)
 from whyidle_daemon.findings import find_all
 from whyidle_daemon.findings.evidence import Evidence
 from whyidle_daemon.gaps import Driver, EngineActivity
 from whyidle_daemon.llama import MAX_PENDING, SETTLE_NS, LlamaEngine
+from whyidle_daemon.naming import Hosts, Naming, dominant_places
 from whyidle_daemon.processes import Process, ProcessTable
 from whyidle_daemon.progress import Progress, progress_of
-from whyidle_daemon.states import SOCKET_WAITS, TCP_LISTEN, TCP_SYN_SENT
-from whyidle_daemon.waits import Record, Timelines, WaitTable
+from whyidle_daemon.sites import Sites
+from whyidle_daemon.states import TCP_LISTEN, TCP_SYN_SENT
+from whyidle_daemon.timelines import Record, Timelines
+from whyidle_daemon.waits import Waits
 from whyidle_probes.events import Engine, Exec, Exit, Fork, Gap, Library, ShortWaits, Slice, Thread, Wait
 from whyidle_wire.report import REPORT_SCHEMA
 
@@ -31,7 +45,8 @@ PAGE_SIZE = 4096
 
 __all__ = ["Observation", "Progress"]
 
-Anything = Slice | Thread | Fork | Exec | Exit | Gap | Library | ProcessFacts | MemorySample | ShortWaits
+Event = Slice | Thread | Fork | Exec | Exit | Gap | Library | ShortWaits
+Anything = Event | ProcessFacts | MemorySample | StackSample | Lookup | HostName
 
 
 class Observation:
@@ -52,7 +67,9 @@ class Observation:
         self._page_size = page_size
         self._processes = ProcessTable()
         self._threads = ThreadTable()
-        self._waits = WaitTable()
+        self._waits = Waits()
+        self._sites = Sites()
+        self._hosts = Hosts()
         self._lines = Timelines()
         self._engines: dict[tuple[Process, int], LlamaEngine] = {}
         self._drivers: set[int] = set()
@@ -77,6 +94,10 @@ class Observation:
             self._gap(record)
         elif isinstance(record, ShortWaits):
             self._short(record)
+        elif isinstance(record, StackSample):
+            self._sites.add(record)
+        elif isinstance(record, HostName):
+            self._hosts.add(record)
         elif isinstance(record, MemorySample):
             self._processes.memory(record)
         elif isinstance(record, ProcessFacts):
@@ -94,7 +115,8 @@ class Observation:
         wait = _wait(slice_.state, slice_.peer.tcp_state)
         key = None
         if slice_.blocked_ns:
-            group = self._waits.group(process, slice_.tid, wait, slice_.peer)
+            place = self._sites.take(slice_.pid, slice_.tid, slice_.start_ns)
+            group = self._waits.table(wait).group(process, slice_.tid, wait, slice_.peer, place)
             if group is not None:
                 group.add(slice_.start_ns, slice_.blocked_ns, slice_.syscall, slice_.peer)
                 key = group.key
@@ -117,20 +139,22 @@ class Observation:
         self._drivers.add(gap.tid)
         self._newest_ns = max(self._newest_ns, gap.end_ns)
         if len(engine.pending) > MAX_PENDING:
-            engine.settle(self._lines, self._newest_ns - SETTLE_NS)
+            placed = self._placed()
+            engine.settle(placed, self._newest_ns - SETTLE_NS)
             if len(engine.pending) > MAX_PENDING:
-                engine.settle(self._lines, self._newest_ns)
+                engine.settle(placed, self._newest_ns)
 
     def _short(self, waits: ShortWaits) -> None:
         process = self._processes.at(waits.pid, self._newest_ns)
         subject = (waits.state, waits.remote, waits.remote_port, waits.family)
-        self._waits.short(process, waits.tid, subject, (waits.ns, waits.count, waits.longest_ns))
+        self._waits.sockets.short(process, waits.tid, subject, (waits.ns, waits.count, waits.longest_ns))
 
     def _settle(self) -> None:
         """Make room among the slices: account for good for what is old enough."""
         horizon = self._newest_ns - SETTLE_NS
+        placed = self._placed()
         for engine in self._engines.values():
-            engine.settle(self._lines, horizon)
+            engine.settle(placed, horizon)
 
         def until(tid: int) -> int:
             if tid not in self._drivers:
@@ -140,9 +164,13 @@ class Observation:
 
         self._lines.forget(until)
         for record in self._lines.trim(self._drivers):
-            group = self._waits.groups.get(record.key) if record.key is not None else None
+            group = self._waits.get(record.key) if record.key is not None else None
             if group is not None:
                 group.undated_ns += record.blocked_ns
+
+    def _placed(self) -> Callable[[int], list[Record]]:
+        """The slices of a thread, those that were not sampled placed as far as is known now."""
+        return self._lines.named(dominant_places(self._waits.groups.values()))
 
     # --- out -------------------------------------------------------------------------------------------
 
@@ -157,19 +185,24 @@ class Observation:
         now_ns = snapshot.ns
         threads = merged(self._threads.exited.values(), snapshot.threads)
         waits, waiting = self._with_open_waits(threads, now_ns)
-        groups = waits.groups
+        naming = Naming(waits.groups, self._hosts)
+        groups = naming.groups()
         times = thread_times(threads, now_ns, self._processes, groups.values())
-        engines = [self._activity(engine, now_ns, threads, waiting, waits) for engine in snapshot.engines]
+        engines = [
+            naming.activity(self._activity(engine, now_ns, threads, waiting, naming))
+            for engine in snapshot.engines
+        ]
         engines.sort(key=lambda engine: (engine.first_ns, engine.id))
         end_ns = self._end(now_ns, threads)
-        dropped = self._lines.dropped + waits.dropped
+        dropped = self._lines.dropped + waits.sockets.dropped
         evidence = Evidence(
             wall_ns=end_ns - self.start_ns,
             cpus=host.cpus,
             engines=tuple(engines),
             threads=tuple(times),
             groups=groups,
-            inbound=waits.inbound(),
+            inbound=frozenset(naming.key(key) for key in waits.sockets.inbound()),
+            stacks=self._sites,
             loss=loss,
             slices=self._slices,
             dropped=dropped,
@@ -218,8 +251,8 @@ class Observation:
 
     def _with_open_waits(
         self, threads: list[Thread], now_ns: int
-    ) -> tuple[WaitTable, dict[tuple[int, int], Record]]:
-        """The wait groups with the waits that have not ended, and these waits by process and thread."""
+    ) -> tuple[Waits, dict[tuple[int, int], Record]]:
+        """The waits with those that have not ended, and these by process and thread."""
         waits = self._waits.copy()
         waiting: dict[tuple[int, int], Record] = {}
         for thread in threads:
@@ -227,11 +260,11 @@ class Observation:
             if not blocked_ns and not runqueue_ns:
                 continue
             wait, key = _wait(thread.state, thread.peer.tcp_state), None
-            if blocked_ns and (wait in SOCKET_WAITS or wait == Wait.LISTEN):
-                process = self._processes.find(thread.pid, thread.last_ns)
-                if process is not None:
-                    what = (start_ns, blocked_ns, wait, thread.syscall, thread.peer)
-                    key = waits.open(process, thread.tid, what)
+            process = self._processes.find(thread.pid, thread.last_ns)
+            if blocked_ns and process is not None:
+                what = (start_ns, blocked_ns, wait, thread.syscall, thread.peer)
+                place = self._sites.peek(thread.pid, thread.tid, start_ns)
+                key = waits.table(wait).open(process, thread.tid, what, place)
             waiting[thread.pid, thread.tid] = Record(start_ns, blocked_ns, runqueue_ns, wait, key)
         return waits, waiting
 
@@ -241,7 +274,7 @@ class Observation:
         now_ns: int,
         threads: list[Thread],
         waiting: dict[tuple[int, int], Record],
-        waits: WaitTable,
+        naming: Naming,
     ) -> EngineActivity:
         process = self._processes.find(engine.pid, engine.first_ns)
         process = process or Process(engine.pid, engine.first_ns, provisional=True)
@@ -258,7 +291,7 @@ class Observation:
         )
         record = waiting.get((engine.pid, engine.driver))
         driver = Driver(thread, (record,) if record is not None else ())
-        return known.activity(engine, now_ns, driver, self._lines, waits.groups.values())
+        return known.activity(engine, now_ns, driver, self._lines.named(naming.placed), naming.known)
 
 
 def _wait(state: int, tcp_state: int) -> int:

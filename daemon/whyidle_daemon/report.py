@@ -8,6 +8,7 @@ from whyidle_daemon.attribution import MAX_THREADS, ThreadTable, ThreadTime, sta
 from whyidle_daemon.facts import Host, Loss, Overhead
 from whyidle_daemon.gaps import EngineActivity, ExplainedGap, state_of_cause
 from whyidle_daemon.processes import Process, ProcessTable
+from whyidle_daemon.waits import WaitKey
 
 NS = 1_000_000_000
 MAX_REPORTED_PROCESSES = 1000
@@ -139,40 +140,46 @@ def gap_objects(engines: list[EngineActivity], start_ns: int) -> list[dict[str, 
 
 
 def _causes(gap: ExplainedGap) -> list[dict[str, Any]]:
-    merged: dict[tuple[str, str | None], tuple[int, Any]] = {}
+    merged: dict[tuple[str, str | None, str | None], tuple[int, WaitKey | None]] = {}
     for piece in gap.pieces:
-        name = piece.key.peer_text if piece.key is not None else None
-        where = (state_of_cause(piece.wait, piece.key), name)
+        where = (state_of_cause(piece.wait, piece.key), *_names(piece.key))
         ns, _ = merged.get(where, (0, None))
-        merged[where] = (ns + piece.ns, piece.key.peer if piece.key is not None else None)
+        merged[where] = (ns + piece.ns, piece.key)
     return [
         {
             "state": state,
             "share": ns / gap.length_ns,
             "pid": gap.process.pid,
             "tid": gap.tid,
-            "function": None,
-            "peer": peer,
+            "function": function,
+            "peer": key.peer if key is not None else None,
         }
-        for (state, _), (ns, peer) in sorted(merged.items(), key=lambda item: (-item[1][0], str(item[0])))
+        for (state, _, function), (ns, key) in sorted(
+            merged.items(), key=lambda item: (-item[1][0], str(item[0]))
+        )
     ]
 
 
+def _names(key: WaitKey | None) -> tuple[str | None, str | None]:
+    """Peer and function, of what has them."""
+    return (key.peer_text, key.function) if key is not None else (None, None)
+
+
 def idle_objects(engines: list[EngineActivity]) -> list[dict[str, Any]]:
-    """``idle_by_cause``: the idle time of all engines, summed; the smallest peers lose their name."""
+    """``idle_by_cause``: the idle time of all engines, summed; the smallest causes lose their names."""
     total = sum(engine.idle_ns for engine in engines)
-    rows: dict[tuple[str, int, int, str | None], list[Any]] = {}
+    rows: dict[tuple[str, int, int, str | None, str | None], list[Any]] = {}
     for engine in engines:
         for cause, ns in engine.causes.items():
-            name = cause.key.peer_text if cause.key is not None else None
-            where = (state_of_cause(cause.wait, cause.key), cause.process.pid, cause.tid, name)
+            state = state_of_cause(cause.wait, cause.key)
+            where = (state, cause.process.pid, cause.tid, *_names(cause.key))
             row = rows.setdefault(where, [0, cause.key.peer if cause.key is not None else None])
             row[0] += ns
     ranked = sorted(rows.items(), key=lambda item: (-item[1][0], str(item[0])))
     for where, (ns, _) in ranked[MAX_REPORTED_CAUSES:]:
-        if where[-1] is not None:
+        if where[-2:] != (None, None):
             del rows[where]
-            rows.setdefault((*where[:-1], None), [0, None])[0] += ns
+            rows.setdefault((*where[:-2], None, None), [0, None])[0] += ns
     return [
         {
             "state": state,
@@ -180,10 +187,10 @@ def idle_objects(engines: list[EngineActivity]) -> list[dict[str, Any]]:
             "share": ns / total,
             "pid": pid,
             "tid": tid,
-            "function": None,
+            "function": function,
             "peer": peer,
         }
-        for (state, pid, tid, _), (ns, peer) in sorted(
+        for (state, pid, tid, _, function), (ns, peer) in sorted(
             rows.items(), key=lambda item: (-item[1][0], str(item[0]))
         )
     ]

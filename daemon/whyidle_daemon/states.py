@@ -24,6 +24,7 @@ AF_VSOCK = 40
 TCP_SYN_SENT = 2
 TCP_LISTEN = 10
 DNS_PORT = 53
+MAPPED = bytes(10) + b"\xff\xff"  # IPv4 in IPv6
 
 _STATE_OF: dict[int, str] = {
     Wait.RUNNING: "running",

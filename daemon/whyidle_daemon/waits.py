@@ -1,40 +1,40 @@
-"""Waits on sockets, grouped by who waited for whom, and the recent slices of every thread.
+"""Waits, grouped by who waited in which code for whom.
 
-Two stores with fixed bounds, because a target decides how many slices, threads and peers there are:
-
-- :class:`WaitTable` sums the waits of each thread for each peer. Nothing that it drops is lost from the
-  threads' own totals; only the peer's name is.
-- :class:`Timelines` keeps recent slices one by one, so that an engine gap, which is known only when it ends,
-  can be overlaid with what the driver thread waited for.
+Bounded, because a target decides how many threads, functions and peers there are. Nothing that a
+:class:`WaitTable` drops is lost from the threads' own totals; only the names are.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import deque
-from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from whyidle_daemon.processes import Process
+from whyidle_daemon.sites import Place
 from whyidle_daemon.states import SOCKET_WAITS, TCP_SYN_SENT, peer_object, peer_text, remote_state
 from whyidle_probes.events import NO_PEER, Peer, Wait
 from whyidle_wire import report as wire
 
 MAX_GROUPS = 8192
-MAX_RECORDS = 32_768  # slices kept one by one: 6 MB
+NO_ADDRESS = bytes(16)
 MAX_PORTS = 256
 EPHEMERAL = 32768  # where Linux begins to number the ports of clients
 
 
 class WaitKey(NamedTuple):
-    """A thread of a process waiting for a peer. Processes are told apart by identity, not by PID."""
+    """A thread of a process waiting in a place for a peer. Processes are told apart by identity, not by PID.
+
+    What is no socket has no peer; ``place`` is ``None`` when no stack was read. ``host`` is filled in by
+    :mod:`whyidle_daemon.naming`, for a report.
+    """
 
     process: Process
     tid: int
     wait: int
-    remote: bytes
-    port: int
-    family: int
+    remote: bytes = NO_ADDRESS
+    port: int = 0
+    family: int = 0
+    place: Place | None = None
+    host: str | None = None
 
     @property
     def state(self) -> str:
@@ -44,7 +44,20 @@ class WaitKey(NamedTuple):
     @property
     def peer(self) -> wire.Peer | None:
         """The report's peer object."""
-        return peer_object(self.family, self.remote, self.port)
+        peer = peer_object(self.family, self.remote, self.port)
+        if peer is not None:
+            peer["host"] = self.host
+        return peer
+
+    @property
+    def end_text(self) -> str | None:
+        """``host:port``, the host by name when that is known: what its user calls it."""
+        return f"{self.host}:{self.port}" if self.host is not None else self.peer_text
+
+    @property
+    def function(self) -> str | None:
+        """The function that waits."""
+        return self.place.function if self.place is not None else None
 
     @property
     def peer_text(self) -> str | None:
@@ -52,24 +65,8 @@ class WaitKey(NamedTuple):
         return peer_text(self.family, self.remote, self.port)
 
 
-class Record(NamedTuple):
-    """One slice: asleep for ``blocked_ns`` in ``wait``, then runnable for ``runqueue_ns``."""
-
-    start_ns: int
-    blocked_ns: int
-    runqueue_ns: int
-    wait: int
-    key: WaitKey | None
-    connecting: bool = False
-
-    @property
-    def end_ns(self) -> int:
-        """When the thread ran again."""
-        return self.start_ns + self.blocked_ns + self.runqueue_ns
-
-
 class WaitGroup:
-    """All waits of one thread for one peer."""
+    """All waits of one thread in one place for one peer."""
 
     __slots__ = (
         "blocked_ns",
@@ -114,6 +111,20 @@ class WaitGroup:
             setattr(twin, name, getattr(self, name))
         twin.calls = dict(self.calls)
         return twin
+
+    def absorb(self, other: WaitGroup) -> None:
+        """Add all of another group to this one."""
+        for name in ("count", "connects", "blocked_ns", "short_count", "short_ns", "undated_ns"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.longest_ns = max(self.longest_ns, other.longest_ns)
+        self.open_ns = max(self.open_ns, other.open_ns)
+        self.first_ns = min(self.first_ns or other.first_ns, other.first_ns or self.first_ns)
+        for syscall, (count, ns) in other.calls.items():
+            counted, spent = self.calls.get(syscall, (0, 0))
+            self.calls[syscall] = (counted + count, spent + ns)
+        ports = self.ports | other.ports
+        self.more_ports = self.more_ports or other.more_ports or len(ports) > MAX_PORTS
+        self.ports = ports if len(ports) <= MAX_PORTS else self.ports
 
     def add(self, start_ns: int, blocked_ns: int, syscall: int, peer: Peer) -> None:
         """Count one wait."""
@@ -170,15 +181,18 @@ class WaitTable:
             and any(port in self.listening or (key.process, port) in shared for port in group.ports)
         )
 
-    def group(self, process: Process, tid: int, wait: int, peer: Peer) -> WaitGroup | None:
-        """The group of a wait; ``None`` for what is no socket, and for demand on a listening socket."""
+    def group(
+        self, process: Process, tid: int, wait: int, peer: Peer, place: Place | None = None
+    ) -> WaitGroup | None:
+        """The group of a wait; ``None`` for demand on a listening socket."""
         if wait == Wait.LISTEN:
             if len(self.listening) < MAX_GROUPS:
                 self.listening.add(peer.local_port)
             return None
-        if wait not in SOCKET_WAITS:
-            return None
-        key = WaitKey(process, tid, wait, peer.remote, peer.remote_port, peer.family)
+        if wait in SOCKET_WAITS:
+            key = WaitKey(process, tid, wait, peer.remote, peer.remote_port, peer.family, place)
+        else:
+            key = WaitKey(process, tid, wait, place=place)
         group = self.groups.get(key)
         if group is None:
             if len(self.groups) >= self._limit:
@@ -199,10 +213,16 @@ class WaitTable:
             group.short_count += sums[1]
             group.longest_ns = max(group.longest_ns, sums[2])
 
-    def open(self, process: Process, tid: int, slice_: tuple[int, int, int, int, Peer]) -> WaitKey | None:
+    def open(
+        self,
+        process: Process,
+        tid: int,
+        slice_: tuple[int, int, int, int, Peer],
+        place: Place | None = None,
+    ) -> WaitKey | None:
         """Add a wait that lasts: ``(start_ns, so_far_ns, wait, syscall, peer)``. Only on a copy."""
         start_ns, so_far_ns, wait, syscall, peer = slice_
-        group = self.group(process, tid, wait, peer)
+        group = self.group(process, tid, wait, peer, place)
         if group is None:
             return None
         group = self.groups[group.key] = group.copy()
@@ -219,77 +239,26 @@ class WaitTable:
             self.dropped_ns += group.total_ns
 
 
-class Timelines:
-    """Recent slices of every thread; at most ``limit`` in all."""
+class Waits:
+    """All waits: those for sockets, and the others, apart so that neither crowds out the other."""
 
-    def __init__(self, limit: int = MAX_RECORDS) -> None:
-        self._threads: dict[int, deque[Record]] = {}
-        self._limit = limit
-        self._count = 0
-        self.dropped = 0  # of driver threads, not yet laid over a gap
+    def __init__(self, sockets: WaitTable | None = None, others: WaitTable | None = None) -> None:
+        self.sockets = sockets or WaitTable()
+        self.others = others or WaitTable()
 
-    def __len__(self) -> int:
-        return self._count
+    def table(self, wait: int) -> WaitTable:
+        """Where a wait belongs."""
+        return self.sockets if wait in SOCKET_WAITS or wait == Wait.LISTEN else self.others
 
     @property
-    def full(self) -> bool:
-        """Time to settle what can be settled, then :meth:`trim`."""
-        return self._count >= self._limit
+    def groups(self) -> dict[WaitKey, WaitGroup]:
+        """Every group."""
+        return self.sockets.groups | self.others.groups
 
-    def add(self, tid: int, record: Record) -> None:
-        """Keep a slice."""
-        line = self._threads.get(tid)
-        if line is None:
-            line = self._threads[tid] = deque()
-        line.append(record)
-        self._count += 1
+    def get(self, key: WaitKey) -> WaitGroup | None:
+        """The group of a key, ``None`` when it was dropped."""
+        return self.table(key.wait).groups.get(key)
 
-    def of(self, tid: int) -> list[Record]:
-        """The slices of a thread in order of time."""
-        return sorted(self._threads.get(tid, ()), key=lambda record: record.start_ns)
-
-    def forget(self, until_ns: Callable[[int], int]) -> None:
-        """Drop the slices of each thread that ended by ``until_ns(tid)``."""
-        for tid, line in list(self._threads.items()):
-            limit = until_ns(tid)
-            kept = deque(record for record in line if record.end_ns > limit)
-            self._count -= len(line) - len(kept)
-            self._replace(tid, kept)
-
-    def trim(self, drivers: set[int]) -> list[Record]:
-        """Make room: other threads' slices go first, then the oldest half of the drivers'. Returns those."""
-        goal = self._limit // 2
-        if self._count <= goal:
-            return []
-        for tid in [tid for tid in self._threads if tid not in drivers]:
-            line = self._threads[tid]
-            kept: deque[Record] = deque(list(line)[(len(line) + 1) // 2 :])
-            self._count -= len(line) - len(kept)
-            self._replace(tid, kept)
-        lost: list[Record] = []
-        if self._count > self._limit * 3 // 4:
-            for tid in [tid for tid in self._threads if tid in drivers]:
-                line = self._threads[tid]
-                for _ in range((len(line) + 1) // 2):
-                    lost.append(line.popleft())
-                self._replace(tid, line)
-            self._count -= len(lost)
-            self.dropped += len(lost)
-        return lost
-
-    def _replace(self, tid: int, line: deque[Record]) -> None:
-        if line:
-            self._threads[tid] = line
-        else:
-            del self._threads[tid]
-
-
-def between(records: list[Record], start_ns: int, end_ns: int) -> Iterable[Record]:
-    """Those of a thread's slices, in order of time, that touch ``[start_ns, end_ns)``."""
-    # Slices of one thread do not overlap, so only the one before the first can reach in.
-    at = max(0, bisect_left(records, start_ns, key=lambda record: record.start_ns) - 1)
-    for record in records[at:]:
-        if record.start_ns >= end_ns:
-            break
-        if record.end_ns > start_ns:
-            yield record
+    def copy(self) -> Waits:
+        """As :meth:`WaitTable.copy`."""
+        return Waits(self.sockets.copy(), self.others.copy())

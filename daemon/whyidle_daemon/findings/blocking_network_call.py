@@ -1,7 +1,7 @@
 """``blocking_network_call``: a thread that should feed an engine sits in a network call instead.
 
-Grouped by thread and remote address and port, whatever the syscalls: one HTTP request is ``connect``, then
-``poll`` or ``recvfrom`` on the same socket, and the user wants one finding for the server, not three.
+Grouped by thread, line of code, and remote host and port, whatever the syscalls: one HTTP request is
+``connect``, then ``poll`` or ``recvfrom`` on the same socket, and the user wants one finding, not three.
 
 **Who can be guilty.** A thread that drives an engine, for the part of its waits in which that engine was
 idle. If the target has no engine at all: a main thread, or a thread that the main thread waits for. Other
@@ -30,6 +30,7 @@ from whyidle_daemon.attribution import ThreadTime
 from whyidle_daemon.findings.evidence import Evidence, confidence, finding, printable, say, seconds, severity
 from whyidle_daemon.gaps import EngineActivity
 from whyidle_daemon.processes import Process
+from whyidle_daemon.sites import Place
 from whyidle_daemon.waits import WaitGroup, WaitKey
 from whyidle_probes.syscalls import syscall_name
 
@@ -46,6 +47,11 @@ class Calls(NamedTuple):
     process: Process
     tid: int
     groups: tuple[WaitGroup, ...]
+
+    @property
+    def key(self) -> WaitKey:
+        """Where most of the time went; the peers of all are the same, by name or address."""
+        return max(self.groups, key=lambda group: group.total_ns).key
 
     @property
     def keys(self) -> frozenset[WaitKey]:
@@ -88,12 +94,12 @@ def find(evidence: Evidence) -> list[dict[str, Any]]:
 
 
 def _calls(evidence: Evidence) -> list[Calls]:
-    grouped: dict[tuple[Process, int, str | None], list[WaitGroup]] = {}
+    grouped: dict[tuple[Process, int, str | None, Place | None], list[WaitGroup]] = {}
     for key, group in evidence.groups.items():
-        if key.state == "network" and key not in evidence.inbound:
+        if key.state == "network" and key not in evidence.inbound and not (key.place and key.place.loop):
             tid = key.process.thread_id(key.tid, group.first_ns)
-            grouped.setdefault((key.process, tid, key.peer_text), []).append(group)
-    return [Calls(process, tid, tuple(groups)) for (process, tid, _), groups in grouped.items()]
+            grouped.setdefault((key.process, tid, key.end_text, key.place), []).append(group)
+    return [Calls(process, tid, tuple(groups)) for (process, tid, *_), groups in grouped.items()]
 
 
 def _idle(evidence: Evidence, calls: Calls) -> _Idle | None:
@@ -129,14 +135,14 @@ def _driver_finding(evidence: Evidence, calls: Calls, idle: _Idle) -> dict[str, 
 
 def _without_engine(evidence: Evidence, calls: list[Calls]) -> list[dict[str, Any]]:
     found = []
-    pools: dict[tuple[Process, str | None], list[Calls]] = {}
+    pools: dict[tuple[Process, str | None, Place | None], list[Calls]] = {}
     for call in calls:
         if call.blocked_ns < max(MIN_ALONE_NS, MIN_ALONE_SHARE * evidence.wall_ns):
             continue
         if call.tid == call.process.pid:
             found.append(_alone_finding(evidence, call, 1))
         elif _is_waited_for(evidence, call):
-            pools.setdefault((call.process, call.groups[0].key.peer_text), []).append(call)
+            pools.setdefault((call.process, call.key.end_text, call.key.place), []).append(call)
     for pool in pools.values():
         worst = max(pool, key=lambda call: (call.blocked_ns, -call.tid))
         found.append(_alone_finding(evidence, worst, len(pool)))
@@ -163,7 +169,7 @@ def _finding(
     evidence: Evidence, calls: Calls, what: str, engine: EngineActivity | None, saves: tuple[int, int]
 ) -> dict[str, Any]:
     time = evidence.thread(calls.process, calls.tid)
-    peer = calls.groups[0].key.peer
+    peer, place = calls.key.peer, calls.key.place
     doubts = [] if peer is not None else ["the other end of the socket is not known"]
     if engine is None and calls.tid != calls.process.pid:
         doubts.append("not the main thread: that anybody waits for it is likely, not seen")
@@ -182,6 +188,7 @@ def _finding(
         calls.tid,
         confidence=level,
         confidence_reasons=reasons,
+        **evidence.where(place),
         peer=peer,
         count=calls.number,
         blocked_s=seconds(calls.blocked_ns),
@@ -205,7 +212,7 @@ def _advice(calls: Calls, time: ThreadTime | None, what: str, gather: int, overl
         if calls.tid == calls.process.pid
         else f"Thread {printable(time.name) if time is not None else calls.tid}"
     )
-    peer = calls.groups[0].key.peer_text or "a peer that is not known"
+    peer = calls.key.end_text or "a peer that is not known"
     if calls.number == 1:
         lasts = "has been waiting" if calls.open_ns else "waited"
         return (

@@ -8,6 +8,7 @@ from whyidle_daemon.attribution import ThreadTime
 from whyidle_daemon.facts import Loss
 from whyidle_daemon.gaps import EngineActivity
 from whyidle_daemon.processes import Process
+from whyidle_daemon.sites import Place, Sites
 from whyidle_daemon.waits import WaitGroup, WaitKey
 from whyidle_wire import report as wire
 
@@ -30,10 +31,18 @@ class Evidence(NamedTuple):
     loss: Loss
     slices: int
     dropped: int  # slices and peers that this observation had no room for
+    stacks: Sites
 
     def engines_of(self, process: Process, tid: int) -> list[EngineActivity]:
         """The engines that a thread drives."""
         return [engine for engine in self.engines if engine.process is process and tid in engine.drivers]
+
+    def where(self, place: Place | None) -> dict[str, Any]:
+        """A finding's ``function``, ``file``, ``line`` and ``stack``."""
+        if place is None:
+            return {}
+        stack = list(self.stacks.stack(place))
+        return {"function": place.function, "file": place.file, "line": place.line, "stack": stack}
 
     def thread(self, process: Process, tid: int) -> ThreadTime | None:
         """The longest life of a thread, ``None`` when it is not kept."""

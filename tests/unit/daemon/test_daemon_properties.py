@@ -20,6 +20,7 @@ from timeline import (
     S,
     Step,
     asleep,
+    at,
     born,
     call,
     died,
@@ -35,20 +36,22 @@ from whyidle_daemon.facts import Loss, MemorySample, ProcessFacts, Snapshot
 from whyidle_daemon.gaps import explain, fit
 from whyidle_daemon.observation import Observation
 from whyidle_daemon.processes import MAX_PROCESSES, Process
-from whyidle_daemon.waits import MAX_GROUPS, MAX_RECORDS, Record, WaitKey
+from whyidle_daemon.timelines import MAX_RECORDS, Record
+from whyidle_daemon.waits import MAX_GROUPS, WaitKey
 from whyidle_probes.events import NO_SYSCALL, STATES, Gap, Slice, Wait
 
 PEERS = [peer("93.184.216.34"), peer("10.0.0.2", 53), peer("::1", 8080, tcp_state=2), peer("0.0.0.0", 0)]
 lengths = st.one_of(st.integers(1, 3 * MS), st.integers(MS, 2 * S))
 queue = st.one_of(st.just(0), lengths)
+waits = st.one_of(
+    st.builds(call, lengths, st.sampled_from(PEERS), st.sampled_from([7, 42, 45]), queue),
+    st.builds(asleep, st.sampled_from([wait for wait in Wait if wait > 1]), lengths, queue),
+)
+sampled = st.builds(
+    at, waits, st.sampled_from("fg"), st.integers(1, 2), st.sampled_from(["", "blocked", "waiting"])
+)
 steps = st.lists(
-    st.one_of(
-        st.builds(run, lengths),
-        st.builds(infer, lengths),
-        st.builds(call, lengths, st.sampled_from(PEERS), st.sampled_from([7, 42, 45]), queue),
-        st.builds(asleep, st.sampled_from([wait for wait in Wait if wait > 1]), lengths, queue),
-        st.builds(queued, lengths),
-    ),
+    st.one_of(st.builds(run, lengths), st.builds(infer, lengths), waits, sampled, st.builds(queued, lengths)),
     min_size=1,
     max_size=40,
 )
@@ -85,6 +88,30 @@ def test_every_sum_holds(target: list[tuple[list[Step], bool, bool]]) -> None:
     for engine in report["engines"]:
         first = lives[0].engine.first_ns if lives[0].engine else 0
         assert abs(nanoseconds(engine["busy_s"] + engine["idle_s"]) - (now - first)) <= 1
+
+
+@given(targets)
+@settings(max_examples=100, deadline=None)
+def test_samples_name_time_and_never_change_a_sum(target: list[tuple[list[Step], bool, bool]]) -> None:
+    """With and without stacks: the same threads, engines, gaps, and idle time by thread, state and peer."""
+    lives = lives_of(target)
+    with_stacks, without = observe(lives), observe([each._replace(samples=()) for each in lives])
+    check(with_stacks)
+    for part in ("threads", "engines", "target", "processes", "loss"):
+        assert with_stacks[part] == without[part]
+
+    def causes(report: dict[str, Any]) -> dict[Any, float]:
+        rows = [("idle", row, row["seconds"]) for row in report["idle_by_cause"]]
+        for gap in report["gaps"]:
+            name = (gap["engine"], gap["start_s"], gap["duration_s"], gap["open"])
+            rows += [(name, cause, cause["share"] * gap["duration_s"]) for cause in gap["causes"]]
+        sums: dict[Any, float] = {}
+        for where, row, value in rows:
+            key = (where, row["state"], row["pid"], row["tid"], str(row["peer"]))
+            sums[key] = sums.get(key, 0.0) + value
+        return {key: round(value, 8) for key, value in sums.items()}
+
+    assert causes(with_stacks) == causes(without)
 
 
 @given(targets, st.randoms(use_true_random=False))

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from whyidle_daemon.facts import Host, Loss, Overhead, Snapshot
+from whyidle_daemon.facts import Host, Loss, Overhead, Site, Snapshot, StackSample
 from whyidle_daemon.observation import Observation
 from whyidle_probes.events import (
     NO_PEER,
@@ -55,6 +55,17 @@ class Step(NamedTuple):
     peer: Peer = NO_PEER
     syscall: int = NO_SYSCALL
     busy: bool = False
+    site: Site | None = None
+    loop: str = ""
+    arg: int = 0
+    waker: int = 0
+
+
+def at(step: Step, function: str, line: int = 1, loop: str = "", inner: tuple[str, ...] = ()) -> Step:
+    """A step whose stack is read while it lasts; ``inner`` are library frames below the user's own."""
+    own = f"{function} (/app/agent.py:{line})"
+    stack = (*inner, own, "<module> (/app/agent.py:99)")
+    return step._replace(site=Site(function, "/app/agent.py", line, stack), loop=loop)
 
 
 def run(ns: int) -> Step:
@@ -90,6 +101,7 @@ class Life(NamedTuple):
     shorts: list[ShortWaits]
     engine: Engine | None
     end_ns: int
+    samples: tuple[StackSample, ...] = ()
 
     @property
     def records(self) -> list[Any]:
@@ -111,12 +123,15 @@ def life(
     ns, count, now = [0] * STATES, [0] * STATES, start
     events: list[Slice | Gap] = []
     shorts: list[ShortWaits] = []
+    samples: list[StackSample] = []
     engine: Engine | None = None
     last = Step(Wait.RUNNING, 0)
     last_ns = start
     for index, step in enumerate(steps):
         if step.busy:
             engine = _enter(engine, events, pid, tid, now, ns)
+        if step.site is not None:
+            samples.append(StackSample(pid, tid, now, step.site, step.loop))
         if open_last and index == len(steps) - 1:
             last, last_ns = step, now
             now += step.ns + step.runqueue_ns
@@ -125,7 +140,18 @@ def life(
         ns[Wait.RUNQUEUE] += step.runqueue_ns
         count[step.wait] += 1
         if step.wait != Wait.RUNNING:
-            shape = (1, pid, tid, now, step.ns, step.runqueue_ns, 0, 0, 0, 0)
+            shape = (
+                1,
+                pid,
+                tid,
+                now,
+                step.ns,
+                step.runqueue_ns,
+                step.arg,
+                0,
+                pid if step.waker else 0,
+                step.waker,
+            )
             if step.ns + step.runqueue_ns >= SLICE_NS:
                 events.append(Slice(*shape, int(step.wait), step.syscall, 3, step.peer))
             elif step.peer is not NO_PEER:
@@ -143,7 +169,7 @@ def life(
         pid, tid, 1, 0, start, now if ended else last_ns, wake_ns, now if ended else 0, 0, 0, 0, 0, 0,
         int(last.wait), last.syscall, -1, last.peer, name, tuple(ns), tuple(count),
     )  # fmt: skip
-    return Life(thread, events, shorts, engine, now)
+    return Life(thread, events, shorts, engine, now, tuple(samples))
 
 
 def _enter(
@@ -175,6 +201,9 @@ def observe(
 ) -> dict[str, Any]:
     """The report of these threads; those that did not end are in the snapshot."""
     observation = Observation(START, roots, ("python", "agent.py"), "2026-01-01T00:00:00Z")
+    for each in lives:
+        for sample in each.samples:
+            observation.add(sample)
     records = [record for each in lives for record in each.records]
     records += [each.thread for each in lives if each.thread.end_ns]
     for record in arrange([*extra, *records]):

@@ -1,0 +1,149 @@
+"""Names for a report: the place of waits that were not sampled, and the host of an address.
+
+Nothing here changes a sum: keys are mapped to keys, and what falls together is added up.
+
+Not every wait is sampled: short ones are over too soon, and sampling has a rate limit. A wait without a
+sample gets the place in which the same thread was seen in the same wait for the same peer, if nearly all of
+the sampled time was in that one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from whyidle_daemon.facts import HostName
+from whyidle_daemon.gaps import Cause, EngineActivity, ExplainedGap, Piece
+from whyidle_daemon.processes import Process
+from whyidle_daemon.sites import Place
+from whyidle_daemon.states import AF_INET, MAPPED, SOCKET_WAITS
+from whyidle_daemon.waits import WaitGroup, WaitKey
+
+DOMINANT_SHARE = 0.9
+SAMPLED_SHARE = 0.05  # of all the time: fewer samples than this speak for themselves only
+MAX_ADDRESSES = 4096
+MAX_NAMES = 8  # of one address
+MAX_NAME = 255
+
+
+class _Name(NamedTuple):
+    ns: int
+    pid: int
+    host: str
+
+
+class Hosts:
+    """How addresses were resolved, the latest names of the latest addresses."""
+
+    def __init__(self, limit: int = MAX_ADDRESSES) -> None:
+        self._names: dict[bytes, list[_Name]] = {}
+        self._limit = limit
+
+    def add(self, name: HostName) -> None:
+        """An address was resolved."""
+        address = _plain(name.family, name.address)
+        names = self._names.pop(address, [])
+        self._names[address] = sorted([*names, _Name(name.ns, name.pid, name.host[:MAX_NAME])])[-MAX_NAMES:]
+        if len(self._names) > self._limit:
+            del self._names[next(iter(self._names))]
+
+    def host(self, pid: int, family: int, address: bytes, ns: int) -> str | None:
+        """The name that ``pid`` knew the address by at ``ns``, else another process; 0: the latest."""
+        names = self._names.get(_plain(family, address))
+        if not names:
+            return None
+        own = [name for name in names if name.pid == pid] or names
+        before = [name for name in own if not ns or name.ns <= ns]
+        return before[-1].host if before else own[0].host
+
+
+def _plain(family: int, address: bytes) -> bytes:
+    """4 bytes for IPv4, in whatever form it came."""
+    if family == AF_INET:
+        return address[:4]
+    return address[12:16] if address[:12] == MAPPED else address
+
+
+def dominant_places(groups: Iterable[WaitGroup]) -> Callable[[WaitKey], WaitKey]:
+    """A function that gives keys without a place the one that their thread, wait and peer mostly had."""
+    sums: dict[WaitKey, dict[Place | None, int]] = {}
+    for group in groups:
+        places = sums.setdefault(group.key._replace(place=None), {})
+        places[group.key.place] = places.get(group.key.place, 0) + group.total_ns
+    dominant: dict[WaitKey, WaitKey] = {}
+    for key, places in sums.items():
+        total = sum(places.values())
+        sampled = total - places.pop(None, 0)
+        place = max(places, key=lambda place: (places[place], str(place)), default=None)
+        if place is not None and places[place] >= max(DOMINANT_SHARE * sampled, SAMPLED_SHARE * total):
+            dominant[key] = key._replace(place=place)
+    return lambda key: dominant.get(key, key)
+
+
+class Naming:
+    """The names of everything that one report shows."""
+
+    def __init__(self, groups: Mapping[WaitKey, WaitGroup], hosts: Hosts) -> None:
+        self._groups = groups
+        self._hosts = hosts
+        self.placed = dominant_places(groups.values())
+        self._first: dict[WaitKey, int] = {}
+        for key, group in groups.items():
+            if key.family and group.first_ns:
+                alike = key._replace(place=None)
+                self._first[alike] = min(self._first.get(alike, group.first_ns), group.first_ns)
+
+    @property
+    def known(self) -> Iterable[WaitGroup]:
+        """The groups as they were recorded."""
+        return self._groups.values()
+
+    def key(self, key: WaitKey) -> WaitKey:
+        """The same thread, wait and peer, with place and host as far as they are known."""
+        if key.host is None and key.family:
+            since = self._first.get(key._replace(place=None), 0)
+            host = self._hosts.host(key.process.pid, key.family, key.remote, since)
+            return self.placed(key)._replace(host=host)
+        return self.placed(key)
+
+    def groups(self) -> dict[WaitKey, WaitGroup]:
+        """The groups under their names; those whose names fall together are one."""
+        named: dict[WaitKey, WaitGroup] = {}
+        for key, group in self._groups.items():
+            name = self.key(key)
+            if name not in named:
+                named[name] = group if name == key else group.copy()
+                named[name].key = name
+            else:
+                if named[name] is self._groups.get(name):
+                    named[name] = named[name].copy()
+                named[name].absorb(group)
+        return named
+
+    def activity(self, engine: EngineActivity) -> EngineActivity:
+        """An engine's idle time under these names."""
+        causes: dict[Cause, int] = {}
+        for cause, ns in engine.causes.items():
+            name = cause._replace(key=self._cause_key(cause.process, cause.tid, cause.wait, cause.key))
+            causes[name] = causes.get(name, 0) + ns
+        beyond: dict[WaitKey, int] = {}
+        for key, ns in engine.beyond_longest.items():
+            beyond[self.key(key)] = beyond.get(self.key(key), 0) + ns
+        gaps = tuple(gap._replace(pieces=self._pieces(gap)) for gap in engine.gaps)
+        return engine._replace(causes=causes, beyond_longest=beyond, gaps=gaps)
+
+    def _pieces(self, gap: ExplainedGap) -> tuple[Piece, ...]:
+        return tuple(
+            piece._replace(key=self._cause_key(gap.process, gap.tid, piece.wait, piece.key))
+            for piece in gap.pieces
+        )
+
+    def _cause_key(self, process: Process, tid: int, wait: int, key: WaitKey | None) -> WaitKey | None:
+        if key is not None:
+            return self.key(key)
+        if wait in SOCKET_WAITS:
+            return None
+        # Waits too short for a slice: of what is no socket all are alike.
+        alike = WaitKey(process, tid, wait)
+        placed = self.placed(alike)
+        return placed if placed is not alike else None

@@ -112,6 +112,18 @@ def test_network_wait_names_its_peer(run_observed, wait, timeout, calls, host, f
         ("import threading; e = threading.Event(); later(e.set); e.wait()", Wait.FUTEX),
         ("import threading; l = threading.Lock(); l.acquire(); later(l.release); l.acquire()", Wait.FUTEX),
         ("import subprocess; subprocess.run(['/bin/sleep', '0.05'])", Wait.CHILD),
+        ("import subprocess; subprocess.run(['/bin/sleep', '0.05'], capture_output=True)", Wait.PIPE),
+        (
+            "import select, socket, os; a, b = socket.socketpair(); r, w = os.pipe(); p = select.poll(); "
+            "p.register(a, 1); p.register(r, 1); later(lambda: b.send(b'x')); p.poll()",
+            Wait.POLL,
+        ),
+        (
+            "import select, socket, os; l = socket.create_server(('127.0.0.1', 0)); "
+            "c = socket.create_connection(l.getsockname()); s, _ = l.accept(); r, w = os.pipe(); p = select.poll(); "
+            "p.register(r, 1); p.register(c, 1); later(lambda: s.send(b'x')); p.poll()",
+            Wait.TCP,
+        ),
         (
             "import os; e = os.eventfd(0); later(lambda: os.eventfd_write(e, 1)); os.eventfd_read(e)",
             Wait.EVENTFD,

@@ -120,19 +120,50 @@ static __always_inline u16 resolve_fd(struct wi_thread *t, u64 task, int fd)
 	return resolve_anonymous(file);
 }
 
+#define WI_POLL_MAX 4
+
+struct wi_pollfd {
+	int fd;
+	short events, revents;
+};
+
 /* A poll on one descriptor is a wait for that descriptor (CPython does so for every socket that has a
- * timeout, getaddrinfo for its server). Reads user memory, so only for the current task. */
+ * timeout, getaddrinfo for its server). So is one on a single connected socket beside pipes, eventfds and
+ * such, through which the thread can be called off (libcurl). Anything else is a loop that waits for whatever
+ * comes. Reads user memory, so only for the current task. */
 static __always_inline u16 resolve_poll(struct wi_thread *t, u64 task, u64 fds, u64 count, bool current)
 {
-	struct { int fd; short events, revents; } first = { .fd = -1 };
+	struct wi_pollfd set[WI_POLL_MAX] = {};
+	int sockets = 0, pipes = 0, which = -1;
+	u16 state = WI_POLL;
+
 	if (count == 0)
 		return WI_SLEEP;
-	if (!current || bpf_probe_read_user(&first, sizeof(first), (void *)fds))
+	if (!current || count > WI_POLL_MAX)
 		return WI_POLL;
-	u16 state = resolve_fd(t, task, first.fd);
-	if (count > 1)
+	if (bpf_probe_read_user(set, (count & 7) * sizeof(set[0]), (void *)fds))
 		return WI_POLL;
-	return state == WI_OTHER ? WI_POLL : state;
+	if (count == 1) {
+		state = resolve_fd(t, task, set[0].fd);
+		return state == WI_OTHER ? WI_POLL : state;
+	}
+#pragma unroll
+	for (int i = 0; i < WI_POLL_MAX; i++) {
+		if (i >= count)
+			break;
+		state = resolve_fd(t, task, set[i].fd);
+		if (state == WI_TCP || state == WI_UDP || state == WI_LISTEN || state == WI_SOCKET) {
+			sockets++;
+			which = set[i].fd;
+		}
+		pipes += state == WI_PIPE;
+	}
+	if (pipes == count) /* the output of a child, as subprocess reads it */
+		return WI_PIPE;
+	if (sockets != 1)
+		return WI_POLL;
+	state = resolve_fd(t, task, which);
+	return state == WI_TCP || state == WI_UDP ? state : WI_POLL;
 }
 
 /* select: one descriptor below 64 in one of the read and write sets is a wait for it. */

@@ -1,0 +1,21 @@
+"""Calls of half a millisecond each, thousands of them: no single one is long, together they are all it does."""
+
+import socket
+
+import truth
+
+EXPECT = {"findings": [("blocking_network_call", "ask_all", "echo")]}
+
+
+def ask_all(s):
+    waited = 0.0
+    while waited < 1.0:
+        with truth.waiting("network") as wait:
+            s.sendall(b"x")
+            s.recv(1)
+        waited += wait.seconds
+
+
+s = socket.create_connection(("127.0.0.1", truth.PORTS["echo"]))
+s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+ask_all(s)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import shlex
 import sys
 from pathlib import PurePath
@@ -25,6 +26,8 @@ from whyidle_cli.sanitize import sanitize
 PIPED_WIDTH: Final = 80
 _WIDEST: Final = 100
 _NARROWEST: Final = 60
+
+_INTERPRETER: Final = re.compile(r"(?:python|pypy|node|ruby|perl|bash|sh|dash)[0-9.]*")
 
 
 def report_width(stream: TextIO) -> int:
@@ -79,9 +82,12 @@ def report_lines(report: dict[str, Any], width: int) -> list[Text]:
 
 
 def _program(command: str) -> str:
-    """The program's name out of a command line."""
-    first = str(command).split(" ", 1)[0]
-    return PurePath(first).name or first
+    """The program's name out of a command line: of a script rather than of what interprets it."""
+    words = command.split()
+    names = [PurePath(word).name for word in words[:2] if not word.startswith("-")]
+    if len(names) > 1 and _INTERPRETER.fullmatch(names[0]):
+        return names[1]
+    return names[0] if names else ""
 
 
 def _header(report: dict[str, Any], width: int) -> list[Text]:

@@ -54,7 +54,9 @@ class Verdict(NamedTuple):
         return not (self.problem or self.missed or self.wrong or any(not s.ok for s in self.states))
 
 
-def compare(program: Program, landed: frozenset[str], truth: dict[str, Any], report: dict[str, Any]) -> Verdict:
+def compare(
+    program: Program, landed: frozenset[str], truth: dict[str, Any], report: dict[str, Any]
+) -> Verdict:
     """One program's truth against its report."""
     ports = {number: name for name, number in truth["ports"].items()}
     exact = "function" in landed
@@ -72,7 +74,7 @@ def compare(program: Program, landed: frozenset[str], truth: dict[str, Any], rep
 
     starved = max(truth["delay_s"].values(), default=0.0) >= STARVED_S
     accepted = program.also | _INFORMATION | ({"cpu_starved"} if starved else set())
-    findings = [f for f in report["findings"]]
+    findings = report["findings"]
     right = [e for e in program.findings if any(same(e, f) for f in findings)]
     missed = [e for e in program.findings if e not in right]
     wrong, seen = [], set()
@@ -111,7 +113,9 @@ def _text(kind: str, function: str | None, port: str | None, seconds: float | No
     return f"{kind}{where}{peer}" + (f" {seconds:.2f}s" if seconds is not None else "")
 
 
-def _kinds(program: Program, accepted: frozenset[str], findings: list[dict[str, Any]]) -> tuple[int, int, int]:
+def _kinds(
+    program: Program, accepted: frozenset[str], findings: list[dict[str, Any]]
+) -> tuple[int, int, int]:
     wanted, told = {kind for kind, _, _ in program.findings}, {f["kind"] for f in findings}
     return len(wanted & told), len(wanted - told), len(told - wanted - accepted)
 
@@ -126,7 +130,7 @@ def _states(truth: dict[str, Any], report: dict[str, Any]) -> list[State]:
                     told[state] = told.get(state, 0.0) + seconds
         for state, seconds in states.items():
             names = state.split("|")
-            others = {k: v for k, v in told.items() if k not in names and k != "running" and v >= ABS_S / 2}
+            others = {k: v for k, v in told.items() if k not in names and v >= ABS_S / 2}
             compared.append(State(int(text), state, seconds, sum(told.get(n, 0.0) for n in names), others))
     return compared
 

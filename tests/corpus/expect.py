@@ -2,8 +2,9 @@
 
 ``EXPECT`` is a literal at the top of the program, read without running it:
 
-- ``findings``: ``(kind, function, port)`` that whyidle must report. ``function`` is the guilty function, ``None``
-  when the thread has no Python stack; ``port`` is the name of a peer's port (``server.py``), ``None`` for none.
+- ``findings``: ``(kind, function, port)`` that whyidle must report. ``function`` is the guilty function,
+  ``None`` when the thread has no Python stack; ``port`` is the name of a peer's port (``server.py``),
+  ``None`` for none.
 - ``also``: kinds that would be true as well; neither asked for nor wrong.
 - ``needs``: features that the expectation rests on (``features.json`` lists those that have landed).
 - ``modules``: what must be importable to run it.

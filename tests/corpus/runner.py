@@ -36,8 +36,10 @@ def bench(folder: Path) -> Iterator[Bench]:
     """Server and daemon, for as long as the programs run."""
     cert, key = folder / "cert.pem", folder / "key.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-        + ["-days", "2", "-subj", "/CN=corpus.test", "-keyout", key, "-out", cert],
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+            *("-days", "2", "-subj", "/CN=corpus.test", "-keyout", key, "-out", cert),
+        ],
         check=True,
         capture_output=True,
     )

@@ -2,9 +2,10 @@
 
 ``python server.py PORTS_FILE CERT KEY`` writes its ports as JSON and serves until it is killed:
 
-- ``http``, ``other``, ``http6``, ``tls``: ``/hold/MS`` answers after MS milliseconds, ``/drip/MS/N`` sends N pieces,
-  MS apart, ``/hang`` never answers, ``/reset/MS`` resets the connection, ``/backlog/MS`` fills the queue of port
-  ``backlog`` for that long, ``/drive/PORT/N/MS`` starts a client that asks PORT N times over one connection;
+- ``http``, ``other``, ``http6``, ``tls``: ``/hold/MS`` answers after MS milliseconds, ``/drip/MS/N`` sends N
+  pieces, MS apart, ``/hang`` never answers, ``/reset/MS`` resets the connection, ``/backlog/MS`` fills the
+  queue of port ``backlog`` for that long, ``/drive/PORT/N/MS`` starts a client that asks PORT N times over
+  one connection;
 - ``echo``: answers each byte after half a millisecond;
 - ``refused``: bound, but nobody listens;
 - ``dns``: UDP 53 on 127.0.0.99; ``holdMS.corpus.test`` is answered with 127.0.0.1 after MS milliseconds.

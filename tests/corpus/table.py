@@ -31,9 +31,7 @@ def differences(verdict: Verdict) -> list[str]:
     for s in verdict.states:
         if not s.ok:
             instead = ", ".join(f"{k} {v:.3f}" for k, v in sorted(s.others.items(), key=lambda i: -i[1])[:4])
-            lines.append(
-                f"{s.state}: {s.told_s:.3f} s, truth {s.truth_s:.3f} s (thread {s.tid}; else: {instead or '-'})"
-            )
+            lines.append(f"{s.state}: {s.told_s:.3f} s, truth {s.truth_s:.3f} s (thread {s.tid}: {instead})")
     if verdict.pending and not verdict.ok:
         lines.append(f"pending: {', '.join(verdict.pending)}")
     if verdict.lost:
@@ -88,8 +86,7 @@ def write_json(path: Path, verdicts: list[Verdict]) -> None:
     """Totals and every verdict, for scripts."""
     path.parent.mkdir(exist_ok=True)
     rows = [
-        v._asdict() | {"ok": v.ok, "states": [s._asdict() | {"ok": s.ok} for s in v.states]}
-        for v in verdicts
+        v._asdict() | {"ok": v.ok, "states": [s._asdict() | {"ok": s.ok} for s in v.states]} for v in verdicts
     ]
     path.write_text(json.dumps({"totals": totals(verdicts), "programs": rows}, indent=1))
 

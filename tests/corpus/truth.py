@@ -4,9 +4,9 @@ A wait is what ``time.monotonic`` says between its two ends, less the CPU time t
 and less its time in the run queue (``schedstat``, the kernel's own account): what is left is time asleep. No
 frame of this module is on the stack during a wait.
 
-At the program's end, JSON goes to ``$WHYIDLE_TRUTH``: ``{"threads": {tid: {state: seconds}}, "findings": [{kind,
-function, port}], "wall_s", "ports", "delay_s": {tid: seconds}}``. A state ``"a|b"`` is the sum of both.
-``delay_s`` is how long a thread stood in the run queue: what a busy host adds to any program.
+At the program's end, JSON goes to ``$WHYIDLE_TRUTH``: ``{"threads": {tid: {state: seconds}}, "findings":
+[{kind, function, port}], "wall_s", "ports", "delay_s": {tid: seconds}}``. A state ``"a|b"`` is the sum of
+both. ``delay_s`` is how long a thread stood in the run queue: what a busy host adds to any program.
 """
 
 from __future__ import annotations

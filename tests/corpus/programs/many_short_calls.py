@@ -1,4 +1,4 @@
-"""Calls of half a millisecond each, thousands of them: no single one is long, together they are all it does."""
+"""Thousands of calls of half a millisecond: no single one is long, together they are all it does."""
 
 import socket
 

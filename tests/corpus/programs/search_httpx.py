@@ -1,7 +1,6 @@
 """Four searches, one after another, by httpx's synchronous client."""
 
 import httpx
-
 import truth
 
 EXPECT = {"findings": [("blocking_network_call", "search", "http")], "modules": ["httpx"]}

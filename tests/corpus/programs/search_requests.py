@@ -1,7 +1,6 @@
 """Four searches, one after another, by requests with a time-out, over one session."""
 
 import requests
-
 import truth
 
 EXPECT = {"findings": [("blocking_network_call", "search", "http")], "modules": ["requests"]}

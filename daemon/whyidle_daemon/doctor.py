@@ -53,7 +53,8 @@ def run_checks(proc: Path = Path("/proc"), sys_root: Path = Path("/sys")) -> lis
         Check(
             "privacy",
             "ok",
-            "reads no payloads: addresses and ports of sockets, never what they carry",
+            "reads addresses, ports, names given to getaddrinfo, and Python's function and file names; "
+            "never what a socket carries",
             None,
             "-",
         ),

@@ -15,21 +15,10 @@ int wi_mapped(u64 *ctx)
 	u64 regs = wi_task_pt_regs(task);
 	if (FIELD(pt_regs, regs, orig_ax) != WI_NR_MMAP)
 		return 0;
-	int fd = (int)FIELD(pt_regs, regs, r8);
-	u64 files = (u64)TASK(task, files);
-	if (fd < 0 || !files)
-		return 0;
-	u64 fdt = (u64)FIELD(files_struct, files, fdt);
-	if (!fdt || (u32)fd >= FIELD(fdtable, fdt, max_fds))
-		return 0;
-	u64 file = 0, dentry = 0, name = 0;
-	PROBE_READ(&file, (u64)FIELD(fdtable, fdt, fd) + (u64)(u32)fd * 8);
+	u64 file = file_of(task, (int)FIELD(pt_regs, regs, r8)), start = 0;
 	if (!file)
 		return 0;
-	PROBE_READ(&dentry, file + offsetof(struct file, f_path) + offsetof(struct path, dentry));
-	PROBE_READ(&name, dentry + offsetof(struct dentry, d_name) + offsetof(struct qstr, name));
-	u64 start = 0;
-	PROBE_READ(&start, name);
+	u64 name = name_of(file, &start);
 	if (start != 0x616d616c6c62696cULL) /* "libllama", little-endian */
 		return 0;
 	struct wi_library *e = control.ringbuf_reserve(sizeof(*e));

@@ -62,13 +62,34 @@ static __always_inline u16 resolve_socket(struct wi_thread *t, u64 file_private)
 	return type == WI_SOCK_DGRAM ? WI_UDP : WI_SOCKET;
 }
 
+/* The open file behind a descriptor, 0 when there is none. */
+static __always_inline u64 file_of(u64 task, int fd)
+{
+	u64 files = (u64)TASK(task, files), file = 0;
+	if (!files || fd < 0)
+		return 0;
+	u64 fdt = (u64)FIELD(files_struct, files, fdt);
+	if (!fdt || (u32)fd >= FIELD(fdtable, fdt, max_fds))
+		return 0;
+	PROBE_READ(&file, (u64)FIELD(fdtable, fdt, fd) + (u64)(u32)fd * 8);
+	return file;
+}
+
+/* Where the last component of a file's name is, and its first eight bytes. */
+static __always_inline u64 name_of(u64 file, u64 *start)
+{
+	u64 dentry = 0, name = 0;
+	PROBE_READ(&dentry, file + offsetof(struct file, f_path) + offsetof(struct path, dentry));
+	PROBE_READ(&name, dentry + offsetof(struct dentry, d_name) + offsetof(struct qstr, name));
+	PROBE_READ(start, name);
+	return name;
+}
+
 /* eventpoll, eventfd and their like share one inode; the name of the dentry tells them apart. */
 static __always_inline u16 resolve_anonymous(u64 file)
 {
-	u64 dentry = 0, name = 0, text = 0;
-	PROBE_READ(&dentry, file + offsetof(struct file, f_path) + offsetof(struct path, dentry));
-	PROBE_READ(&name, dentry + offsetof(struct dentry, d_name) + offsetof(struct qstr, name));
-	PROBE_READ(&text, name);
+	u64 text = 0;
+	name_of(file, &text);
 	switch (text) { /* the first eight bytes, little-endian */
 	case 0x6f70746e6576655bULL: /* [eventpo|ll] */
 		return WI_EPOLL;
@@ -88,17 +109,9 @@ static __always_inline u16 resolve_anonymous(u64 file)
 
 static __always_inline u16 resolve_fd(struct wi_thread *t, u64 task, int fd)
 {
-	u64 files = (u64)TASK(task, files);
-	t->fd = fd;
-	if (!files || fd < 0)
-		return WI_OTHER;
-	u64 fdt = (u64)FIELD(files_struct, files, fdt);
-	if (!fdt || (u32)fd >= FIELD(fdtable, fdt, max_fds))
-		return WI_OTHER;
-	u64 array = (u64)FIELD(fdtable, fdt, fd);
-	u64 file = 0, inode = 0, private = 0;
+	u64 file = file_of(task, fd), inode = 0, private = 0;
 	u16 mode = 0;
-	PROBE_READ(&file, array + (u64)(u32)fd * 8);
+	t->fd = fd;
 	if (!file)
 		return WI_OTHER;
 	PROBE_READ(&inode, file + offsetof(struct file, f_inode));

@@ -79,6 +79,7 @@ class Observation:
                 raise from_failure(answer)
             if isinstance(answer, Observing) and answer.request == _REQUEST:
                 self._id = answer.observation
+                self._take()  # what came with it makes the socket readable no more
                 return answer
 
     def wait(self, signals: Signals, deadline: float | None = None, process: int | None = None) -> list[int]:

@@ -15,7 +15,7 @@ from fake_daemon import COMMAND, OBSERVATION, FakeDaemon, Wire, whyidle
 
 from whyidle_cli.errors import KernelThread, NoSuchProcess, OwnProcess, ThreadNotProcess
 from whyidle_cli.processes import check_process, command_of
-from whyidle_wire.records import Ended, Failure, Finish, Observe
+from whyidle_wire.records import Ended, Failure, Finish, Observe, Observing
 
 
 @pytest.fixture
@@ -65,6 +65,21 @@ def test_target_ends(path: Path, target: subprocess.Popen[bytes]) -> None:
         wire.welcome()
         wire.observing()
         wire.send(Ended(OBSERVATION, 3))
+        return wire.report()
+
+    with FakeDaemon(path, script) as daemon:
+        done = whyidle("attach", "--socket", path, target.pid)
+    assert done.returncode == 0
+    assert daemon.said == Finish(OBSERVATION, 3)
+
+
+def test_target_ends_at_once(path: Path, target: subprocess.Popen[bytes]) -> None:
+    """An end that comes in one piece with the beginning is not waited for again."""
+
+    def script(wire: Wire) -> Finish:
+        wire.welcome()
+        request = wire.expect(Observe).request
+        wire.send(Observing(request, OBSERVATION, "2026-03-02T09:14:07Z", 1, 1), Ended(OBSERVATION, 3))
         return wire.report()
 
     with FakeDaemon(path, script) as daemon:

@@ -1,0 +1,153 @@
+"""What a recording holds: record numbers and the layout of each record's fields.
+
+This table is the truth for the file format and append-only: a number is never used again, a field is never
+removed, reordered or given another type; a new field goes to the end of its line and has a default in its
+class, so that older files lack it and older readers skip it. ``FORMAT.md`` explains the words.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+from whyidle_daemon.facts import (
+    Host,
+    HostName,
+    Lookup,
+    Loss,
+    MemorySample,
+    Overhead,
+    ProcessFacts,
+    StackSample,
+)
+from whyidle_probes.events import Engine, Exec, Exit, Fork, Gap, ShortWaits, Slice, Thread
+
+
+class Kind(IntEnum):
+    """The first element of every record."""
+
+    BEGIN = 1
+    SLICE = 2
+    THREAD = 3
+    FORK = 4
+    EXEC = 5
+    EXIT = 6
+    GAP = 7
+    PROCESS_FACTS = 8
+    MEMORY_SAMPLE = 9
+    SHORT_WAITS = 10
+    STACK_SAMPLE = 11
+    LOOKUP = 12
+    HOST_NAME = 13
+    LIVE_THREAD = 14
+    THREAD_GONE = 15
+    ENGINE = 16
+    CHECKPOINT = 17
+    END = 18
+
+
+class Begin(NamedTuple):
+    """First of all records. ``start_ns`` is CLOCK_MONOTONIC, ``started_at`` UTC (RFC 3339)."""
+
+    start_ns: int
+    roots: tuple[int, ...]
+    command: tuple[str, ...]
+    started_at: str
+    page_size: int
+    host: Host
+    version: str
+
+
+class ThreadGone(NamedTuple):
+    """A thread is no longer in the kernel's map: its last LIVE_THREAD does not hold any more."""
+
+    tid: int
+
+
+class Checkpoint(NamedTuple):
+    """The kernel's totals at ``ns`` are complete: the threads are those of all LIVE_THREAD so far (one that
+    has not changed is not repeated), the engines those since the last checkpoint.
+    """
+
+    ns: int
+    loss: Loss
+    overhead: Overhead
+
+
+class End(NamedTuple):
+    """The observation came to its end; nothing follows. Shell's exit status, ``None`` if unknown."""
+
+    exit_status: int | None
+
+
+class Layout(NamedTuple):
+    """One line of the table: the class, and (name, word) of each field in order."""
+
+    cls: type[Any]
+    fields: tuple[tuple[str, str], ...]
+
+
+def _layout(cls: type[Any], text: str) -> Layout:
+    return Layout(
+        cls, tuple((name, word) for name, _, word in (item.partition(":") for item in text.split()))
+    )
+
+
+_THREAD = (
+    "pid:uint tid:uint target:uint flags:uint first_ns:time last_ns:time wake_ns:time end_ns:time arg:uint "
+    "inode:uint engine:uint waker_pid:uint waker_tid:uint state:wait syscall:uint fd:int peer:peer comm:text "
+    "ns:waits count:waits"
+)
+
+LAYOUTS: Final[dict[int, Layout]] = {
+    Kind.BEGIN: _layout(
+        Begin, "start_ns:time roots:pids command:texts started_at:text page_size:uint host:host version:text"
+    ),
+    Kind.SLICE: _layout(
+        Slice,
+        "target:uint pid:uint tid:uint start_ns:time blocked_ns:uint runqueue_ns:uint arg:uint inode:uint "
+        "waker_pid:uint waker_tid:uint state:wait syscall:uint fd:int peer:peer",
+    ),
+    Kind.THREAD: _layout(Thread, _THREAD),
+    Kind.FORK: _layout(Fork, "target:uint ns:time parent:uint pid:uint comm:text"),
+    Kind.EXEC: _layout(
+        Exec, "target:uint ns:time pid:uint old_tid:uint comm:text path:text rss_peak_pages:uint"
+    ),
+    Kind.EXIT: _layout(Exit, "target:uint ns:time pid:uint code:int rss_peak_pages:uint comm:text"),
+    Kind.GAP: _layout(Gap, "target:uint pid:uint tid:uint context:uint start_ns:time end_ns:time ns:waits?"),
+    Kind.PROCESS_FACTS: _layout(ProcessFacts, "pid:uint ppid:uint command:texts cgroup:text? ns:time"),
+    Kind.MEMORY_SAMPLE: _layout(MemorySample, "pid:uint ns:time rss_bytes:uint peak_bytes:uint?"),
+    Kind.SHORT_WAITS: _layout(
+        ShortWaits,
+        "pid:uint tid:uint remote:ip remote_port:port state:wait family:uint ns:uint count:uint "
+        "longest_ns:uint target:uint",
+    ),
+    Kind.STACK_SAMPLE: _layout(StackSample, "pid:uint tid:uint since_ns:time site:site loop:text"),
+    Kind.LOOKUP: _layout(Lookup, "pid:uint tid:uint start_ns:time end_ns:time host:text status:int"),
+    Kind.HOST_NAME: _layout(HostName, "pid:uint ns:time family:uint address:address host:text"),
+    Kind.LIVE_THREAD: _layout(Thread, _THREAD),
+    Kind.THREAD_GONE: _layout(ThreadGone, "tid:uint"),
+    Kind.ENGINE: _layout(
+        Engine,
+        "pid:uint context:uint target:uint driver:uint busy:bool first_ns:time last_ns:time busy_ns:uint "
+        "idle_ns:uint calls:uint gaps:uint short_ns:uint seen:waits",
+    ),
+    Kind.CHECKPOINT: _layout(Checkpoint, "ns:time loss:loss overhead:overhead"),
+    Kind.END: _layout(End, "exit_status:int?"),
+}
+
+KIND_OF: Final[dict[type[Any], Kind]] = {
+    Slice: Kind.SLICE,
+    Thread: Kind.THREAD,
+    Fork: Kind.FORK,
+    Exec: Kind.EXEC,
+    Exit: Kind.EXIT,
+    Gap: Kind.GAP,
+    ProcessFacts: Kind.PROCESS_FACTS,
+    MemorySample: Kind.MEMORY_SAMPLE,
+    ShortWaits: Kind.SHORT_WAITS,
+    StackSample: Kind.STACK_SAMPLE,
+    Lookup: Kind.LOOKUP,
+    HostName: Kind.HOST_NAME,
+}
+"""What ``Observation.add`` takes, and its number. A library being mapped tells a report nothing."""

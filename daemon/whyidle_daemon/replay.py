@@ -1,0 +1,32 @@
+"""The report of a recording as JSON on standard output: what ``whyidle report`` runs; needs no privileges.
+
+Prints ``{"error": {"situation", "message", "hint"}}`` and ends with status 1 when there is nothing to report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from whyidle_daemon.recording.errors import RecordingError
+from whyidle_daemon.recording.reader import report
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns 0 or 1, argparse exits with 2."""
+    parser = argparse.ArgumentParser(prog="python -m whyidle_daemon.replay", description=__doc__)
+    parser.add_argument("file", help="a recording")
+    options = parser.parse_args(arguments)
+    try:
+        answer, status = report(options.file), 0
+    except RecordingError as error:
+        problem = {"situation": type(error).__name__, "message": str(error), "hint": error.hint}
+        answer, status = {"error": problem}, 1
+    json.dump(answer, sys.stdout, allow_nan=False)
+    sys.stdout.write("\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import cast
 
+from whyidle_daemon.recording.output import NOBODY, Owner
 from whyidle_wire.codec import MAX_TO_DAEMON, FrameReader, encode
 from whyidle_wire.errors import WireError
 from whyidle_wire.records import Dropped, Failure, FailureCode, Record
@@ -92,6 +95,16 @@ class Client(asyncio.Protocol):
             self._dropped += 1
             self.dropped_total += 1
         self._flush()
+
+    @property
+    def owner(self) -> Owner:
+        """The user and group of the process that connected; nobody when it has gone."""
+        if self._transport is None:
+            return NOBODY
+        connected = self._transport.get_extra_info("socket")
+        size = struct.calcsize("3I")
+        peer = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        return Owner(*struct.unpack("3I", peer)[1:])
 
     def close(self) -> None:
         """Close after what is being sent."""

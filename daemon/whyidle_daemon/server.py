@@ -15,6 +15,8 @@ from typing import Any
 from whyidle_daemon.clients import Client
 from whyidle_daemon.kernel import DEFAULT_GAP_NS, DEFAULT_SLICE_NS
 from whyidle_daemon.proc import Proc
+from whyidle_daemon.recording.errors import CannotRecord
+from whyidle_daemon.recording.output import Output
 from whyidle_daemon.states import peer_object, state_of
 from whyidle_daemon.targets import NS, Target, TargetGoneError, Targets, host
 from whyidle_probes.events import Event, Exec, Exit, Fork, Slice
@@ -188,7 +190,13 @@ class Server:
             client.fail(request.request, *refusal)
             return
         try:
-            target, processes, threads = self._targets.start(roots, request.command)
+            output = Output(request.record_path, client.owner) if request.record_path is not None else None
+        except CannotRecord as error:
+            code = FailureCode.PERMISSION if error.denied else FailureCode.BAD_REQUEST
+            client.fail(request.request, code, str(error), error.hint)
+            return
+        try:
+            target, processes, threads = self._targets.start(roots, request.command, output)
         except TargetGoneError:
             client.fail(
                 request.request,
@@ -237,7 +245,7 @@ class Server:
             client.fail(0, FailureCode.BAD_REQUEST, message, "send Observe first")
             return
         self._targets.drain_waits()
-        report = session.target.report(request.exit_status)
+        report = session.target.finish(request.exit_status)
         client.answer(Report(request.observation, report))
         self._publish(session, report["findings"])
         self._stop(request.observation)
@@ -289,6 +297,7 @@ class Server:
         for session in list(self._sessions.values()):
             if memory:
                 session.target.sample_memory()
+                session.target.flush_recording()
             if session.progress_s and now >= session.next_progress:
                 session.next_progress = now + session.progress_s
                 self._send_progress(session)

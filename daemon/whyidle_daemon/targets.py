@@ -32,6 +32,9 @@ from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_daemon.libraries import EngineLibraries
 from whyidle_daemon.observation import Observation, Progress
 from whyidle_daemon.proc import Proc
+from whyidle_daemon.recording.output import Output
+from whyidle_daemon.recording.reader import ordered
+from whyidle_daemon.recording.recorder import RecordedObservation, Recorder
 from whyidle_daemon.sampler import StackSampler
 from whyidle_daemon.stalls import Stall, StallTracker
 from whyidle_daemon.states import peer_object, state_of
@@ -77,14 +80,25 @@ class Target:
         self._clock_start = time.process_time()
         self._run_ns_start = kernel.run_ns()
         self._last_snapshot: Snapshot | None = None
+        self._recorder: Recorder | None = None
         self._start_ns = monotonic_ns()
 
-    def start(self, roots: tuple[int, ...], command: tuple[str, ...]) -> tuple[int, int]:
-        """Begin; returns how many processes and threads there are. Raises :class:`TargetGoneError`."""
+    def start(
+        self, roots: tuple[int, ...], command: tuple[str, ...], output: Output | None = None
+    ) -> tuple[int, int]:
+        """Begin; returns how many processes and threads there are. Raises :class:`TargetGoneError`.
+
+        ``output`` gets a recording of it.
+        """
         self.started_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._start_ns = monotonic_ns()
         self.roots = roots
-        self.observation = Observation(self._start_ns, roots, command, self.started_at)
+        about = (self._start_ns, roots, command, self.started_at)
+        if output is None:
+            self.observation = Observation(*about)
+        else:
+            recorded = RecordedObservation(*about, output=output, host=host())
+            self.observation, self._recorder = recorded, recorded.recorder
         self._kernel.track(roots, self.number)
         pids = self._kernel.processes(self.number)
         threads = self._kernel.threads(self.number)
@@ -187,7 +201,7 @@ class Target:
 
     def snapshot(self) -> Snapshot:
         """The kernel's totals now."""
-        threads = tuple(self._kernel.threads(self.number))
+        threads = ordered(self._kernel.threads(self.number))
         engines = tuple(self._kernel.engines(self.number))
         return Snapshot(monotonic_ns(), threads, engines)
 
@@ -222,8 +236,25 @@ class Target:
         self._drain()
         return self.observation.report(self.snapshot(), host(), self.loss(), self.overhead(), exit_status)
 
+    def finish(self, exit_status: int | None) -> dict[str, Any]:
+        """The last report; a recording gets its end, with the same totals."""
+        self._drain()
+        totals = self.snapshot(), self.loss(), self.overhead()
+        report = self.observation.report(totals[0], host(), *totals[1:], exit_status)
+        if self._recorder is not None:
+            self._recorder.finish(*totals, exit_status)
+            report["recording"] = self._recorder.state()
+        return report
+
+    def flush_recording(self) -> None:
+        """Once a second: write what was recorded, so that a crash costs no more than that."""
+        if self._recorder is not None:
+            self._recorder.tick(lambda: (self.snapshot(), self.loss(), self.overhead()))
+
     def close(self) -> None:
         """Stop observing."""
+        if self._recorder is not None:
+            self._recorder.close()
         self._sampler.close()
         self._kernel.untrack(self.number)
 
@@ -272,15 +303,19 @@ class Targets:
     def __iter__(self) -> Iterator[Target]:
         return iter(list(self._targets.values()))
 
-    def start(self, roots: tuple[int, ...], command: tuple[str, ...]) -> tuple[Target, int, int]:
+    def start(
+        self, roots: tuple[int, ...], command: tuple[str, ...], output: Output | None = None
+    ) -> tuple[Target, int, int]:
         """Observe processes and their descendants. Raises :class:`TargetGoneError`."""
         target = Target(self._next, self.kernel, self.libraries, self._proc)
         self._next += 1
         self._targets[target.number] = target
         try:
-            processes, threads = target.start(roots, command)
+            processes, threads = target.start(roots, command, output)
         except BaseException:
             del self._targets[target.number]
+            if output is not None:
+                output.discard()
             raise
         return target, processes, threads
 

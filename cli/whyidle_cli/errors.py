@@ -177,6 +177,31 @@ class CannotWrite(CliError):  # noqa: N818
         self.hint = "--json takes a file in a directory that exists and is writable, or '-'"
 
 
+class CannotRecord(CliError):  # noqa: N818
+    """A recording cannot be written there."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"cannot record to {path}: {reason}")
+        self.hint = "--record takes a new file in a directory that exists; it never replaces one"
+
+
+class CannotReplay(CliError):  # noqa: N818
+    """There is no report in that file; the daemon's package says why and what to do."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ReplayFailed(CliError):  # noqa: N818
+    """Reading the recording ended without an answer."""
+
+    def __init__(self, status: int, last_line: str) -> None:
+        said = f": {last_line}" if last_line else ""
+        super().__init__(f"reading the recording ended with status {status}{said}")
+        self.hint = "keep the file and report this as a bug, with what 'whyidle --version' prints"
+
+
 class CannotPrint(CliError):  # noqa: N818
     """Standard output does not take the report: a full disk, most often."""
 

@@ -18,6 +18,7 @@ from whyidle_cli.version import version
 COMMANDS: Final = {
     "run": "run a command observed from its first instruction, and report",
     "attach": "observe processes that already run, and report",
+    "report": "the report of a recording",
     "watch": "stream what the daemon finds",
     "doctor": "say what this host can and cannot do, and how to fix it",
     "schema": "print the wire format and the report's schema",
@@ -35,6 +36,7 @@ examples:
   whyidle doctor                          what does this host lack?
   whyidle run -- python agent.py          run it, then say why the model was idle
   whyidle run --json r.json -- ./agent    ... and keep the report
+  whyidle run --record a.rec -- ./agent   ... and record it, for 'whyidle report'
   whyidle attach --duration 30 4711       look at a running process for 30 s
 
 exit status: that of the command for 'run'; 2 wrong usage; 3 this host cannot

@@ -6,6 +6,7 @@ import select
 import signal
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from whyidle_cli.errors import DaemonGone, NotOurDaemon, ReportLost, from_failure
@@ -51,8 +52,10 @@ class Observation:
         self.ended: Ended | None = None
         self.lost: WireError | None = None
 
-    def start(self, pids: Sequence[int], command: Sequence[str]) -> Observing:
+    def start(self, pids: Sequence[int], command: Sequence[str], record: Path | None = None) -> Observing:
         """Ask for ``pids`` and their descendants, wait until they are observed.
+
+        ``record`` is where the daemon writes a recording (absolute).
 
         Raises DaemonRefused, HostCannotRun, NotOurDaemon or DaemonGone.
         """
@@ -60,7 +63,14 @@ class Observation:
         deadline = time.monotonic() + _START_TIMEOUT_S
         try:
             self._client.send(
-                Observe(_REQUEST, first, shown_command(command), self._live.interval_s, pids=tuple(others))
+                Observe(
+                    _REQUEST,
+                    first,
+                    shown_command(command),
+                    self._live.interval_s,
+                    str(record) if record is not None else None,
+                    tuple(others),
+                )
             )
         except WireError as error:
             if not isinstance(error, Disconnected):

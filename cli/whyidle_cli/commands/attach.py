@@ -12,6 +12,7 @@ from whyidle_cli.connection import any_daemon
 from whyidle_cli.observation import INTERRUPTS, Observation
 from whyidle_cli.output import check_target, deliver
 from whyidle_cli.processes import check_process, command_of
+from whyidle_cli.recording import check_record, warn_incomplete
 from whyidle_cli.render.live import Live
 from whyidle_cli.signals import Signals
 
@@ -58,10 +59,11 @@ def execute(arguments: argparse.Namespace) -> int:
     for pid in pids:
         check_process(pid)
     check_target(arguments.json)
+    record = check_record(arguments.record)
     live = Live(sys.stderr, forced=arguments.live)
     with any_daemon(arguments.socket) as connection:
         observation = Observation(connection.client, live)
-        observation.start(pids, command_of(pids[0]))
+        observation.start(pids, command_of(pids[0]), record)
         with Signals(*INTERRUPTS) as signals:
             deadline = None if arguments.duration is None else time.monotonic() + arguments.duration
             try:
@@ -75,4 +77,5 @@ def execute(arguments: argparse.Namespace) -> int:
             finally:
                 live.clear()
         deliver(report, arguments.json)
+        warn_incomplete(report)
     return 0

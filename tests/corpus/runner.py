@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness import wait_until
-from harness_cli import BIN, Daemon, load
+from harness_cli import BIN, Daemon, SearchServer, load
 
 from .compare import Verdict, compare, failed
 from .expect import HERE, Program, landed
@@ -56,8 +56,9 @@ def bench(folder: Path) -> Iterator[Bench]:
         daemon_folder = folder / "daemon"
         daemon_folder.mkdir()
         (folder / "resolv.conf").write_text(f"nameserver {DNS_ADDRESS}\noptions timeout:9 attempts:1\n")
-        with Daemon(daemon_folder) as daemon:
-            yield Bench(folder, load(ports), daemon.socket, landed())
+        (folder / "searx").mkdir()
+        with Daemon(daemon_folder) as daemon, SearchServer(folder / "searx", 0.4) as searx:
+            yield Bench(folder, load(ports) | {"searx": searx.port}, daemon.socket, landed())
     finally:
         server.kill()
         server.wait()
@@ -85,7 +86,7 @@ def run(bench: Bench, program: Program) -> Verdict:
                 "WHYIDLE_TRUTH": str(truth),
                 "WHYIDLE_PORTS": json.dumps(bench.ports),
                 "WHYIDLE_FOLDER": str(bench.folder),
-                "PYTHONPATH": str(HERE),
+                "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]),
                 "PYTHONDONTWRITEBYTECODE": "1",
             },
         )

@@ -27,7 +27,6 @@ OTHER = f"http://127.0.0.1:{PORTS.get('other', 0)}"
 
 _started = time.monotonic()
 _pid = os.getpid()
-_lock = threading.Lock()
 _threads: dict[int, dict[str, float]] = {}
 _delays: dict[int, float] = {}
 _findings: list[dict[str, Any]] = []
@@ -45,9 +44,8 @@ def run_delay() -> float:
 
 def add(state: str, seconds: float, tid: int | None = None) -> None:
     """This thread (or ``tid``) spent that long in a state."""
-    with _lock:
-        states = _threads.setdefault(tid or threading.get_native_id(), {})
-        states[state] = states.get(state, 0.0) + seconds
+    states = _threads.setdefault(tid or threading.get_native_id(), {})
+    states[state] = states.get(state, 0.0) + seconds
 
 
 class waiting:  # noqa: N801 (read as a verb: with truth.waiting("network"))
@@ -81,8 +79,52 @@ def cpu_for(seconds: float) -> None:
         pass
 
 
+def delayed(tid: int, seconds: float) -> None:
+    """Another thread, or a child, stood in the run queue that long."""
+    _delays[tid] = seconds
+
+
+class cpu_quota:  # noqa: N801 (reads as a phrase: with truth.cpu_quota(0.2))
+    """This process may use that share of a CPU in this block; ``throttled_s`` afterwards. Needs root.
+
+    ``cpu.stat`` is the kernel's own account of how long the group was throttled; it is summed over CPUs, so
+    pin the process to one.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._v2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+        self._root = Path("/sys/fs/cgroup" if self._v2 else "/sys/fs/cgroup/cpu")
+        self._group = self._root / f"whyidle-corpus-{_pid}"
+        self.throttled_s = 0.0
+
+    def __enter__(self) -> Self:
+        self._group.mkdir()
+        period = 100_000
+        quota = int(self._share * period)
+        if self._v2:
+            (self._group / "cpu.max").write_text(f"{quota} {period}")
+        else:
+            (self._group / "cpu.cfs_period_us").write_text(str(period))
+            (self._group / "cpu.cfs_quota_us").write_text(str(quota))
+        (self._group / "cgroup.procs").write_text(str(_pid))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stat = dict(line.split() for line in (self._group / "cpu.stat").read_text().splitlines())
+        micro = stat.get("throttled_usec")
+        self.throttled_s = int(micro) / 1e6 if micro else int(stat["throttled_time"]) / 1e9
+        (self._root / "cgroup.procs").write_text(str(_pid))
+        self._group.rmdir()
+
+
 def write() -> None:
-    """Write the account down. Called by itself at the end of the main program."""
+    """Write the account down and end. Called by itself at the end of the main program.
+
+    Ends at once, so that taking the interpreter apart is no part of what was measured.
+    """
     if os.getpid() != _pid or not os.environ.get("WHYIDLE_TRUTH"):
         return
     main = sys.modules["__main__"]
@@ -99,6 +141,9 @@ def write() -> None:
         "wall_s": time.monotonic() - _started,
     }
     Path(os.environ["WHYIDLE_TRUTH"]).write_text(json.dumps(account))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1 if getattr(sys, "last_value", None) else 0)
 
 
 atexit.register(write)

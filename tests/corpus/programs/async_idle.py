@@ -1,0 +1,15 @@
+"""Decoy: a loop with nothing to do."""
+
+import asyncio
+
+import truth
+
+EXPECT = {"findings": []}
+
+
+async def main():
+    with truth.waiting("event_loop"):
+        await asyncio.sleep(1.2)
+
+
+asyncio.run(main())

@@ -1,0 +1,16 @@
+"""Looks every half millisecond whether something has happened."""
+
+import time
+
+import truth
+
+EXPECT = {"findings": [("busy_polling", "wait_for", None)]}
+
+
+def wait_for(moment):
+    while time.monotonic() < moment:
+        with truth.waiting("sleep"):
+            time.sleep(0.0005)
+
+
+wait_for(time.monotonic() + 1.5)

@@ -1,0 +1,25 @@
+"""Writes past the page cache, 16 MB at a time: few, long waits for the disk."""
+
+import mmap
+import os
+from pathlib import Path
+
+import truth
+
+EXPECT = {"findings": [("blocking_disk", "dump", None)]}
+
+STATE = mmap.mmap(-1, 16 << 20)  # aligned, as O_DIRECT wants it
+STATE.write(b"x" * len(STATE))
+
+
+def dump(descriptor):
+    with truth.waiting("disk") as wait:
+        os.pwrite(descriptor, STATE, 0)
+    return wait.seconds
+
+
+path = Path(os.environ["WHYIDLE_FOLDER"], "dump")
+descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_DIRECT)
+waited = 0.0
+while waited < 1.0:
+    waited += dump(descriptor)

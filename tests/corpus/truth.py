@@ -62,9 +62,10 @@ class waiting:  # noqa: N801 (read as a verb: with truth.waiting("network"))
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.seconds = asleep_clock() - self._began
+        delay = run_delay()  # first: reading it may wait for the GIL, which belongs to the block
+        self.seconds = time.monotonic() - time.thread_time() - delay - self._began
         add(self.state, self.seconds)
-        _delays[threading.get_native_id()] = run_delay()
+        _delays[threading.get_native_id()] = delay
 
 
 def own_cpu(tid: int | None = None) -> None:

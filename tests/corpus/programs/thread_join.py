@@ -13,6 +13,6 @@ def work():
 
 
 worker = threading.Thread(target=work)
-worker.start()
-with truth.waiting("lock"):
+with truth.waiting("lock|gil"):  # a thread's start is a wait for it, too
+    worker.start()
     worker.join()

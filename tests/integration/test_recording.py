@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,22 +101,6 @@ def test_killed_daemon_leaves_a_readable_recording(tmp_path: Path) -> None:
     assert sum(thread["states"].values()) == pytest.approx(thread["wall_s"], rel=0.001)
 
 
-def test_refused_before_anything_runs(tmp_path: Path) -> None:
-    """A file that exists, a directory and a missing folder are refused before the command is started."""
-    witness = tmp_path / "ran"
-    (tmp_path / "exists").write_text("precious")
-    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    for name in ("exists", "link", ".", "none/a.rec"):
-        done = whyidle("run", "--record", tmp_path / name, "--", "touch", witness)
-        what, fix = done.stderr.splitlines()
-        assert (done.returncode, done.stdout) == (1, "")
-        assert what.startswith("whyidle: cannot record to ")
-        assert fix.startswith("  ")
-    assert not witness.exists()
-    assert (tmp_path / "exists").read_text() == "precious"
-    assert not (tmp_path / "nowhere").exists()
-
-
 def test_daemon_has_the_last_word(tmp_path: Path) -> None:
     """Paths that only the daemon can judge come back as a Failure; without one the observation runs."""
     program = Program("pass")
@@ -148,30 +130,3 @@ def test_daemon_has_the_last_word(tmp_path: Path) -> None:
             assert "recording" not in answer.report
     finally:
         program.close()
-
-
-@pytest.mark.parametrize("name", ["a\nb", "a\x1b]0;title\x07b", "a\u202eb", "-x", "a\udcffb"])
-def test_names_never_reach_the_terminal_raw(tmp_path: Path, name: str) -> None:
-    """A file name with control characters is named without them, and one like an option is a name."""
-    path = tmp_path / name
-    path.write_bytes(b"no recording")
-    done = subprocess.run(
-        [os.fsencode(part) for part in (sys.executable, "-P", "-m", "whyidle_cli.main", "report", path)],
-        capture_output=True,
-        check=False,
-    )
-    text = done.stderr.decode()
-    assert done.returncode == 1
-    assert len(text.splitlines()) == 2
-    assert not re.search("[\x00-\x09\x0b-\x1f\u202e]", text)
-    assert "is not a whyidle recording" in text
-
-
-def test_report_usage(tmp_path: Path) -> None:
-    """Without a file it is wrong usage; a missing or empty file is one error with a next step."""
-    assert whyidle("report").returncode == 2
-    (tmp_path / "empty").touch()
-    for name, words in (("none", "No such file"), ("empty", "is empty"), (".", "it is a directory")):
-        done = whyidle("report", tmp_path / name)
-        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 2)
-        assert words in done.stderr

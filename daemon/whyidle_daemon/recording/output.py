@@ -22,6 +22,7 @@ MAX_QUEUED: Final = 32 << 20
 """Bytes of blocks that wait for the disk."""
 
 _FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_CHANGE: Final = 0xFFFFFFFF
 _DENIED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -67,7 +68,8 @@ def _as_user(owner: Owner | None) -> Iterator[None]:
     libc.setfsuid(ctypes.c_uint(owner.uid))
     try:
         # They report no errors; asking for the impossible returns what holds now.
-        if libc.setfsuid(ctypes.c_uint(0xFFFFFFFF)) != owner.uid:
+        now = libc.setfsuid(ctypes.c_uint(_NO_CHANGE)), libc.setfsgid(ctypes.c_uint(_NO_CHANGE))
+        if now != owner:
             raise PermissionError(errno.EPERM, "cannot act as the client's user")
         yield
     finally:

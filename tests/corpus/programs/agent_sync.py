@@ -10,6 +10,7 @@ from whyidle_agent.main import main
 
 EXPECT = {
     "findings": [("blocking_network_call", "search_web", "searx")],
+    "also": ["sequential_calls"],
     "modules": ["llama_cpp"],
 }
 

@@ -3,7 +3,6 @@
 The barrier is an ordinary lock, and the truth the sum of both: nobody can tell by the clock which it was.
 """
 
-import sys
 import threading
 import time
 
@@ -20,7 +19,6 @@ def spin():
             sum(range(100))
 
 
-sys.setswitchinterval(0.001)  # short turns: what a thread waits outside its loop stays small
 barrier = threading.Barrier(3)
 threads = [threading.Thread(target=spin) for _ in range(3)]
 for thread in threads:

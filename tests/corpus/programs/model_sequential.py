@@ -12,6 +12,7 @@ EXPECT = {
         ("blocking_network_call", "search_web", "http"),
         ("blocking_network_call", "search_papers", "other"),
     ],
+    "also": ["sequential_calls"],
     "modules": ["llama_cpp"],
 }
 

@@ -5,7 +5,10 @@ import urllib.request
 
 import truth
 
-EXPECT = {"findings": [("blocking_network_call", "search", "http")]}
+EXPECT = {
+    "findings": [("blocking_network_call", "search", "http")],
+    "also": ["sequential_calls"],
+}
 
 PR_SET_NAME = 15
 ctypes.CDLL(None).prctl(PR_SET_NAME, b"\x1b[2J\n\xff\x07{}%s", 0, 0, 0)

@@ -3,7 +3,11 @@
 import httpx
 import truth
 
-EXPECT = {"findings": [("blocking_network_call", "search", "http")], "modules": ["httpx"]}
+EXPECT = {
+    "findings": [("blocking_network_call", "search", "http")],
+    "also": ["sequential_calls"],
+    "modules": ["httpx"],
+}
 
 
 def search(client, number):

@@ -4,7 +4,10 @@ import urllib.request
 
 import truth
 
-EXPECT = {"findings": [("blocking_network_call", "search", "http6")]}
+EXPECT = {
+    "findings": [("blocking_network_call", "search", "http6")],
+    "also": ["sequential_calls"],
+}
 
 
 def search():

@@ -3,7 +3,11 @@
 import requests
 import truth
 
-EXPECT = {"findings": [("blocking_network_call", "search", "http")], "modules": ["requests"]}
+EXPECT = {
+    "findings": [("blocking_network_call", "search", "http")],
+    "also": ["sequential_calls"],
+    "modules": ["requests"],
+}
 
 session = requests.Session()
 

@@ -1,4 +1,7 @@
-"""A server that resets the connection after a while; the program tries again."""
+"""A server that resets the connection after a while; the program tries again.
+
+No call is independent of the one before: ``sequential_calls`` would be wrong.
+"""
 
 import urllib.request
 

@@ -4,7 +4,10 @@ import http.client
 
 import truth
 
-EXPECT = {"findings": [("blocking_network_call", "search", "http")]}
+EXPECT = {
+    "findings": [("blocking_network_call", "search", "http")],
+    "also": ["sequential_calls"],
+}
 
 
 def search():

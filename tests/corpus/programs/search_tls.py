@@ -5,7 +5,10 @@ import urllib.request
 
 import truth
 
-EXPECT = {"findings": [("blocking_network_call", "search", "tls")]}
+EXPECT = {
+    "findings": [("blocking_network_call", "search", "tls")],
+    "also": ["sequential_calls"],
+}
 
 context = ssl._create_unverified_context()
 

@@ -8,7 +8,8 @@ EXPECT = {
     "findings": [
         ("blocking_network_call", "search_web", "http"),
         ("blocking_network_call", "search_papers", "other"),
-    ]
+    ],
+    "also": ["sequential_calls"],
 }
 
 

@@ -4,7 +4,11 @@ import urllib.request
 
 import truth
 
-EXPECT = {"findings": [("blocking_network_call", "search", "http")], "quick": True}
+EXPECT = {
+    "findings": [("blocking_network_call", "search", "http")],
+    "also": ["sequential_calls"],
+    "quick": True,
+}
 
 
 def search(number):

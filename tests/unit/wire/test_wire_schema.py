@@ -30,7 +30,8 @@ PINNED = {
     33: "Dropped count",
     34: "Status request",
     35: "StatusReply request status",
-    36: "StallEvent observation pid tid thread state start_s duration_s syscall peer function file line stack ended",
+    36: "StallEvent observation pid tid thread state start_s duration_s syscall peer function file line stack"
+    " ended",
 }
 
 

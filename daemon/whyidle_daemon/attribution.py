@@ -132,3 +132,13 @@ def thread_times(
         )
     times.sort(key=lambda time: (-time.wall_ns, time.process.pid, time.tid, time.first_ns))
     return times
+
+
+def end_of(start_ns: int, now_ns: int, threads: Iterable[Thread], processes: ProcessTable) -> int:
+    """When a target ended; now, while a thread of it lives."""
+    threads = list(threads)
+    ends = [thread.end_ns for thread in threads]
+    ends += [process.end_ns for process in processes if process.end_ns]
+    if not ends or any(not thread.end_ns for thread in threads):
+        return max(now_ns, start_ns)
+    return max(start_ns, min(max(ends), now_ns))

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from whyidle_daemon.processes import Process
+from whyidle_daemon.sequences import Runs, RunsKey, Sequences, Tally
 from whyidle_daemon.states import state_of
 from whyidle_daemon.timelines import Record
 from whyidle_daemon.waits import WaitKey
@@ -36,7 +37,7 @@ class Cause(NamedTuple):
 class Piece(NamedTuple):
     """Part of a gap: ``ns`` in ``wait``.
 
-    ``longest_ns`` is what one call needs: the longest single slice, and the time spent connecting.
+    ``longest_ns`` is what remains if its calls are issued together (:class:`Tally`).
     """
 
     wait: int
@@ -82,6 +83,7 @@ class EngineActivity(NamedTuple):
     simulated: bool
     causes: dict[Cause, int]
     beyond_longest: dict[WaitKey, int]
+    sequences: dict[RunsKey, Runs]
     gaps: tuple[ExplainedGap, ...]
 
     def idle_by(self, process: Process, tid: int) -> dict[tuple[int, WaitKey | None], int]:
@@ -109,7 +111,7 @@ def explain(
     not cover is unknown.
     """
     length = end_ns - start_ns
-    seen: dict[tuple[int, WaitKey | None], list[int]] = {}  # all of it, the longest slice, connecting
+    seen: dict[tuple[int, WaitKey | None], Tally] = {}
     for record in records:
         awake = record.start_ns + record.blocked_ns
         for wait, key, begin, end in (
@@ -118,16 +120,11 @@ def explain(
         ):
             overlap = min(end, end_ns) - max(begin, start_ns)
             if overlap > 0:
-                sums = seen.setdefault((wait, key), [0, 0, 0])
-                sums[0] += overlap
-                if record.connecting:
-                    sums[2] += overlap
-                else:
-                    sums[1] = max(sums[1], overlap)
+                seen.setdefault((wait, key), Tally()).add(record, overlap)
     if exact is None:
         by_wait: dict[int, int] = {}
-        for (wait, _), sums in seen.items():
-            by_wait[wait] = by_wait.get(wait, 0) + sums[0]
+        for (wait, _), tally in seen.items():
+            by_wait[wait] = by_wait.get(wait, 0) + tally.total
         by_wait[int(Wait.UNKNOWN)] = by_wait.get(int(Wait.UNKNOWN), 0) + max(
             0, length - sum(by_wait.values())
         )
@@ -136,18 +133,18 @@ def explain(
     by_wait = fit(by_wait, length, int(Wait.UNKNOWN))
     pieces = []
     for wait, ns in by_wait.items():
-        parts = {key: sums for (of, key), sums in seen.items() if of == wait and key is not None}
-        covered = sum(sums[0] for sums in parts.values())
+        parts = {key: tally for (of, key), tally in seen.items() if of == wait and key is not None}
+        covered = sum(tally.total for tally in parts.values())
         left = ns
-        for key, (overlap, longest, connecting) in parts.items():
+        for key, tally in parts.items():
             # Slices and totals are stamped apart by nanoseconds; the totals are what adds up.
-            share = overlap if covered <= ns else overlap * ns // covered
+            share = tally.total if covered <= ns else tally.total * ns // covered
             if share:
-                pieces.append(Piece(wait, key, share, min(longest + connecting, share)))
+                pieces.append(Piece(wait, key, share, min(tally.needed, share)))
             left -= share
         if left:
             longest = max(
-                (sums[1] for (of, key), sums in seen.items() if of == wait and key is None), default=0
+                (tally.longest for (of, key), tally in seen.items() if of == wait and key is None), default=0
             )
             pieces.append(Piece(wait, None, left, min(longest, left)))
     return tuple(pieces)
@@ -173,12 +170,14 @@ class IdleSums:
     def __init__(self) -> None:
         self.causes: dict[Cause, int] = {}
         self.beyond_longest: dict[WaitKey, int] = {}
+        self.sequences = Sequences()
         self.longest: list[tuple[int, int, int, ExplainedGap]] = []
         self.order = 0
 
     def copy(self) -> IdleSums:
         twin = IdleSums()
         twin.causes, twin.beyond_longest = dict(self.causes), dict(self.beyond_longest)
+        twin.sequences = self.sequences.copy()
         twin.longest, twin.order = list(self.longest), self.order
         return twin
 

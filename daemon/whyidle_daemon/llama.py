@@ -63,6 +63,8 @@ class LlamaEngine:
         busy_ns = end_ns - engine.first_ns - idle_ns
         if not engine.busy and end_ns > engine.last_ns:
             sums.take(self._open(engine, end_ns, driver, lines))
+            current = [*between(lines(engine.driver), engine.last_ns, end_ns), *driver.waiting]
+            sums.sequences.gap(engine.last_ns, end_ns, current)
         causes = sums.causes
         if engine.short_ns:
             between_calls = Cause(self.process, engine.driver, int(Wait.RUNNING), None)
@@ -83,6 +85,7 @@ class LlamaEngine:
             simulated=False,
             causes=causes,
             beyond_longest=sums.beyond_longest,
+            sequences=sums.sequences.sums,
             gaps=tuple(item[-1] for item in sorted(sums.longest, key=lambda item: (-item[0], -item[1]))),
         )
 
@@ -110,7 +113,8 @@ def _explain_into(
             continue
         if gap.tid not in lines:
             lines[gap.tid] = records_of(gap.tid)
-        records = between(lines[gap.tid], gap.start_ns, gap.end_ns)
+        records = list(between(lines[gap.tid], gap.start_ns, gap.end_ns))
+        sums.sequences.gap(gap.start_ns, gap.end_ns, records)
         pieces = explain(gap.start_ns, gap.end_ns, gap.ns, records)
         length = gap.end_ns - gap.start_ns
         sums.take(ExplainedGap(length, gap.start_ns, process, gap.tid, pieces, False))

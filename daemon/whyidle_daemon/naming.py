@@ -10,7 +10,7 @@ the sampled time was in that one place.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from whyidle_daemon.facts import HostName
 from whyidle_daemon.gaps import Cause, EngineActivity, ExplainedGap, Piece
@@ -74,10 +74,18 @@ def dominant_places(groups: Iterable[WaitGroup]) -> Callable[[WaitKey], WaitKey]
     for key, places in sums.items():
         total = sum(places.values())
         sampled = total - places.pop(None, 0)
-        place = max(places, key=lambda place: (places[place], str(place)), default=None)
-        if place is not None and places[place] >= max(DOMINANT_SHARE * sampled, SAMPLED_SHARE * total):
-            dominant[key] = key._replace(place=place)
+        best = max(places, key=lambda place: (places[place], str(place)), default=None)
+        if best is None:
+            continue
+        line = sum(ns for place, ns in places.items() if place is not None and place.where == best.where)
+        if line >= max(DOMINANT_SHARE * sampled, SAMPLED_SHARE * total):
+            dominant[key] = key._replace(place=best)
     return lambda key: dominant.get(key, key)
+
+
+def _order(key: WaitKey) -> tuple[Any, ...]:
+    """Any order that does not depend on which record came first, so that ties have one outcome."""
+    return (key.process.pid, key.process.start_ns, *key[1:6], str(key.place))
 
 
 class Naming:
@@ -109,8 +117,8 @@ class Naming:
     def groups(self) -> dict[WaitKey, WaitGroup]:
         """The groups under their names; those whose names fall together are one."""
         named: dict[WaitKey, WaitGroup] = {}
-        for key, group in self._groups.items():
-            name = self.key(key)
+        for key in sorted(self._groups, key=_order):
+            group, name = self._groups[key], self.key(key)
             if name not in named:
                 named[name] = group if name == key else group.copy()
                 named[name].key = name

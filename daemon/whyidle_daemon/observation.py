@@ -10,11 +10,11 @@ Memory is bounded; what had no room is counted and lowers the confidence of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from whyidle_daemon import report as build
-from whyidle_daemon.attribution import ThreadTable, merged, open_wait, thread_times
+from whyidle_daemon.attribution import ThreadTable, end_of, merged, thread_times
 from whyidle_daemon.facts import (
     Host,
     HostName,
@@ -29,18 +29,20 @@ from whyidle_daemon.facts import (
 from whyidle_daemon.findings import find_all
 from whyidle_daemon.findings.evidence import Evidence
 from whyidle_daemon.gaps import Driver, EngineActivity
+from whyidle_daemon.lasting import wait_of, with_lasting
 from whyidle_daemon.llama import MAX_PENDING, SETTLE_NS, LlamaEngine
+from whyidle_daemon.lookups import Lookups
 from whyidle_daemon.naming import Hosts, Naming, dominant_places
 from whyidle_daemon.processes import Process, ProcessTable
 from whyidle_daemon.progress import Progress, progress_of
+from whyidle_daemon.sequences import Runs, RunsKey, Sequences
 from whyidle_daemon.sites import Sites
-from whyidle_daemon.states import TCP_LISTEN, TCP_SYN_SENT
+from whyidle_daemon.states import TCP_SYN_SENT
 from whyidle_daemon.timelines import Record, Timelines
-from whyidle_daemon.waits import Waits
+from whyidle_daemon.wait_tables import Waits
 from whyidle_probes.events import Engine, Exec, Exit, Fork, Gap, Library, ShortWaits, Slice, Thread, Wait
 from whyidle_wire.report import REPORT_SCHEMA
 
-NS = 1_000_000_000
 PAGE_SIZE = 4096
 
 __all__ = ["Observation", "Progress"]
@@ -70,11 +72,27 @@ class Observation:
         self._waits = Waits()
         self._sites = Sites()
         self._hosts = Hosts()
+        self._lookups = Lookups()
+        self._sequences = Sequences()  # of main threads that drive no engine, as far as they were settled
         self._lines = Timelines()
         self._engines: dict[tuple[Process, int], LlamaEngine] = {}
         self._drivers: set[int] = set()
         self._slices = 0
         self._newest_ns = start_ns
+        self._takers: dict[type, Callable[[Any], object]] = {
+            Slice: self._slice,
+            Thread: self._thread,
+            Gap: self._gap,
+            ShortWaits: self._short,
+            StackSample: self._sites.add,
+            HostName: self._hosts.add,
+            Lookup: self._lookup,
+            MemorySample: self._processes.memory,
+            ProcessFacts: self._processes.facts,
+            Fork: self._processes.fork,
+            Exec: self._processes.exec,
+            Exit: self._processes.exit,
+        }
         for pid in roots:
             root = self._processes.at(pid, start_ns)
             root.keep = True
@@ -84,44 +102,41 @@ class Observation:
 
     def add(self, record: Anything) -> None:
         """Take one record. Ignores what is neither kernel event nor fact."""
-        if isinstance(record, Slice):
-            self._slice(record)
-        elif isinstance(record, Thread):
-            if record.end_ns:
-                self._processes.at(record.pid, record.last_ns)
-                self._threads.add(record, self._processes, self._drivers)
-        elif isinstance(record, Gap):
-            self._gap(record)
-        elif isinstance(record, ShortWaits):
-            self._short(record)
-        elif isinstance(record, StackSample):
-            self._sites.add(record)
-        elif isinstance(record, HostName):
-            self._hosts.add(record)
-        elif isinstance(record, MemorySample):
-            self._processes.memory(record)
-        elif isinstance(record, ProcessFacts):
-            self._processes.facts(record)
-        elif isinstance(record, Fork):
-            self._processes.fork(record)
-        elif isinstance(record, Exec):
-            self._processes.exec(record)
-        elif isinstance(record, Exit):
-            self._processes.exit(record)
+        take = self._takers.get(type(record))
+        if take is not None:
+            take(record)
+
+    def _thread(self, record: Thread) -> None:
+        if record.end_ns:
+            self._processes.at(record.pid, record.last_ns)
+            self._threads.add(record, self._processes, self._drivers)
+
+    def _lookup(self, record: Lookup) -> None:
+        self._lookups.add(self._processes.at(record.pid, record.start_ns), record)
 
     def _slice(self, slice_: Slice) -> None:
         self._slices += 1
         process = self._processes.at(slice_.pid, slice_.start_ns)
-        wait = _wait(slice_.state, slice_.peer.tcp_state)
+        wait = wait_of(slice_.state, slice_.peer.tcp_state)
         key = None
         if slice_.blocked_ns:
             place = self._sites.take(slice_.pid, slice_.tid, slice_.start_ns)
             group = self._waits.table(wait).group(process, slice_.tid, wait, slice_.peer, place)
             if group is not None:
                 group.add(slice_.start_ns, slice_.blocked_ns, slice_.syscall, slice_.peer)
+                if slice_.waker_pid == slice_.pid and wait in (Wait.FUTEX, Wait.GIL):
+                    group.hand_over(slice_.arg, slice_.waker_tid, slice_.blocked_ns)
                 key = group.key
         connecting = slice_.peer.tcp_state == TCP_SYN_SENT
-        record = Record(slice_.start_ns, slice_.blocked_ns, slice_.runqueue_ns, wait, key, connecting)
+        record = Record(
+            slice_.start_ns,
+            slice_.blocked_ns,
+            slice_.runqueue_ns,
+            wait,
+            key,
+            connecting,
+            slice_.peer.local_port,
+        )
         self._lines.add(slice_.tid, record)
         self._newest_ns = max(self._newest_ns, record.end_ns)
         if self._lines.full:
@@ -162,6 +177,8 @@ class Observation:
             driven = [engine for engine in self._engines.values() if tid in engine.drivers]
             return min((engine.settled_ns.get(tid, 0) for engine in driven), default=0)
 
+        for records in self._alone(placed):
+            self._sequences.alone(record for record in records if record.end_ns <= horizon)
         self._lines.forget(until)
         for record in self._lines.trim(self._drivers):
             group = self._waits.get(record.key) if record.key is not None else None
@@ -171,6 +188,11 @@ class Observation:
     def _placed(self) -> Callable[[int], list[Record]]:
         """The slices of a thread, those that were not sampled placed as far as is known now."""
         return self._lines.named(dominant_places(self._waits.groups.values()))
+
+    def _alone(self, placed: Callable[[int], list[Record]]) -> Iterator[list[Record]]:
+        """The slices of each main thread that drives no engine."""
+        mains = {process.pid for process in self._processes}
+        return (placed(tid) for tid in self._lines.tids if tid in mains and tid not in self._drivers)
 
     # --- out -------------------------------------------------------------------------------------------
 
@@ -184,8 +206,12 @@ class Observation:
         """The report up to ``snapshot``, as the contract has it. Changes nothing; call it at any time."""
         now_ns = snapshot.ns
         threads = merged(self._threads.exited.values(), snapshot.threads)
-        waits, waiting = self._with_open_waits(threads, now_ns)
+        waits, waiting = with_lasting(self._waits, threads, now_ns, self._sites, self._processes)
         naming = Naming(waits.groups, self._hosts)
+        waiting = {
+            who: record._replace(key=naming.placed(record.key)) if record.key is not None else record
+            for who, record in waiting.items()
+        }
         groups = naming.groups()
         times = thread_times(threads, now_ns, self._processes, groups.values())
         engines = [
@@ -193,7 +219,7 @@ class Observation:
             for engine in snapshot.engines
         ]
         engines.sort(key=lambda engine: (engine.first_ns, engine.id))
-        end_ns = self._end(now_ns, threads)
+        end_ns = end_of(self.start_ns, now_ns, threads, self._processes)
         dropped = self._lines.dropped + waits.sockets.dropped
         evidence = Evidence(
             wall_ns=end_ns - self.start_ns,
@@ -203,6 +229,9 @@ class Observation:
             groups=groups,
             inbound=frozenset(naming.key(key) for key in waits.sockets.inbound()),
             stacks=self._sites,
+            lookups=self._lookups.all(),
+            sequences=self._runs(naming, waiting) if not engines else {},
+            processes=tuple(self._processes),
             loss=loss,
             slices=self._slices,
             dropped=dropped,
@@ -214,7 +243,12 @@ class Observation:
         return {
             "schema": REPORT_SCHEMA,
             "host": build.host_object(host),
-            "target": self._target(end_ns, exit_status),
+            "target": build.target_object(
+                self._processes.find(self.roots[0], self.start_ns) if self.roots else None,
+                (self.roots, self.command, self.started_at),
+                end_ns - self.start_ns,
+                exit_status,
+            ),
             "processes": processes,
             "processes_omitted": processes_omitted,
             "threads": thread_list,
@@ -227,46 +261,14 @@ class Observation:
             "overhead": build.overhead_object(overhead),
         }
 
-    def _target(self, end_ns: int, exit_status: int | None) -> dict[str, Any]:
-        root = self._processes.find(self.roots[0], self.start_ns) if self.roots else None
-        if exit_status is None and root is not None:
-            exit_status = build.exit_status(root.code)
-        command = self.command or (root.command if root is not None else ())
-        return {
-            "pid": self.roots[0] if self.roots else 0,
-            "command": list(command),
-            "started_at": self.started_at,
-            "duration_s": (end_ns - self.start_ns) / NS,
-            "exit_status": exit_status,
-            "roots": list(self.roots),
-        }
-
-    def _end(self, now_ns: int, threads: list[Thread]) -> int:
-        """When the target ended; now, while a thread of it lives."""
-        ends = [thread.end_ns for thread in threads]
-        ends += [process.end_ns for process in self._processes if process.end_ns]
-        if not ends or any(not thread.end_ns for thread in threads):
-            return max(now_ns, self.start_ns)
-        return max(self.start_ns, min(max(ends), now_ns))
-
-    def _with_open_waits(
-        self, threads: list[Thread], now_ns: int
-    ) -> tuple[Waits, dict[tuple[int, int], Record]]:
-        """The waits with those that have not ended, and these by process and thread."""
-        waits = self._waits.copy()
-        waiting: dict[tuple[int, int], Record] = {}
-        for thread in threads:
-            start_ns, blocked_ns, runqueue_ns = open_wait(thread, now_ns)
-            if not blocked_ns and not runqueue_ns:
-                continue
-            wait, key = _wait(thread.state, thread.peer.tcp_state), None
-            process = self._processes.find(thread.pid, thread.last_ns)
-            if blocked_ns and process is not None:
-                what = (start_ns, blocked_ns, wait, thread.syscall, thread.peer)
-                place = self._sites.peek(thread.pid, thread.tid, start_ns)
-                key = waits.table(wait).open(process, thread.tid, what, place)
-            waiting[thread.pid, thread.tid] = Record(start_ns, blocked_ns, runqueue_ns, wait, key)
-        return waits, waiting
+    def _runs(self, naming: Naming, waiting: dict[tuple[int, int], Record]) -> dict[RunsKey, Runs]:
+        """Calls that main threads made one after another, in a target without an engine."""
+        runs = self._sequences.copy()
+        for records in self._alone(self._lines.named(naming.placed)):
+            key = next((record.key for record in records if record.key is not None), None)
+            last = waiting.get((key.process.pid, key.tid)) if key is not None else None
+            runs.alone([*records, last] if last is not None else records)
+        return runs.sums
 
     def _activity(
         self,
@@ -292,8 +294,3 @@ class Observation:
         record = waiting.get((engine.pid, engine.driver))
         driver = Driver(thread, (record,) if record is not None else ())
         return known.activity(engine, now_ns, driver, self._lines.named(naming.placed), naming.known)
-
-
-def _wait(state: int, tcp_state: int) -> int:
-    """A socket in the listening state waits for demand, whatever syscall waits on it."""
-    return int(Wait.LISTEN) if state == Wait.TCP and tcp_state == TCP_LISTEN else state

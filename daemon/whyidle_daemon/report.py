@@ -33,6 +33,26 @@ def exit_status(code: int | None) -> int | None:
     return 128 + (code & 0x7F) if code & 0x7F else (code >> 8) & 0xFF
 
 
+def target_object(
+    root: Process | None,
+    asked: tuple[tuple[int, ...], tuple[str, ...], str],
+    duration_ns: int,
+    status: int | None,
+) -> dict[str, Any]:
+    """``target``; ``asked`` is how the observation began: roots, command, when."""
+    roots, command, started_at = asked
+    if status is None and root is not None:
+        status = exit_status(root.code)
+    return {
+        "pid": roots[0] if roots else 0,
+        "command": list(command or (root.command if root is not None else ())),
+        "started_at": started_at,
+        "duration_s": seconds(duration_ns),
+        "exit_status": status,
+        "roots": list(roots),
+    }
+
+
 def process_objects(
     table: ProcessTable, times: list[ThreadTime], start_ns: int, page_size: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:

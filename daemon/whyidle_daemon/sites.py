@@ -16,13 +16,37 @@ MAX_FRAMES = 128
 MAX_TEXT = 500
 
 
+_ROLES = {
+    # http.client (so urllib, urllib3, requests), httpcore (httpx), redis: waiting for the head of an answer
+    "_read_status": "request",
+    "getresponse": "request",
+    "_receive_response_headers": "request",
+    "read_response": "request",
+    "_receive_response_body": "answer",
+    "do_handshake": "connect",
+}
+_WORK_FILES = ("/threading.py", "/queue.py", "/concurrent/futures/_base.py", "/concurrent/futures/thread.py")
+_WORK_FUNCTIONS = frozenset(
+    "wait wait_for join _wait_for_tstate_lock _join _worker get put result as_completed shutdown".split()
+)
+
+
 class Place(NamedTuple):
-    """A line of the target's own code; ``loop`` as in :class:`~whyidle_daemon.facts.StackSample`."""
+    """A line of the target's own code; ``loop`` as in :class:`~whyidle_daemon.facts.StackSample`.
+
+    ``role`` is what the library that it called was doing, see :func:`role_of`.
+    """
 
     function: str
     file: str
     line: int | None
     loop: str = ""
+    role: str = ""
+
+    @property
+    def where(self) -> tuple[str, str, int | None]:
+        """The line, whatever happened there."""
+        return self.function, self.file, self.line
 
 
 class Sites:
@@ -43,7 +67,7 @@ class Sites:
         site = sample.site
         if not site.function:
             return
-        place = Place(site.function[:MAX_TEXT], site.file[:MAX_TEXT], site.line, sample.loop)
+        place = Place(site.function[:MAX_TEXT], site.file[:MAX_TEXT], site.line, sample.loop, role_of(site))
         if place not in self._stacks:
             if len(self._stacks) >= self._limits[1]:
                 return
@@ -70,3 +94,25 @@ class Sites:
 
 def _clipped(site: Site) -> tuple[str, ...]:
     return tuple(frame[:MAX_TEXT] for frame in site.stack[:MAX_FRAMES])
+
+
+def role_of(site: Site) -> str:
+    """What the innermost library frame that is known does, inside the user's own code.
+
+    ``request``: awaits the head of an answer; ``answer``: the rest of it; ``connect``: shakes hands;
+    ``subprocess``: waits for a child; ``work``: waits to be given work or for a thread to end, which is no
+    wait for a lock that somebody holds. Empty: anything else.
+    """
+    for frame in site.stack[:MAX_FRAMES]:
+        # "function (file:line)"; no function has a space in its name.
+        function, _, where = frame.partition(" (")
+        function, file = function.rsplit(".", 1)[-1], where.rpartition(":")[0]
+        if file == site.file and function == site.function.rsplit(".", 1)[-1]:
+            break
+        if file.endswith("/subprocess.py"):
+            return "subprocess"
+        if "/multiprocessing/" in file or (file.endswith(_WORK_FILES) and function in _WORK_FUNCTIONS):
+            return "work"
+        if function in _ROLES:
+            return _ROLES[function]
+    return "work" if site.file.endswith(_WORK_FILES) else ""

@@ -24,6 +24,7 @@ class Record(NamedTuple):
     wait: int
     key: WaitKey | None
     connecting: bool = False
+    port: int = 0  # the local one: which connection it was
 
     @property
     def end_ns(self) -> int:
@@ -55,6 +56,11 @@ class Timelines:
             line = self._threads[tid] = deque()
         line.append(record)
         self._count += 1
+
+    @property
+    def tids(self) -> list[int]:
+        """The threads that have slices here."""
+        return list(self._threads)
 
     def of(self, tid: int) -> list[Record]:
         """The slices of a thread in order of time."""

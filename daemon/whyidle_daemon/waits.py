@@ -1,7 +1,6 @@
 """Waits, grouped by who waited in which code for whom.
 
-Bounded, because a target decides how many threads, functions and peers there are. Nothing that a
-:class:`WaitTable` drops is lost from the threads' own totals; only the names are.
+Kept in the tables of :mod:`whyidle_daemon.wait_tables`.
 """
 
 from __future__ import annotations
@@ -10,14 +9,15 @@ from typing import NamedTuple
 
 from whyidle_daemon.processes import Process
 from whyidle_daemon.sites import Place
-from whyidle_daemon.states import SOCKET_WAITS, TCP_SYN_SENT, peer_object, peer_text, remote_state
-from whyidle_probes.events import NO_PEER, Peer, Wait
+from whyidle_daemon.states import TCP_SYN_SENT, peer_object, peer_text, remote_state
+from whyidle_probes.events import Peer, Wait
 from whyidle_wire import report as wire
 
-MAX_GROUPS = 8192
 NO_ADDRESS = bytes(16)
 MAX_PORTS = 256
-EPHEMERAL = 32768  # where Linux begins to number the ports of clients
+MAX_HANDOVERS = 64
+LONG_NS = 50_000_000  # waits that an event loop's other tasks notice
+_PIPES = frozenset({int(Wait.PIPE), int(Wait.POLL), int(Wait.EPOLL), int(Wait.UNIX)})
 
 
 class WaitKey(NamedTuple):
@@ -38,7 +38,9 @@ class WaitKey(NamedTuple):
 
     @property
     def state(self) -> str:
-        """The report's state."""
+        """The report's state. Waiting for what a child writes is waiting for the child."""
+        if self.place is not None and self.place.role == "subprocess" and self.wait in _PIPES:
+            return "child"
         return remote_state(self.wait, self.family, self.port)
 
     @property
@@ -74,7 +76,10 @@ class WaitGroup:
         "connects",
         "count",
         "first_ns",
+        "handovers",
         "key",
+        "long_count",
+        "long_ns",
         "longest_ns",
         "more_ports",
         "open_ns",
@@ -90,12 +95,15 @@ class WaitGroup:
         self.connects = 0
         self.blocked_ns = 0  # of slices
         self.longest_ns = 0
+        self.long_count = 0  # slices of LONG_NS and more
+        self.long_ns = 0
         self.open_ns = 0  # of a wait that has not ended; part of blocked_ns
         self.short_count = 0  # waits that were too short, or too many, to be slices
         self.short_ns = 0
         self.undated_ns = 0  # time whose place on the time line is not known
         self.first_ns = 0
         self.calls: dict[int, tuple[int, int]] = {}  # slices by syscall: how many, how long
+        self.handovers: dict[tuple[int, int], int] = {}  # by lock address and waking thread: how long
         self.ports: frozenset[int] = frozenset()  # local ports
         self.more_ports = False  # more than MAX_PORTS of them
 
@@ -104,17 +112,33 @@ class WaitGroup:
         """All the time in this wait, dated or not."""
         return self.blocked_ns + self.short_ns
 
+    @property
+    def blocks_loop(self) -> bool:
+        """Whether these are synchronous waits in a running event loop, mostly long ones."""
+        place = self.key.place
+        return place is not None and place.loop == "blocked" and 2 * self.long_ns >= self.total_ns
+
     def copy(self) -> WaitGroup:
         """A copy that can be changed without changing this one."""
         twin = WaitGroup(self.key)
         for name in self.__slots__:
             setattr(twin, name, getattr(self, name))
         twin.calls = dict(self.calls)
+        twin.handovers = dict(self.handovers)
         return twin
 
     def absorb(self, other: WaitGroup) -> None:
         """Add all of another group to this one."""
-        for name in ("count", "connects", "blocked_ns", "short_count", "short_ns", "undated_ns"):
+        for name in (
+            "count",
+            "connects",
+            "blocked_ns",
+            "short_count",
+            "short_ns",
+            "undated_ns",
+            "long_ns",
+            "long_count",
+        ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.longest_ns = max(self.longest_ns, other.longest_ns)
         self.open_ns = max(self.open_ns, other.open_ns)
@@ -122,6 +146,8 @@ class WaitGroup:
         for syscall, (count, ns) in other.calls.items():
             counted, spent = self.calls.get(syscall, (0, 0))
             self.calls[syscall] = (counted + count, spent + ns)
+        for handover, ns in other.handovers.items():
+            self.hand_over(*handover, ns)
         ports = self.ports | other.ports
         self.more_ports = self.more_ports or other.more_ports or len(ports) > MAX_PORTS
         self.ports = ports if len(ports) <= MAX_PORTS else self.ports
@@ -130,6 +156,9 @@ class WaitGroup:
         """Count one wait."""
         self.blocked_ns += blocked_ns
         self.longest_ns = max(self.longest_ns, blocked_ns)
+        if blocked_ns >= LONG_NS:
+            self.long_count += 1
+            self.long_ns += blocked_ns
         self.first_ns = min(self.first_ns or start_ns, start_ns)
         count, ns = self.calls.get(syscall, (0, 0))
         self.calls[syscall] = (count + 1, ns + blocked_ns)
@@ -143,122 +172,8 @@ class WaitGroup:
             else:
                 self.more_ports = True
 
-
-class WaitTable:
-    """Wait groups by key, at most ``limit``; ``dropped`` groups were summed without their names."""
-
-    def __init__(self, limit: int = MAX_GROUPS) -> None:
-        self.groups: dict[WaitKey, WaitGroup] = {}
-        self.listening: set[int] = set()  # local ports somebody accepts on
-        self.dropped = 0
-        self.dropped_ns = 0
-        self._limit = limit
-
-    def copy(self) -> WaitTable:
-        """A copy to lay open waits over. Groups are shared: replace one before changing it."""
-        twin = WaitTable(len(self.groups) * 2 + self._limit)
-        twin.groups = dict(self.groups)
-        twin.listening = set(self.listening)
-        twin.dropped, twin.dropped_ns = self.dropped, self.dropped_ns
-        return twin
-
-    def inbound(self) -> frozenset[WaitKey]:
-        """Groups on connections that the peer opened: waiting there is waiting for demand.
-
-        Known by the local port: somebody in the target accepts on it, or many peers' ephemeral ports are
-        connected to it (a client port is used for one peer at a time and seldom twice).
-        """
-        peers: dict[tuple[Process, int], set[tuple[bytes, int]]] = {}
-        for key, group in self.groups.items():
-            if key.wait == Wait.TCP and key.port >= EPHEMERAL:
-                for port in group.ports:
-                    peers.setdefault((key.process, port), set()).add((key.remote, key.port))
-        shared = {end for end, remotes in peers.items() if len(remotes) >= 3}
-        return frozenset(
-            key
-            for key, group in self.groups.items()
-            if key.wait == Wait.TCP
-            and any(port in self.listening or (key.process, port) in shared for port in group.ports)
-        )
-
-    def group(
-        self, process: Process, tid: int, wait: int, peer: Peer, place: Place | None = None
-    ) -> WaitGroup | None:
-        """The group of a wait; ``None`` for demand on a listening socket."""
-        if wait == Wait.LISTEN:
-            if len(self.listening) < MAX_GROUPS:
-                self.listening.add(peer.local_port)
-            return None
-        if wait in SOCKET_WAITS:
-            key = WaitKey(process, tid, wait, peer.remote, peer.remote_port, peer.family, place)
-        else:
-            key = WaitKey(process, tid, wait, place=place)
-        group = self.groups.get(key)
-        if group is None:
-            if len(self.groups) >= self._limit:
-                self._fold()
-            group = self.groups[key] = WaitGroup(key)
-        return group
-
-    def short(
-        self, process: Process, tid: int, waits: tuple[int, bytes, int, int], sums: tuple[int, int, int]
-    ) -> None:
-        """Add waits that came as sums: ``(wait, remote, port, family)``, ``(ns, count, longest_ns)``."""
-        wait, remote, port, family = waits
-        peer = NO_PEER._replace(remote=remote, remote_port=port, family=family)
-        group = self.group(process, tid, wait, peer)
-        if group is not None:
-            group.short_ns += sums[0]
-            group.undated_ns += sums[0]
-            group.short_count += sums[1]
-            group.longest_ns = max(group.longest_ns, sums[2])
-
-    def open(
-        self,
-        process: Process,
-        tid: int,
-        slice_: tuple[int, int, int, int, Peer],
-        place: Place | None = None,
-    ) -> WaitKey | None:
-        """Add a wait that lasts: ``(start_ns, so_far_ns, wait, syscall, peer)``. Only on a copy."""
-        start_ns, so_far_ns, wait, syscall, peer = slice_
-        group = self.group(process, tid, wait, peer, place)
-        if group is None:
-            return None
-        group = self.groups[group.key] = group.copy()
-        group.add(start_ns, so_far_ns, syscall, peer)
-        group.open_ns += so_far_ns
-        return group.key
-
-    def _fold(self) -> None:
-        """Drop the half of the groups with the least time."""
-        ranked = sorted(self.groups.values(), key=lambda group: group.total_ns)
-        for group in ranked[: len(ranked) // 2 + 1]:
-            del self.groups[group.key]
-            self.dropped += 1
-            self.dropped_ns += group.total_ns
-
-
-class Waits:
-    """All waits: those for sockets, and the others, apart so that neither crowds out the other."""
-
-    def __init__(self, sockets: WaitTable | None = None, others: WaitTable | None = None) -> None:
-        self.sockets = sockets or WaitTable()
-        self.others = others or WaitTable()
-
-    def table(self, wait: int) -> WaitTable:
-        """Where a wait belongs."""
-        return self.sockets if wait in SOCKET_WAITS or wait == Wait.LISTEN else self.others
-
-    @property
-    def groups(self) -> dict[WaitKey, WaitGroup]:
-        """Every group."""
-        return self.sockets.groups | self.others.groups
-
-    def get(self, key: WaitKey) -> WaitGroup | None:
-        """The group of a key, ``None`` when it was dropped."""
-        return self.table(key.wait).groups.get(key)
-
-    def copy(self) -> Waits:
-        """As :meth:`WaitTable.copy`."""
-        return Waits(self.sockets.copy(), self.others.copy())
+    def hand_over(self, address: int, waker: int, blocked_ns: int) -> None:
+        """A lock was waited for until a thread of the same process let go of it."""
+        handover = (address, waker)
+        if handover in self.handovers or len(self.handovers) < MAX_HANDOVERS:
+            self.handovers[handover] = self.handovers.get(handover, 0) + blocked_ns

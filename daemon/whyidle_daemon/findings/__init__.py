@@ -9,14 +9,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from whyidle_daemon.findings import blocking_network_call, cpu_starved
+from whyidle_daemon.findings import (
+    blocking_disk,
+    blocking_network_call,
+    blocking_subprocess,
+    busy_polling,
+    cpu_starved,
+    cpu_throttled,
+    event_loop_blocked,
+    gil_contention,
+    lock_contention,
+    sequential_calls,
+    slow_dns,
+)
 from whyidle_daemon.findings.evidence import SEVERITIES, Evidence
 
 MAX_FINDINGS = 100  # nobody reads more, and a target decides how many peers it waits for
 
 DETECTORS: tuple[Callable[[Evidence], list[dict[str, Any]]], ...] = (
     blocking_network_call.find,
+    sequential_calls.find,
+    event_loop_blocked.find,
+    slow_dns.find,
     cpu_starved.find,
+    cpu_throttled.find,
+    gil_contention.find,
+    lock_contention.find,
+    blocking_disk.find,
+    blocking_subprocess.find,
+    busy_polling.find,
 )
 
 
@@ -31,6 +52,7 @@ def find_all(evidence: Evidence) -> list[dict[str, Any]]:
             finding["pid"],
             finding["tid"],
             str(finding["peer"]),
+            str((finding["function"], finding["file"], finding["line"])),
         )
     )
     return findings[:MAX_FINDINGS]

@@ -24,194 +24,103 @@ A single call saves nothing by either. Without an engine: all but the longest.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-from whyidle_daemon.attribution import ThreadTime
-from whyidle_daemon.findings.evidence import Evidence, confidence, finding, printable, say, seconds, severity
-from whyidle_daemon.gaps import EngineActivity
+from whyidle_daemon.findings.evidence import Evidence, say, seconds
+from whyidle_daemon.findings.waiting import (
+    Idle,
+    Waiting,
+    grouped,
+    idle_of,
+    is_loops,
+    report_of,
+    savings,
+    syscalls_of,
+    who_waits,
+)
 from whyidle_daemon.processes import Process
-from whyidle_daemon.sites import Place
-from whyidle_daemon.waits import WaitGroup, WaitKey
-from whyidle_probes.syscalls import syscall_name
 
-MIN_NS = 100_000_000
-MIN_SHARE = 0.05
 MIN_ALONE_NS = 500_000_000
 MIN_ALONE_SHARE = 0.20
 JOIN_SHARE = 0.8
 
 
-class Calls(NamedTuple):
-    """All waits of one thread for one peer."""
-
-    process: Process
-    tid: int
-    groups: tuple[WaitGroup, ...]
-
-    @property
-    def key(self) -> WaitKey:
-        """Where most of the time went; the peers of all are the same, by name or address."""
-        return max(self.groups, key=lambda group: group.total_ns).key
-
-    @property
-    def keys(self) -> frozenset[WaitKey]:
-        return frozenset(group.key for group in self.groups)
-
-    @property
-    def blocked_ns(self) -> int:
-        return sum(group.total_ns for group in self.groups)
-
-    @property
-    def longest_ns(self) -> int:
-        return max(group.longest_ns for group in self.groups)
-
-    @property
-    def open_ns(self) -> int:
-        return max(group.open_ns for group in self.groups)
-
-    @property
-    def number(self) -> int:
-        slices = sum(group.count for group in self.groups)
-        connects = sum(group.connects for group in self.groups)
-        return slices or connects or sum(group.short_count for group in self.groups)
-
-
-class _Idle(NamedTuple):
-    """What calls cost an engine."""
-
-    engine: EngineActivity
-    ns: int
-    share: float
-
-
 def find(evidence: Evidence) -> list[dict[str, Any]]:
-    """One finding for each guilty thread and peer."""
-    calls = _calls(evidence)
+    """One finding for each guilty thread, line of code and peer."""
+    calls = grouped(
+        (
+            group
+            for key, group in evidence.groups.items()
+            if key.state == "network" and key not in evidence.inbound and not is_loops(group)
+        ),
+        lambda key: (key.end_text, key.place and key.place.where),
+    )
     if evidence.engines:
-        costs = [(call, _idle(evidence, call)) for call in calls]
+        costs = [(call, idle_of(evidence, call)) for call in calls]
         return [_driver_finding(evidence, call, idle) for call, idle in costs if idle is not None]
     return _without_engine(evidence, calls)
 
 
-def _calls(evidence: Evidence) -> list[Calls]:
-    grouped: dict[tuple[Process, int, str | None, Place | None], list[WaitGroup]] = {}
-    for key, group in evidence.groups.items():
-        if key.state == "network" and key not in evidence.inbound and not (key.place and key.place.loop):
-            tid = key.process.thread_id(key.tid, group.first_ns)
-            grouped.setdefault((key.process, tid, key.end_text, key.place), []).append(group)
-    return [Calls(process, tid, tuple(groups)) for (process, tid, *_), groups in grouped.items()]
-
-
-def _idle(evidence: Evidence, calls: Calls) -> _Idle | None:
-    """The engine that these calls starved the most, ``None`` if they starved none noticeably."""
-    costs = []
-    for engine in evidence.engines_of(calls.process, calls.tid):
-        parts = engine.idle_by(calls.process, calls.tid)
-        ns = sum(part for (_, key), part in parts.items() if key in calls.keys)
-        share = ns / engine.idle_ns if engine.idle_ns else 0.0
-        costs.append(_Idle(engine, ns, share))
-    worst = max(costs, key=lambda cost: (cost.ns, cost.share), default=None)
-    if worst is None or worst.ns < MIN_NS:
-        return None
-    return worst if max(worst.share, worst.ns / max(1, evidence.wall_ns)) >= MIN_SHARE else None
-
-
-def _driver_finding(evidence: Evidence, calls: Calls, idle: _Idle) -> dict[str, Any]:
-    engine = idle.engine
-    gather = sum(engine.beyond_longest.get(key, 0) for key in calls.keys)
-    overlap = max(0, min(idle.ns - min(calls.longest_ns, idle.ns), engine.busy_ns))
+def _driver_finding(evidence: Evidence, calls: Waiting, idle: Idle) -> dict[str, Any]:
+    gather, overlap = savings(calls, idle)
     what = f"while the engine sat idle ({100 * idle.share:.0f} % of its idle time)"
-    found = _finding(evidence, calls, what, engine, (gather, overlap))
-    found |= {
-        "severity": severity(idle.ns, idle.share, engine.idle_ns, evidence.wall_ns),
-        "engine_idle_s": seconds(idle.ns),
-        "share_of_idle": idle.share,
+    return _finding(evidence, calls, what, idle, (gather, overlap)) | {
         "saves_s": seconds(max(gather, overlap)),
         "saves_by": {"gather": seconds(gather), "overlap": seconds(overlap)},
-        "engine": engine.id,
     }
-    return found
 
 
-def _without_engine(evidence: Evidence, calls: list[Calls]) -> list[dict[str, Any]]:
+def _without_engine(evidence: Evidence, calls: list[Waiting]) -> list[dict[str, Any]]:
     found = []
-    pools: dict[tuple[Process, str | None, Place | None], list[Calls]] = {}
+    pools: dict[tuple[Process, Any], list[Waiting]] = {}
     for call in calls:
         if call.blocked_ns < max(MIN_ALONE_NS, MIN_ALONE_SHARE * evidence.wall_ns):
             continue
         if call.tid == call.process.pid:
             found.append(_alone_finding(evidence, call, 1))
         elif _is_waited_for(evidence, call):
-            pools.setdefault((call.process, call.key.end_text, call.key.place), []).append(call)
+            where = (call.key.end_text, call.place and call.place.where)
+            pools.setdefault((call.process, where), []).append(call)
     for pool in pools.values():
         worst = max(pool, key=lambda call: (call.blocked_ns, -call.tid))
         found.append(_alone_finding(evidence, worst, len(pool)))
     return found
 
 
-def _is_waited_for(evidence: Evidence, calls: Calls) -> bool:
+def _is_waited_for(evidence: Evidence, calls: Waiting) -> bool:
     """Whether the main thread spent about as long in a join as this thread in its calls."""
     main = evidence.thread(calls.process, calls.process.pid)
     return main is not None and main.states.get("lock", 0) >= JOIN_SHARE * calls.blocked_ns
 
 
-def _alone_finding(evidence: Evidence, calls: Calls, threads: int) -> dict[str, Any]:
-    found = _finding(evidence, calls, "and did nothing else meanwhile", None, (1, 0))
-    found |= {
-        "severity": severity(calls.blocked_ns, 0.0, 0, evidence.wall_ns),
+def _alone_finding(evidence: Evidence, calls: Waiting, threads: int) -> dict[str, Any]:
+    return _finding(evidence, calls, "and did nothing else meanwhile", None, (1, 0)) | {
         "saves_s": seconds(calls.blocked_ns - calls.longest_ns),
         "threads": threads,
     }
-    return found
 
 
 def _finding(
-    evidence: Evidence, calls: Calls, what: str, engine: EngineActivity | None, saves: tuple[int, int]
+    evidence: Evidence, calls: Waiting, what: str, idle: Idle | None, saves: tuple[int, int]
 ) -> dict[str, Any]:
-    time = evidence.thread(calls.process, calls.tid)
-    peer, place = calls.key.peer, calls.key.place
-    doubts = [] if peer is not None else ["the other end of the socket is not known"]
-    if engine is None and calls.tid != calls.process.pid:
+    doubts = [] if calls.key.peer is not None else ["the other end of the socket is not known"]
+    if idle is None and calls.tid != calls.process.pid:
         doubts.append("not the main thread: that anybody waits for it is likely, not seen")
-    level, reasons = confidence(evidence, engine, doubts)
-    by_syscall: dict[str, tuple[int, int]] = {}
-    for group in calls.groups:
-        for number, (count, ns) in group.calls.items():
-            name = syscall_name(number) or "none"
-            counted, spent = by_syscall.get(name, (0, 0))
-            by_syscall[name] = (counted + count, spent + ns)
     more = any(group.more_ports for group in calls.groups)
-    return finding(
+    ports = frozenset[int]().union(*(group.ports for group in calls.groups))
+    return report_of(
+        evidence,
         "blocking_network_call",
-        time,
-        calls.process,
-        calls.tid,
-        confidence=level,
-        confidence_reasons=reasons,
-        **evidence.where(place),
-        peer=peer,
-        count=calls.number,
-        blocked_s=seconds(calls.blocked_ns),
-        longest_s=seconds(calls.longest_ns),
-        open_s=seconds(calls.open_ns) if calls.open_ns else None,
-        share_of_wall=calls.blocked_ns / max(1, evidence.wall_ns),
-        syscall=max(by_syscall, key=lambda name: by_syscall[name][1]) if by_syscall else None,
-        calls={name: count for name, (count, _) in by_syscall.items()},
-        **{"connections_at_least" if more else "connections": len(_ports(calls))},
-        advice=_advice(calls, time, what, *saves),
-    )
+        calls,
+        idle,
+        doubts=doubts,
+        calls={name: count for name, (count, _) in syscalls_of(calls).items()},
+        advice=_advice(evidence, calls, what, *saves),
+    ) | {"connections_at_least" if more else "connections": len(ports)}
 
 
-def _ports(calls: Calls) -> frozenset[int]:
-    return frozenset().union(*(group.ports for group in calls.groups))
-
-
-def _advice(calls: Calls, time: ThreadTime | None, what: str, gather: int, overlap: int) -> str:
-    who = (
-        "The main thread"
-        if calls.tid == calls.process.pid
-        else f"Thread {printable(time.name) if time is not None else calls.tid}"
-    )
+def _advice(evidence: Evidence, calls: Waiting, what: str, gather: int, overlap: int) -> str:
+    who = who_waits(evidence, calls.process, calls.tid)
     peer = calls.key.end_text or "a peer that is not known"
     if calls.number == 1:
         lasts = "has been waiting" if calls.open_ns else "waited"

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 from whyidle_daemon.attribution import ThreadTime
 from whyidle_daemon.facts import Loss
 from whyidle_daemon.gaps import EngineActivity
+from whyidle_daemon.lookups import LookupSums
 from whyidle_daemon.processes import Process
+from whyidle_daemon.sequences import Runs, RunsKey
 from whyidle_daemon.sites import Place, Sites
 from whyidle_daemon.waits import WaitGroup, WaitKey
 from whyidle_wire import report as wire
@@ -32,6 +34,9 @@ class Evidence(NamedTuple):
     slices: int
     dropped: int  # slices and peers that this observation had no room for
     stacks: Sites
+    lookups: tuple[LookupSums, ...]
+    sequences: dict[RunsKey, Runs]  # of main threads, in a target without an engine
+    processes: tuple[Process, ...]
 
     def engines_of(self, process: Process, tid: int) -> list[EngineActivity]:
         """The engines that a thread drives."""
@@ -43,6 +48,10 @@ class Evidence(NamedTuple):
             return {}
         stack = list(self.stacks.stack(place))
         return {"function": place.function, "file": place.file, "line": place.line, "stack": stack}
+
+    def no_stack(self, place: Place | None) -> list[str]:
+        """A doubt, when stacks were read but none of this wait was."""
+        return [] if place is not None or not self.stacks.seen else ["no stack of this wait was read"]
 
     def thread(self, process: Process, tid: int) -> ThreadTime | None:
         """The longest life of a thread, ``None`` when it is not kept."""

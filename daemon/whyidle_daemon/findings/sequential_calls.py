@@ -1,0 +1,92 @@
+"""``sequential_calls``: network calls done one after another that could have been issued together.
+
+Reported beside ``blocking_network_call``, of which it is one remedy: that finding says who is waited for,
+this one that the waits need not add up. Grouped by thread and function, whoever its peers are; without a
+stack, by thread and peer.
+
+A *run* is two calls or more by the driver between two inferences; without an engine, by a main thread with
+less than a fifth of the wait in between. What a call is, see :mod:`whyidle_daemon.sequences`: an answer that
+trickles in is one call, and calls that an event loop waits for are none of these.
+
+**saves_s**: of each run all but the longest call. Whether a call needs the result of the one before cannot
+be seen, so the confidence is never high.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from whyidle_daemon.findings.evidence import Evidence, say, seconds
+from whyidle_daemon.findings.waiting import (
+    MIN_NS,
+    MIN_SHARE,
+    Idle,
+    Waiting,
+    in_function,
+    report_of,
+    who_waits,
+)
+from whyidle_daemon.gaps import EngineActivity
+from whyidle_daemon.sequences import Runs, RunsKey
+
+MIN_ALONE_NS = 250_000_000
+MIN_ALONE_SHARE = 0.10
+
+
+def find(evidence: Evidence) -> list[dict[str, Any]]:
+    """One finding for each function that queues calls behind one another."""
+    found = []
+    for engine in evidence.engines:
+        for key, runs in engine.sequences.items():
+            share = runs.saves_ns / max(1, min(engine.idle_ns or evidence.wall_ns, evidence.wall_ns))
+            if runs.saves_ns >= MIN_NS and share >= MIN_SHARE:
+                found.append(_finding(evidence, key, runs, engine))
+    for key, runs in evidence.sequences.items():
+        if runs.saves_ns >= max(MIN_ALONE_NS, MIN_ALONE_SHARE * evidence.wall_ns):
+            found.append(_finding(evidence, key, runs, None))
+    return [finding for finding in found if finding is not None]
+
+
+def _finding(
+    evidence: Evidence, key: RunsKey, runs: Runs, engine: EngineActivity | None
+) -> dict[str, Any] | None:
+    known = {_alike(raw): ns for raw, ns in runs.keys.items()}
+    groups = [
+        group
+        for name, group in evidence.groups.items()
+        if _alike(name) in known and name not in evidence.inbound
+    ]
+    if not groups:
+        return None  # demand
+    waiting = Waiting(key.process, key.tid, tuple(groups))
+    idle = None
+    if engine is not None:
+        idle = Idle(engine, runs.total_ns, runs.total_ns / engine.idle_ns if engine.idle_ns else 0.0)
+    peers = sorted({group.key.end_text or "?" for group in groups})
+    found = report_of(
+        evidence,
+        "sequential_calls",
+        waiting,
+        idle,
+        doubts=["that no call needs the result of the one before is likely, not seen"],
+        count=runs.calls,
+        blocked_s=seconds(runs.total_ns),
+        longest_s=seconds(runs.longest_ns),
+        saves_s=seconds(runs.saves_ns),
+        runs=runs.runs,
+        calls_per_run=runs.calls / runs.runs,
+        peers=peers,
+        advice=(
+            f"{who_waits(evidence, key.process, key.tid)}{in_function(waiting.place)} made {runs.calls} "
+            f"calls one after another, at most {runs.longest_run} in a row, {say(runs.total_ns)} in all: "
+            "issue those that do not need each other's result together (asyncio.gather with "
+            f"httpx.AsyncClient, or a thread pool), which leaves {say(runs.total_ns - runs.saves_ns)}."
+        ),
+    )
+    if len(peers) > 1:
+        found["peer"] = None
+    return found
+
+
+def _alike(key: Any) -> Any:
+    return key._replace(host=None, place=key.place._replace(role="") if key.place is not None else None)

@@ -1,0 +1,133 @@
+"""``slow_dns``: names that take long to look up.
+
+Rests on getaddrinfo's own calls, which name the host; where none were seen (another resolver), on the waits
+for a name server. Guilty is a host whose look-ups took at least 0.1 s together and 5 % of the run or of an
+engine's idle time, or 0.5 s in one piece. Several threads that look up the same host are one finding, for the
+one that matters most: an engine's driver, else the main thread, else the one that waited longest.
+
+**engine_idle_s**: a thread that looks up a name is not inside a call of its engine, so all of a driver's
+look-ups. **saves_s**: all but one look-up, which a cache needs as well; for one host alone, nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from whyidle_daemon.findings.evidence import Evidence, printable, say, seconds
+from whyidle_daemon.findings.waiting import Idle, Waiting, grouped, in_function, report_of, who_waits
+from whyidle_daemon.lookups import LookupSums
+from whyidle_daemon.processes import Process
+
+MIN_NS = 100_000_000
+MIN_SHARE = 0.05
+MIN_LONGEST_NS = 500_000_000
+
+
+def find(evidence: Evidence) -> list[dict[str, Any]]:
+    """One finding for each process and host; without names, for each thread and line."""
+    dns = grouped(group for key, group in evidence.groups.items() if key.state == "dns")
+    by_host: dict[tuple[Process, str], list[LookupSums]] = {}
+    for lookup in evidence.lookups:
+        by_host.setdefault((lookup.process, lookup.host), []).append(lookup)
+    found = []
+    for lookups in by_host.values():
+        worst = max(lookups, key=lambda each: (_rank(evidence, each), each.total_ns, -each.tid))
+        idle = _idle(evidence, worst.process, worst.tid, worst.total_ns)
+        if _is_slow(evidence, worst.total_ns, max(each.longest_ns for each in lookups), idle):
+            found.append(_named(evidence, worst, lookups, dns, idle))
+    seen = {(lookup.process, lookup.tid) for lookup in evidence.lookups}
+    for waiting in dns:
+        idle = _idle(evidence, waiting.process, waiting.tid, waiting.blocked_ns)
+        if (waiting.process, waiting.tid) not in seen and _is_slow(
+            evidence, waiting.blocked_ns, waiting.longest_ns, idle
+        ):
+            found.append(_nameless(evidence, waiting, idle))
+    return found
+
+
+def _rank(evidence: Evidence, lookup: LookupSums) -> int:
+    if evidence.engines_of(lookup.process, lookup.tid):
+        return 2
+    return int(lookup.tid == lookup.process.pid)
+
+
+def _idle(evidence: Evidence, process: Process, tid: int, ns: int) -> Idle | None:
+    engine = max(evidence.engines_of(process, tid), key=lambda engine: engine.idle_ns, default=None)
+    if engine is None or not engine.idle_ns:
+        return None
+    ns = min(ns, engine.idle_ns)
+    return Idle(engine, ns, ns / engine.idle_ns)
+
+
+def _is_slow(evidence: Evidence, total_ns: int, longest_ns: int, idle: Idle | None) -> bool:
+    if longest_ns >= MIN_LONGEST_NS:
+        return True
+    share = max(total_ns / max(1, evidence.wall_ns), idle.share if idle is not None else 0.0)
+    return total_ns >= MIN_NS and share >= MIN_SHARE
+
+
+def _doubts(evidence: Evidence, process: Process, tid: int) -> list[str]:
+    if evidence.engines_of(process, tid) or tid == process.pid:
+        return []
+    return ["neither the main thread nor an engine's: whether it delays the work is not known"]
+
+
+def _named(
+    evidence: Evidence,
+    worst: LookupSums,
+    lookups: list[LookupSums],
+    dns: list[Waiting],
+    idle: Idle | None,
+) -> dict[str, Any]:
+    mine = [each for each in dns if (each.process, each.tid) == (worst.process, worst.tid)]
+    code = max(mine, key=lambda each: each.blocked_ns, default=Waiting(worst.process, worst.tid, ()))
+    count, total = sum(each.count for each in lookups), sum(each.total_ns for each in lookups)
+    longest, failed = max(each.longest_ns for each in lookups), sum(each.failed for each in lookups)
+    server = f" by {code.key.peer_text}" if code.groups and code.key.peer_text else ""
+    fix = (
+        f"{failed} of them failed: correct the name or the search list in /etc/resolv.conf"
+        if failed * 2 > count
+        else "keep connections open (one httpx.Client or requests.Session for all calls), or cache the "
+        "answers (a local resolver such as systemd-resolved)"
+    )
+    return report_of(
+        evidence,
+        "slow_dns",
+        code,
+        idle,
+        doubts=_doubts(evidence, worst.process, worst.tid),
+        count=count,
+        blocked_s=seconds(total),
+        longest_s=seconds(longest),
+        share_of_wall=total / max(1, evidence.wall_ns),
+        saves_s=seconds(max(0, worst.total_ns - worst.longest_ns)),
+        host=worst.host,
+        failed=failed,
+        threads=len(lookups),
+        advice=(
+            f"{who_waits(evidence, worst.process, worst.tid)}{in_function(code.place)} looked up "
+            f"{printable(worst.host)}{server} {count} times, {say(total)} in all, "
+            f"{say(longest)} at most: {fix}."
+        ),
+    )
+
+
+def _nameless(evidence: Evidence, waiting: Waiting, idle: Idle | None) -> dict[str, Any]:
+    server = waiting.key.peer_text or "a name server"
+    return report_of(
+        evidence,
+        "slow_dns",
+        waiting,
+        idle,
+        doubts=[
+            *_doubts(evidence, waiting.process, waiting.tid),
+            "the names that were looked up are not known",
+        ],
+        saves_s=seconds(waiting.blocked_ns - waiting.longest_ns),
+        host=None,
+        advice=(
+            f"{who_waits(evidence, waiting.process, waiting.tid)}{in_function(waiting.place)} waited "
+            f"{waiting.number} times, {say(waiting.blocked_ns)} in all, for the name server {server}: keep "
+            "connections open, cache the answers, or use a quicker resolver."
+        ),
+    )

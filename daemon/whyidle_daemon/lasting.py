@@ -1,0 +1,40 @@
+"""Waits that have not ended: the kernel sends nothing of them, so they come from the threads' own totals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from whyidle_daemon.attribution import open_wait
+from whyidle_daemon.processes import ProcessTable
+from whyidle_daemon.sites import Sites
+from whyidle_daemon.states import TCP_LISTEN
+from whyidle_daemon.timelines import Record
+from whyidle_daemon.wait_tables import Waits
+from whyidle_probes.events import Thread, Wait
+
+
+def with_lasting(
+    waits: Waits, threads: Iterable[Thread], now_ns: int, sites: Sites, processes: ProcessTable
+) -> tuple[Waits, dict[tuple[int, int], Record]]:
+    """The waits with those that have not ended, and these by process and thread."""
+    waits = waits.copy()
+    waiting: dict[tuple[int, int], Record] = {}
+    for thread in threads:
+        start_ns, blocked_ns, runqueue_ns = open_wait(thread, now_ns)
+        if not blocked_ns and not runqueue_ns:
+            continue
+        wait, key = wait_of(thread.state, thread.peer.tcp_state), None
+        process = processes.find(thread.pid, thread.last_ns)
+        if blocked_ns and process is not None:
+            what = (start_ns, blocked_ns, wait, thread.syscall, thread.peer)
+            place = sites.peek(thread.pid, thread.tid, start_ns)
+            key = waits.table(wait).open(process, thread.tid, what, place)
+        waiting[thread.pid, thread.tid] = Record(
+            start_ns, blocked_ns, runqueue_ns, wait, key, False, thread.peer.local_port
+        )
+    return waits, waiting
+
+
+def wait_of(state: int, tcp_state: int) -> int:
+    """A socket in the listening state waits for demand, whatever syscall waits on it."""
+    return int(Wait.LISTEN) if state == Wait.TCP and tcp_state == TCP_LISTEN else state

@@ -120,8 +120,8 @@ def test_network_wait_names_its_peer(run_observed, wait, timeout, calls, host, f
         ),
         (
             "import select, socket, os; l = socket.create_server(('127.0.0.1', 0)); "
-            "c = socket.create_connection(l.getsockname()); s, _ = l.accept(); r, w = os.pipe(); p = select.poll(); "
-            "p.register(r, 1); p.register(c, 1); later(lambda: s.send(b'x')); p.poll()",
+            "c = socket.create_connection(l.getsockname()); s, _ = l.accept(); r, w = os.pipe(); "
+            "p = select.poll(); p.register(r, 1); p.register(c, 1); later(lambda: s.send(b'x')); p.poll()",
             Wait.TCP,
         ),
         (

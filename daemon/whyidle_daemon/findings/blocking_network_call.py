@@ -32,6 +32,7 @@ from whyidle_daemon.findings.waiting import (
     Waiting,
     grouped,
     idle_of,
+    in_function,
     is_loops,
     report_of,
     savings,
@@ -120,7 +121,7 @@ def _finding(
 
 
 def _advice(evidence: Evidence, calls: Waiting, what: str, gather: int, overlap: int) -> str:
-    who = who_waits(evidence, calls.process, calls.tid)
+    who = who_waits(evidence, calls.process, calls.tid) + in_function(calls.place)
     peer = calls.key.end_text or "a peer that is not known"
     if calls.number == 1:
         lasts = "has been waiting" if calls.open_ns else "waited"

@@ -1,6 +1,7 @@
 """Whether a report tells the truth: a pure function of the two.
 
-Seconds: within 1 % or 10 ms of the truth, whichever is larger. Findings are compared by kind, function and
+Seconds: within 1 % or 10 ms of the truth, whichever is larger, and what the hypervisor took meanwhile.
+Findings are compared by kind, function and
 port; two findings that say the same of one process are one too many. What a busy host did to a program is no
 mistake: ``cpu_starved`` is accepted where the program's own account says that its threads stood in the queue.
 """
@@ -24,6 +25,7 @@ class State(NamedTuple):
     truth_s: float
     told_s: float
     others: dict[str, float]
+    stolen_s: float = 0.0
 
     @property
     def error_s(self) -> float:
@@ -31,7 +33,7 @@ class State(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        return abs(self.error_s) <= max(ABS_S, REL * self.truth_s)
+        return abs(self.error_s) <= max(ABS_S, REL * self.truth_s) + self.stolen_s
 
 
 class Verdict(NamedTuple):
@@ -122,6 +124,7 @@ def _kinds(
 
 def _states(truth: dict[str, Any], report: dict[str, Any]) -> list[State]:
     compared = []
+    stolen = truth.get("stolen_s", 0.0)
     for text, states in truth["threads"].items():
         told: dict[str, float] = {}
         for thread in report["threads"]:
@@ -131,7 +134,9 @@ def _states(truth: dict[str, Any], report: dict[str, Any]) -> list[State]:
         for state, seconds in states.items():
             names = state.split("|")
             others = {k: v for k, v in told.items() if k not in names and v >= ABS_S / 2}
-            compared.append(State(int(text), state, seconds, sum(told.get(n, 0.0) for n in names), others))
+            compared.append(
+                State(int(text), state, seconds, sum(told.get(n, 0.0) for n in names), others, stolen)
+            )
     return compared
 
 

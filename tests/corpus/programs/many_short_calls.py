@@ -10,10 +10,10 @@ EXPECT = {"findings": [("blocking_network_call", "ask_all", "echo")]}
 def ask_all(s):
     waited = 0.0
     while waited < 1.0:
-        with truth.waiting("network") as wait:
-            s.sendall(b"x")
-            s.recv(1)
-        waited += wait.seconds
+        began = truth.asleep_clock()
+        s.sendall(b"x")
+        s.recv(1)
+        waited += truth.asleep_clock() - began
 
 
 s = socket.create_connection(("127.0.0.1", truth.PORTS["echo"]))

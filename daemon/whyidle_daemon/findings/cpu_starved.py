@@ -25,6 +25,7 @@ from whyidle_probes.events import Wait
 MIN_NS = 200_000_000
 MIN_SHARE_OF_WORK = 0.20
 MIN_SHARE_OF_WALL = 0.05
+MIN_MEAN_NS = 500_000  # a wake-up alone takes a CPU up to a fifth of that, however idle the host
 OTHERS_SHARE = 0.20
 SELF_MADE_SHARE = 0.6
 _NEIGHBOURS = 3
@@ -48,6 +49,8 @@ def find(evidence: Evidence) -> list[dict[str, Any]]:
 def _is_starved(time: ThreadTime) -> bool:
     waited = time.states.get("runqueue", 0)
     work = waited + time.states.get("running", 0)
+    if waited < MIN_MEAN_NS * time.counts[Wait.RUNQUEUE]:
+        return False
     return waited >= max(MIN_NS, MIN_SHARE_OF_WALL * time.wall_ns) and waited >= MIN_SHARE_OF_WORK * work
 
 

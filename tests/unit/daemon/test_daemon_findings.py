@@ -201,6 +201,13 @@ def test_starved_driver_is_named_with_its_neighbour() -> None:
     assert "make -j8" in found["advice"]
 
 
+def test_waking_often_is_not_starving() -> None:
+    """A thread that sleeps a thousand times is a little late each time, as on any host: no CPU is missing."""
+    late = 150_000
+    steps = [run(200_000), queued(late)] * 2000
+    assert findings([life(steps)]) == []
+
+
 def test_queueing_inside_calls_is_saved_but_was_not_idleness() -> None:
     """A driver preempted inside llama_decode makes the call longer; the engine was busy meanwhile."""
     base = life([infer(S), run(MS), infer(S)])

@@ -5,7 +5,7 @@ import time
 
 import truth
 
-EXPECT = {"findings": [("busy_polling", "wait_for", None)]}
+EXPECT = {"needs": ["stacks_of_short_waits"], "findings": [("busy_polling", "wait_for", None)]}
 
 
 def wait_for(moment):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import truth
 
-EXPECT = {"findings": [("blocking_disk", "dump", None)]}
+EXPECT = {"needs": ["stacks_of_short_waits"], "findings": [("blocking_disk", "dump", None)], "quick": True}
 
 STATE = mmap.mmap(-1, 16 << 20)  # aligned, as O_DIRECT wants it
 STATE.write(b"x" * len(STATE))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import truth
 
-EXPECT = {"findings": [("blocking_disk", "save", None)], "quick": True}
+EXPECT = {"needs": ["stacks_of_short_waits"], "findings": [("blocking_disk", "save", None)]}
 
 STATE = bytes(1 << 20)
 

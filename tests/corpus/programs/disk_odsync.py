@@ -8,7 +8,7 @@ from pathlib import Path
 
 import truth
 
-EXPECT = {"findings": [("blocking_disk", "log", None)]}
+EXPECT = {"needs": ["stacks_of_short_waits"], "findings": [("blocking_disk", "log", None)]}
 
 
 def log(descriptor):

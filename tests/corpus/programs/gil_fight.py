@@ -8,7 +8,7 @@ import time
 
 import truth
 
-EXPECT = {"findings": [("gil_contention", "spin", None)], "needs": ["gil"]}
+EXPECT = {"findings": [("gil_contention", "spin", None)], "needs": ["gil", "stacks_of_short_waits"]}
 
 barrier = threading.Barrier(3)
 

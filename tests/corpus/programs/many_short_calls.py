@@ -4,7 +4,7 @@ import socket
 
 import truth
 
-EXPECT = {"findings": [("blocking_network_call", "ask_all", "echo")]}
+EXPECT = {"needs": ["stacks_of_short_waits"], "findings": [("blocking_network_call", "ask_all", "echo")]}
 
 
 def ask_all(s):

@@ -1,4 +1,4 @@
-"""Four slow look-ups; the server itself is quick."""
+"""One name looked up four times, slowly: nothing keeps the answer."""
 
 import socket
 
@@ -7,10 +7,10 @@ import truth
 EXPECT = {"findings": [("slow_dns", "lookup", None)], "wrap": "dns", "quick": True}
 
 
-def lookup(number):
+def lookup():
     with truth.waiting("dns"):
-        socket.getaddrinfo(f"hold350.n{number}.corpus.test", truth.PORTS["http"], socket.AF_INET)
+        socket.getaddrinfo("hold350.corpus.test", truth.PORTS["http"], socket.AF_INET)
 
 
-for number in range(4):
-    lookup(number)
+for _ in range(4):
+    lookup()

@@ -202,7 +202,7 @@ def test_a_process_that_exits(start: Start, name: str) -> None:
     target = start(name, "say(1); sys.stdin.readline()")
     target.hear()
     with StackReader(target.pid) as reader:
-        reader.read(target.pid)
+        wait_until(lambda: functions(reader, target.pid), "it to sleep")
         target.go()
         reasons = set()
         for _ in range(100_000):
@@ -226,7 +226,7 @@ def test_a_process_that_replaces_its_image(start: Start, name: str) -> None:
     )
     target.hear()
     with StackReader(target.pid) as reader:
-        reader.read(target.pid)
+        wait_until(lambda: functions(reader, target.pid), "it to sleep")
         target.go()
         target.hear()
         with pytest.raises(StackError) as caught:

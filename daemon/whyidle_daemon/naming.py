@@ -4,7 +4,7 @@ Nothing here changes a sum: keys are mapped to keys, and what falls together is 
 
 Not every wait is sampled: short ones are over too soon, and sampling has a rate limit. A wait without a
 sample gets the place in which the same thread was seen in the same wait for the same peer, if nearly all of
-the sampled time was in that one place.
+the sampled time was in that one function.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from whyidle_daemon.states import AF_INET, MAPPED, SOCKET_WAITS
 from whyidle_daemon.waits import WaitGroup, WaitKey
 
 DOMINANT_SHARE = 0.9
-SAMPLED_SHARE = 0.05  # of all the time: fewer samples than this speak for themselves only
+SAMPLED_SHARE = 0.05  # of all the time; less than this speaks for itself only,
+MIN_SAMPLES = 5  # unless it is this many: they fall at random, and seldom agree by chance
 MAX_ADDRESSES = 4096
 MAX_NAMES = 8  # of one address
 MAX_NAME = 255
@@ -67,9 +68,13 @@ def _plain(family: int, address: bytes) -> bytes:
 def dominant_places(groups: Iterable[WaitGroup]) -> Callable[[WaitKey], WaitKey]:
     """A function that gives keys without a place the one that their thread, wait and peer mostly had."""
     sums: dict[WaitKey, dict[Place | None, int]] = {}
+    samples: dict[WaitKey, dict[Place | None, int]] = {}
     for group in groups:
-        places = sums.setdefault(group.key._replace(place=None), {})
+        alike = group.key._replace(place=None)
+        places = sums.setdefault(alike, {})
         places[group.key.place] = places.get(group.key.place, 0) + group.total_ns
+        counts = samples.setdefault(alike, {})
+        counts[group.key.place] = counts.get(group.key.place, 0) + group.count
     dominant: dict[WaitKey, WaitKey] = {}
     for key, places in sums.items():
         total = sum(places.values())
@@ -77,8 +82,12 @@ def dominant_places(groups: Iterable[WaitGroup]) -> Callable[[WaitKey], WaitKey]
         best = max(places, key=lambda place: (places[place], str(place)), default=None)
         if best is None:
             continue
-        line = sum(ns for place, ns in places.items() if place is not None and place.where == best.where)
-        if line >= max(DOMINANT_SHARE * sampled, SAMPLED_SHARE * total):
+        # A loop of two lines is one place to whoever has to mend it: the function decides.
+        same = [p for p in places if p is not None and p.where[:2] == best.where[:2]]
+        line = sum(places[place] for place in same)
+        seen = sum(samples[key][place] for place in same)
+        enough = line >= SAMPLED_SHARE * total or seen >= MIN_SAMPLES
+        if line >= DOMINANT_SHARE * sampled and enough:
             dominant[key] = key._replace(place=best)
     return lambda key: dominant.get(key, key)
 

@@ -8,7 +8,8 @@ that *means*. The choices that are not obvious:
 - netlink, packet and other sockets that never leave the host are ``other``, vsock (the hypervisor) and raw
   IP sockets are ``network``;
 - waiting for a signal is ``sleep``: the thread asked to be left alone;
-- terminals and other devices, inotify and io_uring are ``other``: named only when they can be told apart.
+- io_uring waits for whatever completes first, as a selector does: ``event_loop``;
+- terminals and other devices and inotify are ``other``: named only when they can be told apart.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ _STATE_OF: dict[int, str] = {
     Wait.SLEEP: "sleep",
     Wait.SIGNAL: "sleep",
     Wait.CHILD: "child",
+    Wait.IO_URING: "event_loop",
     Wait.EPOLL: "event_loop",
     Wait.POLL: "event_loop",
     Wait.LISTEN: "event_loop",

@@ -103,12 +103,12 @@ _TABLES = {"x86_64": X86_64, "aarch64": AARCH64}
 _CLASSES = {
     1: "read write pread64 pwrite64 readv writev preadv pwritev preadv2 pwritev2 recvfrom recvmsg recvmmsg "
     "sendto sendmsg sendmmsg accept accept4 connect splice tee vmsplice sendfile sendfile64 copy_file_range "
-    "fsync fdatasync sync_file_range flock ioctl close fcntl ftruncate fallocate getdents getdents64 "
+    "fsync fdatasync sync_file_range ioctl close ftruncate fallocate getdents getdents64 "
     "shutdown fadvise64 readahead syncfs",
     2: "poll ppoll",
     3: "select pselect6",
     4: "epoll_wait epoll_pwait epoll_pwait2",
-    5: "futex futex_wait futex_waitv",
+    5: "futex futex_wait futex_waitv flock fcntl",  # fcntl sleeps for a lock (or a lease) only
     6: "nanosleep clock_nanosleep",
     7: "wait4 waitid vfork clone clone3",
     8: "pause rt_sigsuspend rt_sigtimedwait",

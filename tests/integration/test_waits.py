@@ -111,6 +111,12 @@ def test_network_wait_names_its_peer(run_observed, wait, timeout, calls, host, f
         ),
         ("import threading; e = threading.Event(); later(e.set); e.wait()", Wait.FUTEX),
         ("import threading; l = threading.Lock(); l.acquire(); later(l.release); l.acquire()", Wait.FUTEX),
+        (
+            "import fcntl, tempfile; f = open(tempfile.mkstemp()[1], 'w'); g = open(f.name, 'w'); "
+            "fcntl.flock(f, fcntl.LOCK_EX); later(lambda: fcntl.flock(f, fcntl.LOCK_UN)); "
+            "fcntl.flock(g, fcntl.LOCK_EX)",
+            Wait.FUTEX,
+        ),
         ("import subprocess; subprocess.run(['/bin/sleep', '0.05'])", Wait.CHILD),
         ("import subprocess; subprocess.run(['/bin/sleep', '0.05'], capture_output=True)", Wait.PIPE),
         (

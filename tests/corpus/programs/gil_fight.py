@@ -8,7 +8,7 @@ import time
 
 import truth
 
-EXPECT = {"findings": [("gil_contention", "spin", None)], "needs": ["gil", "stacks_of_short_waits"]}
+EXPECT = {"findings": [("gil_contention", "spin", None)], "needs": ["gil"]}
 
 barrier = threading.Barrier(3)
 

@@ -92,6 +92,14 @@ def test_waits_without_a_sample_belong_to_the_place_that_dominates() -> None:
     assert found["saves_by"]["gather"] == pytest.approx(2.0, abs=0.001)
 
 
+def test_few_samples_that_agree_name_many_waits() -> None:
+    """Waits that are too many to read one by one get their function from those that were read."""
+    read = [at(asleep(Wait.GIL, 2 * MS), "spin", line) for line in (7, 8, 7, 7, 8)]
+    report = observe([life([run(MS), *read, *[asleep(Wait.GIL, 2 * MS)] * 400])])
+    (found,) = [f for f in report["findings"] if f["kind"] == "gil_contention"]
+    assert (found["function"], found["line"]) == ("spin", 7)
+
+
 def test_a_sample_of_another_wait_names_nothing() -> None:
     """Only the wait during which the stack was read gets it."""
     one = life(agent(call(S)))

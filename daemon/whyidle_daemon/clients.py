@@ -111,11 +111,6 @@ class Client(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def abort(self) -> None:
-        """Close at once."""
-        if self._transport is not None:
-            self._transport.abort()
-
     @property
     def queued_bytes(self) -> int:
         """Memory that this client holds in the daemon."""

@@ -89,7 +89,6 @@ class Target:
         self._baseline = kernel.stats()
         self._clock_start = time.process_time()
         self._run_ns_start = kernel.run_ns()
-        self._last_snapshot: Snapshot | None = None
         self._recorder: Recorder | None = None
         self._start_ns = monotonic_ns()
 

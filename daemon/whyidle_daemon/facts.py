@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from whyidle_probes.events import Engine, Thread
+from whyidle_probes.events import NO_PEER, Engine, Peer, Thread, Wait
 
 
 class ProcessFacts(NamedTuple):
@@ -49,8 +49,10 @@ class StackSample(NamedTuple):
     """The code that thread ``tid`` sleeps in, read during the wait that began at ``since_ns``.
 
     ``since_ns`` equals ``Slice.start_ns`` of that wait, which arrives later (or ``Thread.last_ns`` while it
-    lasts). ``loop`` is ``"blocked"`` when an asyncio loop runs in the thread and a synchronous call keeps it
-    from its selector, ``"waiting"`` when the selector itself is what sleeps, ``""`` without a loop.
+    lasts); no such slice comes of a wait below the threshold, so the sample says itself what it is of, by
+    ``wait`` and ``peer``. ``loop`` is ``"blocked"`` when an asyncio loop runs in the thread and a synchronous
+    call keeps it from its selector, ``"waiting"`` when the selector itself is what sleeps, ``"awaiting"``
+    when moreover one single task waits for the network (``site`` is then that task's), ``""`` without a loop.
     """
 
     pid: int
@@ -58,6 +60,8 @@ class StackSample(NamedTuple):
     since_ns: int
     site: Site
     loop: str = ""
+    wait: int = Wait.UNKNOWN
+    peer: Peer = NO_PEER
 
 
 class Lookup(NamedTuple):

@@ -4,7 +4,7 @@ Nothing here changes a sum: keys are mapped to keys, and what falls together is 
 
 Not every wait is sampled: short ones are over too soon, and sampling has a rate limit. A wait without a
 sample gets the place in which the same thread was seen in the same wait for the same peer, if nearly all of
-the sampled time was in that one function.
+the sampled time was in that one function; or, where short waits were sampled, nearly all of the samples.
 """
 
 from __future__ import annotations
@@ -65,7 +65,11 @@ def _plain(family: int, address: bytes) -> bytes:
     return address[12:16] if address[:12] == MAPPED else address
 
 
-def dominant_places(groups: Iterable[WaitGroup]) -> Callable[[WaitKey], WaitKey]:
+ShortPlaces = Mapping[WaitKey, Mapping[Place, int]]
+"""How many samples of waits too short for slices were in which place, by a key without a place."""
+
+
+def dominant_places(groups: Iterable[WaitGroup], short: ShortPlaces) -> Callable[[WaitKey], WaitKey]:
     """A function that gives keys without a place the one that their thread, wait and peer mostly had."""
     sums: dict[WaitKey, dict[Place | None, int]] = {}
     samples: dict[WaitKey, dict[Place | None, int]] = {}
@@ -76,6 +80,15 @@ def dominant_places(groups: Iterable[WaitGroup]) -> Callable[[WaitKey], WaitKey]
         counts = samples.setdefault(alike, {})
         counts[group.key.place] = counts.get(group.key.place, 0) + group.count
     dominant: dict[WaitKey, WaitKey] = {}
+    for key, seen_in in short.items():
+        counts = samples.get(key, {})
+        merged = {
+            place: counts.get(place, 0) + seen_in.get(place, 0) for place in {*counts, *seen_in} if place
+        }
+        most = max(merged, key=lambda place: (merged[place], str(place)))
+        alike_best = sum(n for place, n in merged.items() if place.where[:2] == most.where[:2])
+        if alike_best >= max(MIN_SAMPLES, DOMINANT_SHARE * sum(merged.values())):
+            dominant[key] = key._replace(place=most)
     for key, places in sums.items():
         total = sum(places.values())
         sampled = total - places.pop(None, 0)
@@ -87,7 +100,7 @@ def dominant_places(groups: Iterable[WaitGroup]) -> Callable[[WaitKey], WaitKey]
         line = sum(places[place] for place in same)
         seen = sum(samples[key][place] for place in same)
         enough = line >= SAMPLED_SHARE * total or seen >= MIN_SAMPLES
-        if line >= DOMINANT_SHARE * sampled and enough:
+        if key not in dominant and line >= DOMINANT_SHARE * sampled and enough:
             dominant[key] = key._replace(place=best)
     return lambda key: dominant.get(key, key)
 
@@ -100,10 +113,11 @@ def _order(key: WaitKey) -> tuple[Any, ...]:
 class Naming:
     """The names of everything that one report shows."""
 
-    def __init__(self, groups: Mapping[WaitKey, WaitGroup], hosts: Hosts) -> None:
+    def __init__(self, groups: Mapping[WaitKey, WaitGroup], hosts: Hosts, short: ShortPlaces) -> None:
         self._groups = groups
         self._hosts = hosts
-        self.placed = dominant_places(groups.values())
+        self._short = short
+        self.placed = dominant_places(groups.values(), short)
         self._first: dict[WaitKey, int] = {}
         for key, group in groups.items():
             if key.family and group.first_ns:
@@ -135,6 +149,14 @@ class Naming:
                 if named[name] is self._groups.get(name):
                     named[name] = named[name].copy()
                 named[name].absorb(group)
+        for key in sorted(self._short, key=_order):
+            # What was too short for slices is in the thread's totals alone: a group without time names it.
+            name = self.placed(key)
+            if name.place is not None and name not in named and key.wait not in SOCKET_WAITS:
+                named[name] = WaitGroup(name)
+            if name in named:
+                named[name] = named[name].copy() if named[name] is self._groups.get(name) else named[name]
+                named[name].short_samples += sum(self._short[key].values())
         return named
 
     def activity(self, engine: EngineActivity) -> EngineActivity:

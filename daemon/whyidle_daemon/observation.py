@@ -10,7 +10,7 @@ Memory is bounded; what had no room is counted and lowers the confidence of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any
 
 from whyidle_daemon import report as build
@@ -36,10 +36,11 @@ from whyidle_daemon.naming import Hosts, Naming, dominant_places
 from whyidle_daemon.processes import Process, ProcessTable
 from whyidle_daemon.progress import Progress, progress_of
 from whyidle_daemon.sequences import Runs, RunsKey, Sequences
-from whyidle_daemon.sites import Sites
-from whyidle_daemon.states import TCP_SYN_SENT
+from whyidle_daemon.sites import Place, Sites
+from whyidle_daemon.states import TCP_CLOSE, TCP_SYN_SENT
 from whyidle_daemon.timelines import Record, Timelines
 from whyidle_daemon.wait_tables import Waits
+from whyidle_daemon.waits import PIPES, WaitKey
 from whyidle_probes.events import Engine, Exec, Exit, Fork, Gap, Library, ShortWaits, Slice, Thread, Wait
 from whyidle_wire.report import REPORT_SCHEMA
 
@@ -121,7 +122,8 @@ class Observation:
         key = None
         if slice_.blocked_ns:
             place = self._sites.take(slice_.pid, slice_.tid, slice_.start_ns)
-            group = self._waits.table(wait).group(process, slice_.tid, wait, slice_.peer, place)
+            child = wait in PIPES and self._processes.is_child(slice_.waker_pid, process, slice_.start_ns)
+            group = self._waits.table(wait).group(process, slice_.tid, wait, slice_.peer, place, child)
             if group is not None:
                 group.add(slice_.start_ns, slice_.blocked_ns, slice_.syscall, slice_.peer)
                 if slice_.waker_pid == slice_.pid and wait in (Wait.FUTEX, Wait.GIL):
@@ -136,6 +138,7 @@ class Observation:
             key,
             connecting,
             slice_.peer.local_port,
+            not connecting and slice_.peer.tcp_end == TCP_CLOSE,
         )
         self._lines.add(slice_.tid, record)
         self._newest_ns = max(self._newest_ns, record.end_ns)
@@ -187,7 +190,19 @@ class Observation:
 
     def _placed(self) -> Callable[[int], list[Record]]:
         """The slices of a thread, those that were not sampled placed as far as is known now."""
-        return self._lines.named(dominant_places(self._waits.groups.values()))
+        return self._lines.named(dominant_places(self._waits.groups.values(), self._short_places()))
+
+    def _short_places(self, lasting: Container[tuple[int, int, int]] = ()) -> dict[WaitKey, dict[Place, int]]:
+        """Where waits too short for slices were; ``lasting`` are (pid, tid, since_ns) of others."""
+        found: dict[WaitKey, dict[Place, int]] = {}
+        for of, since_ns, places in self._sites.short(lambda *wait: wait in lasting):
+            process = self._processes.find(of.pid, since_ns)
+            if process is not None:
+                key = WaitKey(process, of.tid, of.wait, of.remote, of.port, of.family)
+                known = found.setdefault(key, {})
+                for place, count in places.items():
+                    known[place] = known.get(place, 0) + count
+        return found
 
     def _alone(self, placed: Callable[[int], list[Record]]) -> Iterator[list[Record]]:
         """The slices of each main thread that drives no engine."""
@@ -207,7 +222,8 @@ class Observation:
         now_ns = snapshot.ns
         threads = merged(self._threads.exited.values(), snapshot.threads)
         waits, waiting = with_lasting(self._waits, threads, now_ns, self._sites, self._processes)
-        naming = Naming(waits.groups, self._hosts)
+        lasting = {(pid, tid, record.start_ns) for (pid, tid), record in waiting.items()}
+        naming = Naming(waits.groups, self._hosts, self._short_places(lasting))
         waiting = {
             who: record._replace(key=naming.placed(record.key)) if record.key is not None else record
             for who, record in waiting.items()
@@ -227,7 +243,7 @@ class Observation:
             engines=tuple(engines),
             threads=tuple(times),
             groups=groups,
-            inbound=frozenset(naming.key(key) for key in waits.sockets.inbound()),
+            inbound=frozenset(naming.key(key) for key in waits.inbound()),
             stacks=self._sites,
             lookups=self._lookups.all(),
             sequences=self._runs(naming, waiting) if not engines else {},

@@ -13,6 +13,7 @@ from whyidle_daemon.facts import MemorySample, ProcessFacts
 from whyidle_probes.events import Exec, Exit, Fork
 
 MAX_PROCESSES = 4096  # ended ones beyond this are summed; a fork storm makes thousands that all look alike
+_MAX_DEPTH = 16  # of a family
 _MAX_EXECS = 16
 # The kernel reports a process as ended when its last thread begins to: that thread still runs for a while.
 _DYING_NS = 1_000_000_000
@@ -123,6 +124,17 @@ class ProcessTable:
             if life.start_ns <= ns:
                 return life
         return next(iter(self._lives.get(pid, [])), None)
+
+    def is_child(self, pid: int, process: Process, ns: int) -> bool:
+        """Whether ``pid`` was at ``ns`` a child of a process, or a descendant."""
+        for _ in range(_MAX_DEPTH):
+            child = self.find(pid, ns) if pid and pid != process.pid else None
+            if child is None or not child.ppid:
+                return False
+            if child.ppid == process.pid:
+                return True
+            pid = child.ppid
+        return False
 
     def fork(self, event: Fork) -> Process:
         """A process appeared."""

@@ -4,6 +4,9 @@ A thread that sleeps is looked at without stopping it. The reading counts only i
 kernel says afterwards that it is still in the same sleep; what cannot be trusted is dropped and counted. A
 wait is read once, and a target gets a bounded number of readings per second: at 75 µs each the daemon stays
 far below 1 % of a core, and waits in between are attributed by the ones that were read.
+
+A wait may be shorter than a reading takes. Of those it is enough that the thread is in a wait of the same
+kind afterwards: they are many and alike, or they would not matter. Half of the readings are kept for others.
 """
 
 from __future__ import annotations
@@ -12,15 +15,19 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from whyidle_daemon.awaits import awaited
 from whyidle_daemon.facts import Site, StackSample
 from whyidle_daemon.pystack import Frame, StackError, StackReader, own_frame
-from whyidle_probes.events import Glance, Wait
+from whyidle_daemon.states import SELECTORS, SOCKET_WAITS
+from whyidle_probes.events import NO_PEER, Glance, Wait
 
 log = logging.getLogger(__name__)
 
 NS = 1_000_000_000
 READS_PER_S = 40
-MIN_WAIT_NS = 2_000_000  # shorter ones are mostly over before they are read
+LONG_WAIT_NS = 2_000_000  # shorter ones may well be over before they are read
+SHORT_TRIES = 3
+MAX_TASKS = 64  # of an asyncio loop: 6 ms
 DISCOVER_AT_S = (0.0, 0.1, 0.4, 1.5, 5.0)  # after an exec: libpython is mapped some time into it
 DISCOVER_PER_TURN = 8
 MAX_READERS = 512
@@ -31,6 +38,7 @@ RUNTIME_BYTES = {8: 1464, 9: 656, 10: 672, 11: 0x28B20, 12: 0x704A8, 13: 0x452B8
 _NEWER_RUNTIME_BYTES = 0x80000
 
 Look = Callable[[int], Glance | None]
+Frames = tuple[Frame, ...]
 
 
 class StackSampler:
@@ -84,12 +92,17 @@ class StackSampler:
             if self._budget < 1:
                 break
             thread = self._look(tid)
-            if thread is None or not self._wanted(thread, now_ns):
+            if thread is None or not self._wanted(thread):
                 continue
-            self._budget -= 1
-            sample = self._read(thread)
-            if sample is not None:
-                found.append(sample)
+            long = now_ns - thread.last_ns >= LONG_WAIT_NS
+            if not long and self._budget < READS_PER_S / 2:
+                continue
+            for _ in range(1 if long else SHORT_TRIES):
+                self._budget -= 1
+                sample = self._read(thread, long)
+                if sample is not None:
+                    found.append(sample)
+                    break
         if len(self._done) > MAX_DONE:
             self._done.clear()
             self._latest.clear()
@@ -99,42 +112,60 @@ class StackSampler:
         for pid in list(self._readers):
             self.forget(pid)
 
-    def _wanted(self, thread: Glance, now_ns: int) -> bool:
+    def _wanted(self, thread: Glance) -> bool:
         return (
             thread.state > Wait.RUNQUEUE
             and not thread.end_ns
             and not thread.wake_ns
-            and now_ns - thread.last_ns >= MIN_WAIT_NS
             and thread.pid in self._readers
             and self._done.get(thread.tid) != thread.last_ns
         )
 
-    def _read(self, thread: Glance) -> StackSample | None:
+    def _read(self, thread: Glance, long: bool) -> StackSample | None:
         self._done[thread.tid] = thread.last_ns
         self._latest.pop(thread.tid, None)
         self.reads += 1
+        reader = self._readers[thread.pid]
         try:
-            stack = self._readers[thread.pid].read(thread.tid)
+            frames = reader.read(thread.tid).frames
+            loop = loop_of(frames, thread.state)
+            if loop == "waiting":
+                frames, loop = self._awaited(reader, frames)
         except StackError as error:
             if error.reason == "gone":
                 self.forget(thread.pid)
             elif error.reason != "no_thread":
-                self.dropped += 1
+                self.dropped += long
             return None
         after = self._look(thread.tid)
-        if after is None or after.last_ns != thread.last_ns or after.state != thread.state:
-            self.dropped += 1  # it ran meanwhile: the stack may be of two moments
+        same = after is not None and after.wait == thread.wait
+        if not same or (long and after is not None and after.last_ns != thread.last_ns):
+            self.dropped += long  # it ran meanwhile: the stack may be of two moments
             return None
-        own = own_frame(stack.frames)
+        own = own_frame(frames)
         if own is None:
             return None
-        frame = stack.frames[own]
-        text = tuple(_text(f) for f in stack.frames[:MAX_STACK])
+        frame = frames[own]
+        text = tuple(_text(f) for f in frames[:MAX_STACK])
         site = Site(frame.function, frame.file, frame.line, text)
-        loop = loop_of(stack.frames, thread.state)
-        sample = StackSample(thread.pid, thread.tid, thread.last_ns, site, loop)
+        peer = thread.peer if thread.state in SOCKET_WAITS else NO_PEER
+        sample = StackSample(thread.pid, thread.tid, thread.last_ns, site, loop, thread.state, peer)
         self._latest[thread.tid] = sample
         return sample
+
+    def _awaited(self, reader: StackReader, frames: Frames) -> tuple[Frames, str]:
+        """In place of a selector's frames those of the tasks that it waits for, if they can be told."""
+        try:
+            tasks = reader.tasks(MAX_TASKS)
+        except StackError as error:
+            if error.reason == "gone":
+                raise
+            return frames, "waiting"  # a version whose tasks cannot be read, or they changed meanwhile
+        self._budget -= len(tasks.tasks)  # one costs as much as a stack
+        found = awaited(tasks.tasks) if tasks.complete else None
+        if found is None:
+            return frames, "waiting"
+        return found.frames, "awaiting" if found.alone else "waiting"
 
     def _open(self, pid: int) -> bool:
         """True when there is nothing more to look for."""
@@ -171,7 +202,7 @@ def loop_of(frames: Iterable[Frame], wait: int) -> str:
     else:
         return ""
     if all(frame.file.endswith("/selectors.py") for frame in inner) or (
-        wait in (Wait.EPOLL, Wait.POLL) and not any(not _is_machinery(frame) for frame in inner)
+        wait in SELECTORS and not any(not _is_machinery(frame) for frame in inner)
     ):
         return "waiting"
     return "blocked"

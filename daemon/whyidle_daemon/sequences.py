@@ -3,6 +3,11 @@
 A call is one or more waits: connecting, a TLS handshake, the answer, more of the answer as it trickles in. A
 new call begins on another connection; where a stack shows that the thread awaits the head of an answer; or,
 without a stack, at every wait. Only the first two are *certain*, for a finding must not rest on a guess.
+
+A call after one whose connection broke is the same call tried again: it could not have been made earlier.
+
+In an asyncio loop the waits of the selector count while one single task awaits the network: with more than
+one in flight the calls do overlap.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from whyidle_daemon.processes import Process
+from whyidle_daemon.states import SELECTORS
 from whyidle_daemon.timelines import Record
 from whyidle_daemon.waits import WaitKey
 
@@ -21,7 +27,7 @@ PAUSE_SHARE = 0.2  # of the wait before: longer pauses are work between the call
 class Tally:
     """Calls of one thread in order of time."""
 
-    __slots__ = ("_last", "calls", "certain", "connecting", "longest", "total")
+    __slots__ = ("_broken", "_last", "calls", "certain", "connecting", "longest", "total")
 
     def __init__(self) -> None:
         self.calls = 0
@@ -29,6 +35,7 @@ class Tally:
         self.total = 0
         self.longest = 0  # of the calls, without connecting
         self.connecting = 0
+        self._broken = False  # the last call got no answer
         self._last: list[int] = [0, 0, 0]  # its local port, how long the call is, whether it only connected
 
     def add(self, record: Record, ns: int) -> None:
@@ -39,7 +46,10 @@ class Tally:
         port, length, connecting = self._last
         other = not self.calls or (record.port and record.port != port)
         request = role == "request" and not connecting
-        if other or request or (not connecting and (place is None or not record.port)):
+        again, self._broken = self._broken, record.reset
+        if again:
+            pass
+        elif other or request or (not connecting and (place is None or not record.port)):
             self.calls += 1
             self.certain += bool(other or request)
             length = 0
@@ -151,9 +161,13 @@ class Sequences:
 
 def _sequence_of(record: Record) -> RunsKey | None:
     key = record.key
-    if key is None or key.state != "network" or not record.blocked_ns:
+    if key is None or not record.blocked_ns:
         return None
     place = key.place
+    if key.wait in SELECTORS and key.port and place is not None and place.loop == "awaiting":
+        return RunsKey(key.process, key.tid, place.function, place.file, None)
+    if key.state != "network":
+        return None
     if place is None:
         return RunsKey(key.process, key.tid, None, None, (key.remote, key.port))
     if place.loop:

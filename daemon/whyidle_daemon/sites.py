@@ -1,16 +1,23 @@
 """Which code a wait was in: samples of stacks, matched with the waits during which they were read.
 
 A sample is read while its thread sleeps and names the start of that wait; the slice comes when the wait has
-ended. Samples are kept until then. Both stores are bounded: a target decides how many functions it has.
+ended. Samples are kept until then. No slice comes of a wait that was too short: such samples are counted by
+thread, wait and peer, and stand for all the short waits of their kind. All stores are bounded: a target
+decides how many functions it has.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from whyidle_daemon.facts import Site, StackSample
+from whyidle_probes.events import Peer
 
 MAX_SAMPLES = 8192
+MAX_OF_A_THREAD = 64
+MAX_SHORT = 4096
+MAX_PLACES_OF_SHORT = 64
 MAX_PLACES = 2048
 MAX_FRAMES = 128
 MAX_TEXT = 500
@@ -24,6 +31,7 @@ _ROLES = {
     "read_response": "request",
     "_receive_response_body": "answer",
     "do_handshake": "connect",
+    "ClientResponse.start": "request",  # aiohttp
 }
 _WORK_FILES = ("/threading.py", "/queue.py", "/concurrent/futures/_base.py", "/concurrent/futures/thread.py")
 _WORK_FUNCTIONS = frozenset(
@@ -49,17 +57,45 @@ class Place(NamedTuple):
         return self.function, self.file, self.line
 
 
+class Short(NamedTuple):
+    """What short waits have in common: a thread, what it slept in, and whom it waited for."""
+
+    pid: int
+    tid: int
+    wait: int
+    remote: bytes
+    port: int
+    family: int
+
+
+class ShortSamples(NamedTuple):
+    """Samples of such waits: how many in each place. ``since_ns`` is when the first of the waits began."""
+
+    of: Short
+    since_ns: int
+    places: dict[Place, int]
+
+
+class _Sample(NamedTuple):
+    since_ns: int
+    place: Place
+    wait: int
+    peer: Peer
+
+
 class Sites:
-    """Samples whose wait has not ended, and one whole stack of every place."""
+    """Samples whose wait has not ended, counts of the others, and one whole stack of every place."""
 
     def __init__(self, samples: int = MAX_SAMPLES, places: int = MAX_PLACES) -> None:
-        self._samples: dict[tuple[int, int, int], Place] = {}
+        self._samples: dict[tuple[int, int], list[_Sample]] = {}
+        self._count = 0
+        self._short: dict[Short, ShortSamples] = {}
         self._stacks: dict[Place, tuple[str, ...]] = {}
         self._limits = samples, places
         self.seen = 0
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return self._count
 
     def add(self, sample: StackSample) -> None:
         """Keep a sample; the latest of a wait counts."""
@@ -72,24 +108,78 @@ class Sites:
             if len(self._stacks) >= self._limits[1]:
                 return
             self._stacks[place] = _clipped(site)
-        wait = (sample.pid, sample.tid, sample.since_ns)
-        self._samples.pop(wait, None)
-        self._samples[wait] = place
-        if len(self._samples) > self._limits[0]:
-            # The oldest: its slice was lost or is long past.
-            del self._samples[next(iter(self._samples))]
+        thread = sample.pid, sample.tid
+        kept = self._samples.setdefault(thread, [])
+        if kept and kept[-1].since_ns == sample.since_ns:
+            kept.pop()
+            self._count -= 1
+        kept.append(_Sample(sample.since_ns, place, sample.wait, sample.peer))
+        self._count += 1
+        if len(kept) > MAX_OF_A_THREAD:  # its slices are late by a hundred waits: there are none
+            self._shorten(thread, kept[: MAX_OF_A_THREAD // 2])
+        elif self._count > self._limits[0]:
+            for thread in list(self._samples):  # the latest of a thread may be of a wait that lasts
+                self._shorten(thread, self._samples[thread][:-1])
+            if self._count > self._limits[0]:
+                thread = next(iter(self._samples))
+                self._shorten(thread, self._samples[thread])
 
     def take(self, pid: int, tid: int, since_ns: int) -> Place | None:
         """Where a wait was that has ended, ``None`` without a sample."""
-        return self._samples.pop((pid, tid, since_ns), None)
+        kept = self._samples.get((pid, tid), ())
+        found = next((sample for sample in kept if sample.since_ns == since_ns), None)
+        if found is None:
+            return None
+        self._drop((pid, tid), [found])
+        return found.place
 
     def peek(self, pid: int, tid: int, since_ns: int) -> Place | None:
         """Where a wait is that lasts."""
-        return self._samples.get((pid, tid, since_ns))
+        kept = self._samples.get((pid, tid), ())
+        return next((sample.place for sample in kept if sample.since_ns == since_ns), None)
+
+    def short(self, lasts: Callable[[int, int, int], bool]) -> Iterator[ShortSamples]:
+        """Samples of waits too short for a slice; ``lasts`` says of (pid, tid, since_ns) which last.
+
+        Changes nothing.
+        """
+        found = {of: each._replace(places=dict(each.places)) for of, each in self._short.items()}
+        for (pid, tid), kept in self._samples.items():
+            for sample in kept:
+                if not lasts(pid, tid, sample.since_ns):
+                    _count(found, pid, tid, sample)
+        yield from found.values()
+
+    def _shorten(self, thread: tuple[int, int], samples: list[_Sample]) -> None:
+        samples = list(samples)
+        self._drop(thread, samples)
+        for sample in samples:
+            _count(self._short, *thread, sample)
+        if len(self._short) > MAX_SHORT:
+            fewest = sorted(self._short.values(), key=lambda each: sum(each.places.values()))
+            for each in fewest[: MAX_SHORT // 2]:
+                del self._short[each.of]
+
+    def _drop(self, thread: tuple[int, int], samples: list[_Sample]) -> None:
+        gone = {sample.since_ns for sample in samples}
+        kept = [sample for sample in self._samples[thread] if sample.since_ns not in gone]
+        self._count -= len(self._samples[thread]) - len(kept)
+        if kept:
+            self._samples[thread] = kept
+        else:
+            del self._samples[thread]
 
     def stack(self, place: Place | None) -> tuple[str, ...]:
         """An example of the frames of a place, innermost first."""
         return self._stacks.get(place, ()) if place is not None else ()
+
+
+def _count(sums: dict[Short, ShortSamples], pid: int, tid: int, sample: _Sample) -> None:
+    peer = sample.peer
+    of = Short(pid, tid, sample.wait, peer.remote, peer.remote_port, peer.family)
+    places = sums.setdefault(of, ShortSamples(of, sample.since_ns, {})).places
+    if sample.place in places or len(places) < MAX_PLACES_OF_SHORT:
+        places[sample.place] = places.get(sample.place, 0) + 1
 
 
 def _clipped(site: Site) -> tuple[str, ...]:
@@ -106,13 +196,13 @@ def role_of(site: Site) -> str:
     for frame in site.stack[:MAX_FRAMES]:
         # "function (file:line)"; no function has a space in its name.
         function, _, where = frame.partition(" (")
-        function, file = function.rsplit(".", 1)[-1], where.rpartition(":")[0]
+        qualified, function, file = function, function.rsplit(".", 1)[-1], where.rpartition(":")[0]
         if file == site.file and function == site.function.rsplit(".", 1)[-1]:
             break
         if file.endswith("/subprocess.py"):
             return "subprocess"
         if "/multiprocessing/" in file or (file.endswith(_WORK_FILES) and function in _WORK_FUNCTIONS):
             return "work"
-        if function in _ROLES:
-            return _ROLES[function]
+        if role := _ROLES.get(qualified) or _ROLES.get(function):
+            return role
     return "work" if site.file.endswith(_WORK_FILES) else ""

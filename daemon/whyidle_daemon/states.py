@@ -23,6 +23,7 @@ AF_INET = 2
 AF_INET6 = 10
 AF_VSOCK = 40
 TCP_SYN_SENT = 2
+TCP_CLOSE = 7
 TCP_LISTEN = 10
 DNS_PORT = 53
 MAPPED = bytes(10) + b"\xff\xff"  # IPv4 in IPv6
@@ -54,6 +55,9 @@ _STATE_OF: dict[int, str] = {
 }
 
 SOCKET_WAITS = frozenset({int(Wait.TCP), int(Wait.UDP), int(Wait.SOCKET)})
+SELECTORS = frozenset(
+    {int(Wait.EPOLL), int(Wait.POLL)}
+)  # their peer is the socket that woke them, if one did
 
 
 def state_of(wait: int, syscall: int = NO_SYSCALL, peer: Peer = NO_PEER) -> str:

@@ -25,6 +25,7 @@ class Record(NamedTuple):
     key: WaitKey | None
     connecting: bool = False
     port: int = 0  # the local one: which connection it was
+    reset: bool = False  # the connection broke: whatever was asked for got no answer
 
     @property
     def end_ns(self) -> int:

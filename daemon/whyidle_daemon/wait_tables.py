@@ -6,13 +6,16 @@ Bounded, because a target decides how many threads, functions and peers there ar
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from whyidle_daemon.processes import Process
 from whyidle_daemon.sites import Place
-from whyidle_daemon.states import SOCKET_WAITS
+from whyidle_daemon.states import SELECTORS, SOCKET_WAITS
 from whyidle_daemon.waits import WaitGroup, WaitKey
 from whyidle_probes.events import NO_PEER, Peer, Wait
 
 MAX_GROUPS = 8192
+CONNECTED = SELECTORS | {int(Wait.TCP)}
 EPHEMERAL = 32768  # where Linux begins to number the ports of clients
 
 
@@ -34,7 +37,7 @@ class WaitTable:
         twin.dropped, twin.dropped_ns = self.dropped, self.dropped_ns
         return twin
 
-    def inbound(self) -> frozenset[WaitKey]:
+    def inbound(self, listening: Container[int]) -> frozenset[WaitKey]:
         """Groups on connections that the peer opened: waiting there is waiting for demand.
 
         Known by the local port: somebody in the target accepts on it, or many peers' ephemeral ports are
@@ -42,29 +45,35 @@ class WaitTable:
         """
         peers: dict[tuple[Process, int], set[tuple[bytes, int]]] = {}
         for key, group in self.groups.items():
-            if key.wait == Wait.TCP and key.port >= EPHEMERAL:
+            if key.wait in CONNECTED and key.port >= EPHEMERAL:
                 for port in group.ports:
                     peers.setdefault((key.process, port), set()).add((key.remote, key.port))
         shared = {end for end, remotes in peers.items() if len(remotes) >= 3}
         return frozenset(
             key
             for key, group in self.groups.items()
-            if key.wait == Wait.TCP
-            and any(port in self.listening or (key.process, port) in shared for port in group.ports)
+            if key.wait in CONNECTED
+            and any(port in listening or (key.process, port) in shared for port in group.ports)
         )
 
-    def group(
-        self, process: Process, tid: int, wait: int, peer: Peer, place: Place | None = None
+    def group(  # noqa: PLR0917 (what a slice says)
+        self,
+        process: Process,
+        tid: int,
+        wait: int,
+        peer: Peer,
+        place: Place | None = None,
+        of_child: bool = False,
     ) -> WaitGroup | None:
         """The group of a wait; ``None`` for demand on a listening socket."""
         if wait == Wait.LISTEN:
             if len(self.listening) < MAX_GROUPS:
                 self.listening.add(peer.local_port)
             return None
-        if wait in SOCKET_WAITS:
+        if wait in SOCKET_WAITS or (wait in SELECTORS and peer.remote_port):
             key = WaitKey(process, tid, wait, peer.remote, peer.remote_port, peer.family, place)
         else:
-            key = WaitKey(process, tid, wait, place=place)
+            key = WaitKey(process, tid, wait, place=place, of_child=of_child)
         group = self.groups.get(key)
         if group is None:
             if len(self.groups) >= self._limit:
@@ -126,6 +135,11 @@ class Waits:
     def groups(self) -> dict[WaitKey, WaitGroup]:
         """Every group."""
         return self.sockets.groups | self.others.groups
+
+    def inbound(self) -> frozenset[WaitKey]:
+        """As :meth:`WaitTable.inbound`, of all waits."""
+        listening = self.sockets.listening
+        return self.sockets.inbound(listening) | self.others.inbound(listening)
 
     def get(self, key: WaitKey) -> WaitGroup | None:
         """The group of a key, ``None`` when it was dropped."""

@@ -17,7 +17,8 @@ NO_ADDRESS = bytes(16)
 MAX_PORTS = 256
 MAX_HANDOVERS = 64
 LONG_NS = 50_000_000  # waits that an event loop's other tasks notice
-_PIPES = frozenset({int(Wait.PIPE), int(Wait.POLL), int(Wait.EPOLL), int(Wait.UNIX)})
+PIPES = frozenset({int(Wait.PIPE), int(Wait.UNIX)})
+_OUTPUT = PIPES | {int(Wait.POLL), int(Wait.EPOLL)}
 
 
 class WaitKey(NamedTuple):
@@ -35,11 +36,12 @@ class WaitKey(NamedTuple):
     family: int = 0
     place: Place | None = None
     host: str | None = None
+    of_child: bool = False  # a pipe or a socket pair, that a child of the process wrote to
 
     @property
     def state(self) -> str:
         """The report's state. Waiting for what a child writes is waiting for the child."""
-        if self.place is not None and self.place.role == "subprocess" and self.wait in _PIPES:
+        if self.of_child or (self.place and self.place.role == "subprocess" and self.wait in _OUTPUT):
             return "child"
         return remote_state(self.wait, self.family, self.port)
 
@@ -86,6 +88,7 @@ class WaitGroup:
         "ports",
         "short_count",
         "short_ns",
+        "short_samples",
         "undated_ns",
     )
 
@@ -100,6 +103,7 @@ class WaitGroup:
         self.open_ns = 0  # of a wait that has not ended; part of blocked_ns
         self.short_count = 0  # waits that were too short, or too many, to be slices
         self.short_ns = 0
+        self.short_samples = 0  # stacks read in waits too short to be slices
         self.undated_ns = 0  # time whose place on the time line is not known
         self.first_ns = 0
         self.calls: dict[int, tuple[int, int]] = {}  # slices by syscall: how many, how long
@@ -138,6 +142,7 @@ class WaitGroup:
             "undated_ns",
             "long_ns",
             "long_count",
+            "short_samples",
         ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.longest_ns = max(self.longest_ns, other.longest_ns)

@@ -94,6 +94,7 @@ class Peer(NamedTuple):
     family: int
     type: int
     tcp_state: int
+    tcp_end: int = 0  # the state that ended the wait; 0: it did not change
 
 
 NO_PEER = Peer(bytes(16), bytes(16), 0, 0, 0, 0, 0)
@@ -184,6 +185,14 @@ class Glance(NamedTuple):
     wake_ns: int
     end_ns: int
     state: int
+    syscall: int
+    fd: int
+    peer: Peer
+
+    @property
+    def wait(self) -> tuple[int, int, int]:
+        """What it sleeps in, apart from when: two glances that agree saw the same kind of wait."""
+        return self.state, self.syscall, self.fd
 
 
 class Fork(NamedTuple):
@@ -297,11 +306,11 @@ class ShortWaits(NamedTuple):
 
 Event = Slice | Thread | Fork | Exec | Exit | Library | Gap | NameLookup
 
-_PEER = "16s16sHHBBBx"
+_PEER = "16s16sHHBBBB"
 _HEADER = struct.Struct("<II")
 _SLICE = struct.Struct("<IIIIQQQQQIIHHi" + _PEER)
 _THREAD = struct.Struct("<QIIIIQQQQQQQIIHHi" + _PEER + "16s32Q32IQ")
-_GLANCE = struct.Struct("<8xIIxxxxxxxxxxxxxxxxQQQ32xH")
+_GLANCE = struct.Struct("<8xII16xQQQ32xHHi" + _PEER)
 _FORK = struct.Struct("<IIQII16s")
 _EXEC = struct.Struct("<IIQII16s64sQ")
 _EXIT = struct.Struct("<IIQIiQ16s")
@@ -348,13 +357,14 @@ def decode_thread(data: bytes | memoryview, offset: int = 0) -> Thread | None:
     f = _THREAD.unpack_from(data, offset)
     if f[0] != f[-1]:
         return None
-    peer = Peer(*f[17:24])
-    return Thread._make((*f[1:17], peer, _text(f[24]), f[25:57], f[57:89]))
+    peer = Peer(*f[17:25])
+    return Thread._make((*f[1:17], peer, _text(f[25]), f[26:58], f[58:90]))
 
 
 def decode_glance(data: bytes) -> Glance:
     """Decode the part of a ``wi_thread`` that says what the thread is doing now."""
-    return Glance._make(_GLANCE.unpack_from(data))
+    f = _GLANCE.unpack_from(data)
+    return Glance._make((*f[:8], Peer(*f[8:])))
 
 
 def decode_engine(key: bytes, value: bytes) -> Engine:
@@ -378,7 +388,7 @@ def decode_event(data: bytes) -> Event:
         kind, target = _HEADER.unpack_from(data)
         if kind == EventType.SLICE:
             f = _SLICE.unpack_from(data)
-            return Slice._make((target, *f[2:14], Peer(*f[14:21])))
+            return Slice._make((target, *f[2:14], Peer(*f[14:22])))
         if kind == EventType.THREAD_EXIT:
             thread = decode_thread(data, _HEADER.size)
             if thread is None:

@@ -43,6 +43,8 @@ MAPS = (
 PROGRAMS = (
     ("wi_sched_switch", "tracepoint", "sched_switch", False),
     ("wi_sched_waking", "tracepoint", "sched_waking", False),
+    ("wi_data_ready", "tracepoint", "sk_data_ready", True),
+    ("wi_tcp_state", "tracepoint", "inet_sock_set_state", True),
     ("wi_fork", "tracepoint", "sched_process_fork", False),
     ("wi_exec", "tracepoint", "sched_process_exec", False),
     ("wi_exit", "tracepoint", "sched_process_exit", False),

@@ -166,8 +166,9 @@ def test_every_kind_of_wait(run_observed, code, kind):
     )
     thread = run_observed.probe.exit_of(program.pid)
     asleep = {Wait(i): ns / NS for i, ns in enumerate(thread.ns) if i > Wait.RUNQUEUE and ns}
-    # The timer thread starts a little before the wait does: what is left of its 50 ms is well over half.
-    assert asleep.get(kind, 0) >= WAIT_S / 2, asleep
+    # The timer starts before the wait does: on a busy host the thread may run or queue for much of its 50 ms.
+    awake = waits(thread, Wait.RUNNING, Wait.RUNQUEUE)
+    assert asleep.get(kind, 0) >= WAIT_S - awake, (asleep, awake)
     assert max(asleep, key=lambda k: asleep[k]) == kind
 
 
@@ -252,6 +253,65 @@ def test_slices_are_exactly_those_above_the_threshold(run_observed):
     assert len(sleeps) == 23
     assert thread.count[Wait.SLEEP] == 124
     assert isinstance(sleeps[0], Slice)
+
+
+SELECTOR = """
+s = socket.create_connection(start("127.0.0.1"))
+with selectors.EpollSelector() as selector:
+    selector.register(s, selectors.EVENT_READ)
+    selector.select()
+"""
+LOOP = """
+asyncio.run(asyncio.wait_for(asyncio.open_connection(*start("127.0.0.1")), 5))
+async def ask(end):
+    reader, writer = await asyncio.open_connection(*end)
+    await reader.read()
+    writer.close()
+asyncio.run(ask(start("127.0.0.1")))
+"""
+
+
+@pytest.mark.parametrize("code", [SELECTOR, LOOP], ids=["selector", "asyncio"])
+def test_the_socket_that_woke_a_selector_is_known(run_observed, code):
+    """epoll itself names nobody: the network stack does, just before it wakes the thread."""
+    if "sk_data_ready" in run_observed.probe.kernel.missing:
+        pytest.skip("this kernel has no sk_data_ready (6.3)")
+    program = run_observed.start("import asyncio, selectors\n" + SERVER + code).go()
+    ports = {int(program.line()) for _ in range(code.count("start("))}
+    assert program.join() == 0
+    slices = run_observed.probe.slices(program.pid)
+    waits = [s for s in slices if s.tid == program.pid and s.state == Wait.EPOLL]
+    long = [s for s in waits if s.blocked_ns >= WAIT_S * 0.8 * NS]
+    assert long
+    assert {s.peer.remote_port for s in long} <= ports
+    assert {ipaddress.ip_address(s.peer.remote[:4]).is_loopback for s in long} == {True}
+
+
+@pytest.mark.parametrize(("linger", "state"), [(True, 7), (False, 8)], ids=["reset", "closed"])
+def test_how_a_connection_ended_a_wait(run_observed, linger, state):
+    """A reset is told from an answer and from an orderly end."""
+    program = run_observed.start(
+        f"""
+        import socket, struct, threading, time
+        server = socket.create_server(("127.0.0.1", 0))
+        def serve():
+            c, _ = server.accept()
+            time.sleep(0.05)
+            if {linger}:
+                c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            c.close()
+        threading.Thread(target=serve, daemon=True).start()
+        s = socket.create_connection(server.getsockname())
+        try:
+            s.recv(1)
+        except ConnectionResetError:
+            pass
+        """
+    ).go()
+    assert program.join() == 0
+    slices = run_observed.probe.slices(program.pid)
+    ends = [s.peer.tcp_end for s in slices if s.tid == program.pid and s.state == Wait.TCP]
+    assert ends[-1] == state
 
 
 def test_short_socket_waits_are_summed_by_peer(run_observed):

@@ -2,8 +2,9 @@
 
 Rests on getaddrinfo's own calls, which name the host; where none were seen (another resolver), on the waits
 for a name server. Guilty is a host whose look-ups took at least 0.1 s together and 5 % of the run or of an
-engine's idle time, or 0.5 s in one piece. Several threads that look up the same host are one finding, for the
-one that matters most: an engine's driver, else the main thread, else the one that waited longest.
+engine's idle time, or 0.5 s in one piece. Look-ups in one function are one finding, whatever the names;
+without a function those of one name. Several threads that do so are one finding too, for the one that matters
+most: an engine's driver, else the main thread, else the one that waited longest.
 
 **engine_idle_s**: a thread that looks up a name is not inside a call of its engine, so all of a driver's
 look-ups. **saves_s**: all but one look-up, which a cache needs as well; for one host alone, nothing.
@@ -21,19 +22,22 @@ from whyidle_daemon.processes import Process
 MIN_NS = 100_000_000
 MIN_SHARE = 0.05
 MIN_LONGEST_NS = 500_000_000
+MAX_NAMES = 16
 
 
 def find(evidence: Evidence) -> list[dict[str, Any]]:
-    """One finding for each process and host; without names, for each thread and line."""
+    """One finding for each process and function, or name; without names, for each thread and line."""
     dns = grouped(group for key, group in evidence.groups.items() if key.state == "dns")
-    by_host: dict[tuple[Process, str], list[LookupSums]] = {}
+    together: dict[tuple[Process, Any], list[LookupSums]] = {}
     for lookup in evidence.lookups:
-        by_host.setdefault((lookup.process, lookup.host), []).append(lookup)
+        what = _function_of(lookup, dns) or lookup.host
+        together.setdefault((lookup.process, what), []).append(lookup)
     found = []
-    for lookups in by_host.values():
+    for lookups in together.values():
         worst = max(lookups, key=lambda each: (_rank(evidence, each), each.total_ns, -each.tid))
-        idle = _idle(evidence, worst.process, worst.tid, worst.total_ns)
-        if _is_slow(evidence, worst.total_ns, max(each.longest_ns for each in lookups), idle):
+        total = sum(each.total_ns for each in lookups if each.tid == worst.tid)
+        idle = _idle(evidence, worst.process, worst.tid, total)
+        if _is_slow(evidence, total, max(each.longest_ns for each in lookups), idle):
             found.append(_named(evidence, worst, lookups, dns, idle))
     seen = {(lookup.process, lookup.tid) for lookup in evidence.lookups}
     for waiting in dns:
@@ -43,6 +47,13 @@ def find(evidence: Evidence) -> list[dict[str, Any]]:
         ):
             found.append(_nameless(evidence, waiting, idle))
     return found
+
+
+def _function_of(lookup: LookupSums, dns: list[Waiting]) -> tuple[str, str] | None:
+    """The function in which a thread waited for name servers, if it was one alone."""
+    mine = [each for each in dns if (each.process, each.tid) == (lookup.process, lookup.tid)]
+    places = {each.place.where[:2] if each.place is not None else None for each in mine}
+    return places.pop() if len(places) == 1 else None
 
 
 def _rank(evidence: Evidence, lookup: LookupSums) -> int:
@@ -83,6 +94,7 @@ def _named(
     code = max(mine, key=lambda each: each.blocked_ns, default=Waiting(worst.process, worst.tid, ()))
     count, total = sum(each.count for each in lookups), sum(each.total_ns for each in lookups)
     longest, failed = max(each.longest_ns for each in lookups), sum(each.failed for each in lookups)
+    names = sorted({each.host for each in lookups}, key=lambda name: (name != worst.host, name))
     server = f" by {code.key.peer_text}" if code.groups and code.key.peer_text else ""
     fix = (
         f"{failed} of them failed: correct the name or the search list in /etc/resolv.conf"
@@ -100,16 +112,23 @@ def _named(
         blocked_s=seconds(total),
         longest_s=seconds(longest),
         share_of_wall=total / max(1, evidence.wall_ns),
-        saves_s=seconds(max(0, worst.total_ns - worst.longest_ns)),
+        saves_s=seconds(
+            sum(max(0, each.total_ns - each.longest_ns) for each in lookups if each.tid == worst.tid)
+        ),
         host=worst.host,
+        hosts=names[:MAX_NAMES],
         failed=failed,
-        threads=len(lookups),
+        threads=len({each.tid for each in lookups}),
         advice=(
             f"{who_waits(evidence, worst.process, worst.tid)}{in_function(code.place)} looked up "
-            f"{printable(worst.host)}{server} {count} times, {say(total)} in all, "
+            f"{printable(worst.host)}{_and_others(names)}{server} {count} times, {say(total)} in all, "
             f"{say(longest)} at most: {fix}."
         ),
     )
+
+
+def _and_others(names: list[str]) -> str:
+    return {1: "", 2: " and one other name"}.get(len(names), f" and {len(names) - 1} other names")
 
 
 def _nameless(evidence: Evidence, waiting: Waiting, idle: Idle | None) -> dict[str, Any]:

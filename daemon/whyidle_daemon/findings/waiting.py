@@ -67,6 +67,11 @@ class Waiting(NamedTuple):
         return max((group.open_ns for group in self.groups), default=0)
 
     @property
+    def short_samples(self) -> int:
+        """Stacks read in waits too short to be slices."""
+        return sum(group.short_samples for group in self.groups)
+
+    @property
     def number(self) -> int:
         """Slices, without those that only connected; the short waits if there are no others."""
         slices = sum(group.count for group in self.groups)
@@ -87,7 +92,9 @@ def grouped(
 
 def is_loops(group: WaitGroup) -> bool:
     """Whether an event loop waits: rightly, or else as ``event_loop_blocked``, which is another kind."""
-    return group.blocks_loop or (group.key.place is not None and group.key.place.loop == "waiting")
+    return group.blocks_loop or (
+        group.key.place is not None and group.key.place.loop in ("waiting", "awaiting")
+    )
 
 
 def subjects(evidence: Evidence) -> list[ThreadTime]:
@@ -115,7 +122,9 @@ def waits_in(evidence: Evidence, times: Iterable[ThreadTime], state: str) -> lis
         rest = max(0, time.states.get(state, 0) - dated)
         count = sum(n for wait, n in enumerate(time.counts) if state_of(wait) == state)
         if rest:
-            home = next((part for part in parts if part.blocked_ns >= 0.9 * dated), Waiting(*who, ()))
+            home = max(parts, key=lambda part: part.short_samples, default=Waiting(*who, ()))
+            if not home.short_samples:
+                home = next((part for part in parts if part.blocked_ns >= 0.9 * dated), Waiting(*who, ()))
             parts = [part for part in parts if part is not home]
             parts.append(home._replace(rest_ns=rest, rest_count=count, rest_state=state))
         result += parts

@@ -225,7 +225,7 @@ def _gpu(decoder: Decoder, value: Any) -> dict[str, Any]:
 
 _WAIT: Final = _below(STATES, "kind of wait")
 _PORT: Final = _below(1 << 16, "port")
-_PEER: Final = _fields(Peer, _bytes(16), _bytes(16), _PORT, _PORT, _uint, _uint, _uint)
+_PEER: Final = _fields(Peer, _bytes(16), _bytes(16), _PORT, _PORT, *[_uint] * 4)
 _SITE: Final = _fields(Site, _text, _text, _optional(_uint), _texts)
 _CHECKS: Final[dict[str, Check]] = {
     "uint": _uint,

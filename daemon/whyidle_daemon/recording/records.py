@@ -122,7 +122,9 @@ LAYOUTS: Final[dict[int, Layout]] = {
         "pid:uint tid:uint remote:ip remote_port:port state:wait family:uint ns:uint count:uint "
         "longest_ns:uint target:uint",
     ),
-    Kind.STACK_SAMPLE: _layout(StackSample, "pid:uint tid:uint since_ns:time site:site loop:text"),
+    Kind.STACK_SAMPLE: _layout(
+        StackSample, "pid:uint tid:uint since_ns:time site:site loop:text wait:wait peer:peer"
+    ),
     Kind.LOOKUP: _layout(Lookup, "pid:uint tid:uint start_ns:time end_ns:time host:text status:int"),
     Kind.HOST_NAME: _layout(HostName, "pid:uint ns:time family:uint address:address host:text"),
     Kind.LIVE_THREAD: _layout(Thread, _THREAD),

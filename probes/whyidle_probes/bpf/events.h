@@ -93,8 +93,8 @@ struct wi_peer {
 	unsigned short remote_port;
 	unsigned char family;      /* AF_INET, AF_INET6, AF_UNIX, 0: no socket */
 	unsigned char type;        /* SOCK_STREAM, SOCK_DGRAM, ... */
-	unsigned char tcp_state;
-	unsigned char pad;
+	unsigned char tcp_state;   /* when the wait began */
+	unsigned char tcp_end;     /* what it became and ended the wait by that; 0: it did not change */
 };
 
 struct wi_header {

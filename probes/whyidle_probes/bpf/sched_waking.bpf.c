@@ -2,8 +2,56 @@
 /*
  * The end of a sleep. Only the first waking counts: a second one while the thread already waits for a
  * CPU changes nothing. In task context the current thread is the waker; in an interrupt it is whoever
- * happened to be interrupted, so it is not noted.
+ * happened to be interrupted.
+ *
+ * A thread in a selector is woken by one of many sockets. Which one, the network stack says just before, on
+ * the same CPU: data arrived for it, or its TCP state changed.
  */
+struct wi_socket_note {
+	u64 sk;
+	u64 ns;
+	u32 tcp_state; /* 0: data arrived */
+	u32 pad;
+};
+BPF_TABLE("percpu_array", int, struct wi_socket_note, socket_notes, 1);
+
+#define WI_NOTE_LASTS_NS 20000 /* from the note to the waking: one call of the same softirq */
+
+static __always_inline void note_socket(u64 sk, u32 tcp_state)
+{
+	int zero = 0;
+	struct wi_socket_note *note = socket_notes.lookup(&zero);
+	if (!note)
+		return;
+	note->sk = sk;
+	note->tcp_state = tcp_state;
+	note->ns = bpf_ktime_get_ns();
+}
+
+int wi_data_ready(u64 *ctx)
+{
+	note_socket(ARG(ctx, 0), 0);
+	return 0;
+}
+
+int wi_tcp_state(u64 *ctx)
+{
+	note_socket(ARG(ctx, 0), (u32)ARG(ctx, 2));
+	return 0;
+}
+
+static __always_inline void note_cause(struct wi_thread *t)
+{
+	int zero = 0;
+	struct wi_socket_note *note = socket_notes.lookup(&zero);
+	if (!note || !note->sk || t->wake_ns - note->ns > WI_NOTE_LASTS_NS)
+		return;
+	if (t->state != WI_TCP)
+		resolve_sock(t, note->sk);
+	t->peer.tcp_end = note->tcp_state;
+	note->sk = 0;
+}
+
 int wi_sched_waking(u64 *ctx)
 {
 	u64 task = ARG(ctx, 0);
@@ -16,6 +64,8 @@ int wi_sched_waking(u64 *ctx)
 	u64 waker = bpf_get_current_pid_tgid();
 	t->waker_pid = waker >> 32;
 	t->waker_tid = (u32)waker;
+	if (t->state == WI_EPOLL || t->state == WI_POLL || t->state == WI_TCP)
+		note_cause(t);
 	write_end(t);
 	return 0;
 }

@@ -28,15 +28,12 @@ struct wi_sock_head {
 };
 #define SOCK_AT(head, type, member) (*(type *)((head)->bytes + offsetof(struct sock_common, member)))
 
-static __always_inline u16 resolve_socket(struct wi_thread *t, u64 file_private)
+/* Both ends of a socket into t->peer; says what kind of wait a wait for it is. */
+static __always_inline u16 resolve_sock(struct wi_thread *t, u64 sk)
 {
-	u64 sk = 0;
 	u16 type = 0;
-	PROBE_READ(&type, file_private + offsetof(struct socket, type));
-	PROBE_READ(&sk, file_private + offsetof(struct socket, sk));
-	if (!sk)
-		return WI_SOCKET;
 	struct wi_sock_head head;
+	PROBE_READ(&type, sk + offsetof(struct sock, sk_type));
 	if (PROBE_READ(&head, sk))
 		return WI_SOCKET;
 	u16 family = SOCK_AT(&head, u16, skc_family);
@@ -60,6 +57,13 @@ static __always_inline u16 resolve_socket(struct wi_thread *t, u64 file_private)
 	if (type == WI_SOCK_STREAM)
 		return t->peer.tcp_state == WI_TCP_LISTEN ? WI_LISTEN : WI_TCP;
 	return type == WI_SOCK_DGRAM ? WI_UDP : WI_SOCKET;
+}
+
+static __always_inline u16 resolve_socket(struct wi_thread *t, u64 file_private)
+{
+	u64 sk = 0;
+	PROBE_READ(&sk, file_private + offsetof(struct socket, sk));
+	return sk ? resolve_sock(t, sk) : WI_SOCKET;
 }
 
 /* The open file behind a descriptor, 0 when there is none. */
@@ -264,6 +268,7 @@ static __always_inline void resolve_wait(struct wi_thread *t, u64 task, u32 task
 	t->arg = 0;
 	t->inode = 0;
 	t->peer.family = 0;
+	t->peer.tcp_end = 0;
 	if (task_state & (WI_TASK_STOPPED_OR_TRACED | WI_TASK_FROZEN)) {
 		t->state = WI_STOPPED;
 		return;

@@ -27,7 +27,7 @@ from timeline import (
 )
 
 from whyidle_daemon.facts import Lookup
-from whyidle_probes.events import Exec, Wait
+from whyidle_probes.events import NO_PEER, Exec, Wait
 
 LIB = "/usr/lib/python3.11"
 HEAD = (f"HTTPResponse._read_status ({LIB}/http/client.py:280)",)
@@ -86,6 +86,40 @@ def test_without_an_engine_calls_with_little_between_are_a_sequence() -> None:
     assert (found["count"], found["saves_s"]) == (5, pytest.approx(1.2))
     apart = [step for n in range(1, 6) for step in (search(300 * MS, n), run(100 * MS))]
     assert "sequential_calls" not in kinds([life(apart)])
+
+
+def awaits(ns: int, loop: str = "awaiting", port: int = 443, line: int = 1) -> Step:
+    """A selector that a peer's answer ended."""
+    step = Step(Wait.EPOLL, ns, 0, peer(port=port, local_port=1) if port else NO_PEER)
+    return at(step, "search", line, loop, HEAD)
+
+
+def test_awaiting_one_call_after_another_is_a_sequence() -> None:
+    """The loop is not blocked, and yet nothing overlaps: with an engine and without."""
+    for steps in ([awaits(300 * MS)] * 4, between(*[awaits(300 * MS)] * 4)):
+        (found,) = findings([life(steps)])
+        assert (found["kind"], found["function"], found["count"]) == ("sequential_calls", "search", 4)
+        assert (found["saves_s"], found["peer"]["port"]) == (pytest.approx(0.9), 443)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [[awaits(300 * MS, "waiting")] * 4, [awaits(300 * MS, port=0)] * 4, [awaits(300 * MS, "")] * 4],
+    ids=["several in flight", "woken by a timer", "no loop"],
+)
+def test_loops_whose_calls_overlap_or_are_none(steps: list[Step]) -> None:
+    """Only a peer's answer to the one call in flight counts."""
+    assert not kinds([life(steps)])
+
+
+def test_a_call_tried_again_is_no_sequence() -> None:
+    """What was reset had to be asked for again: it could not have been asked for earlier."""
+    broken = [
+        at(call(300 * MS, peer(local_port=n)._replace(tcp_end=7)), "search", inner=HEAD) for n in range(1, 5)
+    ]
+    assert "sequential_calls" not in kinds([life(broken)])
+    (found,) = findings([life([*broken, search(300 * MS, 9), search(300 * MS, 10)])], "sequential_calls")
+    assert found["count"] == 2  # the call that succeeded at last, and another
 
 
 SEQUENCE_DECOYS: dict[str, list[Step]] = {
@@ -329,6 +363,20 @@ def test_a_driver_that_waits_for_a_program() -> None:
     assert (found["kind"], found["function"], found["child"]) == ("blocking_subprocess", "build", "make")
     assert found["blocked_s"] == found["engine_idle_s"] == pytest.approx(2.05)
     assert report["threads"][0]["states"]["child"] == pytest.approx(2.05)
+
+
+@pytest.mark.parametrize("wait", [Wait.PIPE, Wait.UNIX])
+def test_what_a_forked_child_writes_is_waited_for_as_the_child(wait: Wait) -> None:
+    """No subprocess on the stack: the one who ends the wait says whose pipe it was."""
+    steps = [at(asleep(wait, S)._replace(waker=77, waker_pid=77), "ask"), run(MS)] * 3
+    family = (born(66, PID, START + 1), born(77, 66, START + 2), born(88, 1, START + 3))
+    report = observe([life(steps)], extra=family)
+    check(report)
+    (found,) = report["findings"]
+    assert (found["kind"], found["function"]) == ("blocking_subprocess", "ask")
+    assert report["threads"][0]["states"] == {"running": 0.003, "child": 3.0}
+    stranger = [step._replace(waker_pid=88 if step.waker else 0) for step in steps]
+    assert not kinds([life(stranger)])
 
 
 POOL = (f"_recv ({LIB}/multiprocessing/connection.py:395)",)

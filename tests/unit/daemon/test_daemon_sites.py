@@ -100,6 +100,60 @@ def test_few_samples_that_agree_name_many_waits() -> None:
     assert (found["function"], found["line"]) == ("spin", 7)
 
 
+def short(wait: Wait, ns: int, function: str, line: int = 1) -> Step:
+    """A wait below the slice threshold, during which the stack was read."""
+    return at(asleep(wait, ns), function, line)
+
+
+@pytest.mark.parametrize(
+    ("others", "function"),
+    [([], "poll"), (["poll"] * 3 + ["tidy"] * 7, None), (["poll"] * 60 + ["tidy"] * 3, "poll")],
+)
+def test_waits_too_short_for_slices_have_the_function_of_their_samples(
+    others: list[str], function: str | None
+) -> None:
+    """Nothing is known of one such wait but the thread's totals; the samples say where they mostly are."""
+    steps = [short(Wait.SLEEP, MS // 2, "poll", line) for line in (3, 3, 4, 3, 4, 3)]
+    steps += [short(Wait.SLEEP, MS // 2, name) for name in others]
+    report = observe([life([run(MS), *steps, *[asleep(Wait.SLEEP, MS // 2)] * 400, run(MS)])])
+    check(report)
+    (found,) = report["findings"]
+    assert (found["kind"], found["function"]) == ("busy_polling", function)
+    assert found["blocked_s"] == pytest.approx((len(steps) + 400) / 2000)
+
+
+def test_too_few_samples_of_short_waits_name_nothing() -> None:
+    """One sample may be the exception."""
+    steps = [short(Wait.SLEEP, MS // 2, "poll"), *[asleep(Wait.SLEEP, MS // 2)] * 400]
+    (found,) = observe([life([run(MS), *steps])])["findings"]
+    assert found["function"] is None
+
+
+def test_short_waits_for_a_peer_have_a_function() -> None:
+    """Sums by peer are matched with samples of waits for that peer, and with no others."""
+    there = peer("10.0.0.1", 80)
+    steps = [at(call(MS // 2, there), "ask") for _ in range(6)]
+    steps += [call(MS // 2, there) for _ in range(600)]
+    (found,) = observe([life(agent(*steps))])["findings"]
+    assert (found["kind"], found["function"]) == ("blocking_network_call", "ask")
+    elsewhere = [call(MS // 2, peer("10.0.0.2", 80)) if step.site is None else step for step in steps]
+    (found,) = observe([life(agent(*elsewhere))])["findings"]
+    assert (found["peer"]["address"], found["function"]) == ("10.0.0.2", None)
+
+
+def test_a_wait_that_lasts_is_not_short() -> None:
+    """Its sample waits for it, however many samples of other threads come meanwhile."""
+    sites = Sites(samples=100)
+    site = Site("search", "/app/agent.py", 1, ())
+    sites.add(StackSample(1, 1, START, site, "", Wait.TCP))
+    for number in range(1000):
+        sites.add(StackSample(1, 2 + number % 3, START + number, site, "", Wait.SLEEP))
+    assert len(sites) <= 100
+    assert sites.peek(1, 1, START) is not None
+    counted = {each.of.tid: sum(each.places.values()) for each in sites.short(lambda *_: False)}
+    assert sum(counted.values()) == 1001
+
+
 def test_a_sample_of_another_wait_names_nothing() -> None:
     """Only the wait during which the stack was read gets it."""
     one = life(agent(call(S)))

@@ -59,6 +59,7 @@ class Step(NamedTuple):
     loop: str = ""
     arg: int = 0
     waker: int = 0
+    waker_pid: int = 0  # of another process
 
 
 def at(step: Step, function: str, line: int = 1, loop: str = "", inner: tuple[str, ...] = ()) -> Step:
@@ -131,7 +132,7 @@ def life(
         if step.busy:
             engine = _enter(engine, events, pid, tid, now, ns)
         if step.site is not None:
-            samples.append(StackSample(pid, tid, now, step.site, step.loop))
+            samples.append(StackSample(pid, tid, now, step.site, step.loop, step.wait, step.peer))
         if open_last and index == len(steps) - 1:
             last, last_ns = step, now
             now += step.ns + step.runqueue_ns
@@ -149,7 +150,7 @@ def life(
                 step.runqueue_ns,
                 step.arg,
                 0,
-                pid if step.waker else 0,
+                step.waker_pid or (pid if step.waker else 0),
                 step.waker,
             )
             if step.ns + step.runqueue_ns >= SLICE_NS:

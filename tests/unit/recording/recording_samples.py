@@ -44,7 +44,7 @@ WORDS: dict[str, st.SearchStrategy[Any]] = {
     "texts": _texts,
     "ip": _ip,
     "address": _ip | st.binary(min_size=4, max_size=4),
-    "peer": st.builds(Peer, _ip, _ip, _port, _port, _uint, _uint, _uint),
+    "peer": st.builds(Peer, _ip, _ip, _port, _port, *[_uint] * 4),
     "site": st.builds(Site, _text, _text, st.none() | _uint, _texts),
     "waits": _waits,
     "waits?": st.none() | _waits,

@@ -32,6 +32,8 @@ class ThreadTime(NamedTuple):
     states: dict[str, int]
     waits: tuple[int, ...]
     counts: tuple[int, ...]
+    clock_samples: int = 0
+    polling_samples: int = 0
 
     @property
     def leader(self) -> bool:
@@ -128,6 +130,8 @@ def thread_times(
                 states,
                 tuple(waits),
                 thread.count,
+                thread.clock_samples,
+                thread.polling_samples,
             )
         )
     times.sort(key=lambda time: (-time.wall_ns, time.process.pid, time.tid, time.first_ns))

@@ -124,6 +124,15 @@ def _bcc() -> Check:
     return Check("bcc", "ok", f"{done.stdout.strip()} for {SYSTEM_PYTHON}", None, MAIN_JOB)
 
 
+_WITHOUT = {
+    "vm_unmapped_area": "libraries mapped late are found a second later",
+    "sk_data_ready": "the peer that woke an event loop stays unknown (kernel 6.3 has it)",
+    "inet_sock_set_state": "a connection that was reset is not told from one that answered",
+    "cpu-clock": "threads that poll without sleeping are not found",
+    "getaddrinfo": "peers have no names",
+}
+
+
 def _probes() -> Check:
     try:
         probes = load_probes()
@@ -134,8 +143,9 @@ def _probes() -> Check:
     probes.close()
     if missing:
         detail = f"{programs} programs load; this kernel lacks {', '.join(missing)}"
+        lost = "; ".join(_WITHOUT.get(name, f"what {name} tells") for name in missing)
         return Check(
-            "probes", "warning", detail, "libraries mapped late are then found a second later", MAIN_JOB
+            "probes", "warning", detail, f"a newer kernel; without: {lost}", "the details named here"
         )
     return Check("probes", "ok", f"{programs} programs load and attach", None, MAIN_JOB)
 

@@ -158,6 +158,16 @@ class Kernel:
         self.control.consume(_CONTROL_TURN)
         return self.events.consume(limit)
 
+    def attach_clock(self, tid: int, hertz: int) -> int | None:
+        """Ask so often of a thread's CPU time what it does; closing the descriptor ends it.
+
+        ``None`` when the kernel has no such clock, or the thread is gone.
+        """
+        try:
+            return libbpf.attach_clock(self._probes.program("wi_oncpu"), tid, hertz)
+        except (KeyError, OSError):
+            return None
+
     def attach_function(self, kind: str, path: str, offset: int) -> tuple[int, int]:
         """Uprobes on entry and return of a function; closing both descriptors detaches.
 

@@ -17,6 +17,7 @@ ANY, NOEXIST = 0, 1
 _PERF_EVENT_IOC_ENABLE, _PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408
 _NR_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}[os.uname().machine]
 _PERF_FLAG_FD_CLOEXEC = 8
+_PERF_TYPE_SOFTWARE, _PERF_COUNT_SW_CPU_CLOCK, _PERF_ATTR_FREQ = 1, 0, 1 << 10
 _UPROBE_TYPE = "/sys/bus/event_source/devices/uprobe/type"
 _UPROBE_RETURN = "/sys/bus/event_source/devices/uprobe/format/retprobe"
 _BATCH = 128
@@ -169,6 +170,18 @@ class RingBuffer:
             self._ring = None
 
 
+def attach_clock(program: int, tid: int, hertz: int) -> int:
+    """Run a program so many times per second of a thread's CPU time; returns the event's descriptor.
+
+    Closing the descriptor ends it. Costs nothing while the thread does not run.
+    """
+    size = 128
+    attributes = bytearray(size)
+    struct.pack_into("<IIQQ", attributes, 0, _PERF_TYPE_SOFTWARE, size, _PERF_COUNT_SW_CPU_CLOCK, hertz)
+    struct.pack_into("<Q", attributes, 40, _PERF_ATTR_FREQ)
+    return _open_event(attributes, program, tid, -1)
+
+
 def attach_uprobe(program: int, path: str, offset: int, returns: bool) -> int:
     """Attach to an offset in a file, in every process that maps it; returns the event's descriptor.
 
@@ -185,8 +198,13 @@ def attach_uprobe(program: int, path: str, offset: int, returns: bool) -> int:
     attributes = bytearray(size)
     struct.pack_into("<IIQ", attributes, 0, event_type, size, config)
     struct.pack_into("<QQ", attributes, 56, c.addressof(name), offset)
-    buffer = (c.c_char * size).from_buffer(attributes)
-    fd = _check(_libc.syscall(_NR_PERF_EVENT_OPEN, buffer, -1, 0, -1, c.c_ulong(_PERF_FLAG_FD_CLOEXEC)))
+    return _open_event(attributes, program, -1, 0)
+
+
+def _open_event(attributes: bytearray, program: int, tid: int, cpu: int) -> int:
+    buffer = (c.c_char * len(attributes)).from_buffer(attributes)
+    flags = c.c_ulong(_PERF_FLAG_FD_CLOEXEC)
+    fd = _check(_libc.syscall(_NR_PERF_EVENT_OPEN, buffer, tid, cpu, -1, flags))
     try:
         _check(_libc.ioctl(fd, c.c_ulong(_PERF_EVENT_IOC_SET_BPF), c.c_ulong(program)))
         _check(_libc.ioctl(fd, c.c_ulong(_PERF_EVENT_IOC_ENABLE), c.c_ulong(0)))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from whyidle_daemon.awaits import awaited
 from whyidle_daemon.facts import Site, StackSample
@@ -53,6 +53,7 @@ class StackSampler:
         self._done: dict[int, int] = {}  # tid -> since_ns of the wait that was read
         self._budget = float(READS_PER_S)
         self._last_ns = 0
+        self.running: Container[int] = ()  # threads that never sleep: read while they run
         self.reads = 0
         self.dropped = 0
 
@@ -94,7 +95,7 @@ class StackSampler:
             thread = self._look(tid)
             if thread is None or not self._wanted(thread):
                 continue
-            long = now_ns - thread.last_ns >= LONG_WAIT_NS
+            long = thread.state > Wait.RUNQUEUE and now_ns - thread.last_ns >= LONG_WAIT_NS
             if not long and self._budget < READS_PER_S / 2:
                 continue
             for _ in range(1 if long else SHORT_TRIES):
@@ -114,11 +115,11 @@ class StackSampler:
 
     def _wanted(self, thread: Glance) -> bool:
         return (
-            thread.state > Wait.RUNQUEUE
+            (thread.state > Wait.RUNQUEUE or thread.tid in self.running)
             and not thread.end_ns
             and not thread.wake_ns
             and thread.pid in self._readers
-            and self._done.get(thread.tid) != thread.last_ns
+            and (self._done.get(thread.tid) != thread.last_ns or thread.state == Wait.RUNNING)
         )
 
     def _read(self, thread: Glance, long: bool) -> StackSample | None:
@@ -148,8 +149,9 @@ class StackSampler:
         frame = frames[own]
         text = tuple(_text(f) for f in frames[:MAX_STACK])
         site = Site(frame.function, frame.file, frame.line, text)
+        wait = thread.state if thread.state != Wait.RUNQUEUE else Wait.RUNNING
         peer = thread.peer if thread.state in SOCKET_WAITS else NO_PEER
-        sample = StackSample(thread.pid, thread.tid, thread.last_ns, site, loop, thread.state, peer)
+        sample = StackSample(thread.pid, thread.tid, thread.last_ns, site, loop, wait, peer)
         self._latest[thread.tid] = sample
         return sample
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from whyidle_daemon.facts import Site, StackSample
-from whyidle_probes.events import Peer
+from whyidle_probes.events import Peer, Wait
 
 MAX_SAMPLES = 8192
 MAX_OF_A_THREAD = 64
@@ -110,7 +110,7 @@ class Sites:
             self._stacks[place] = _clipped(site)
         thread = sample.pid, sample.tid
         kept = self._samples.setdefault(thread, [])
-        if kept and kept[-1].since_ns == sample.since_ns:
+        if kept and kept[-1].since_ns == sample.since_ns and sample.wait != Wait.RUNNING:
             kept.pop()
             self._count -= 1
         kept.append(_Sample(sample.since_ns, place, sample.wait, sample.peer))

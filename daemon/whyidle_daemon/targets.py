@@ -37,9 +37,10 @@ from whyidle_daemon.recording.output import Output
 from whyidle_daemon.recording.reader import ordered
 from whyidle_daemon.recording.recorder import RecordedObservation, Recorder
 from whyidle_daemon.sampler import StackSampler
+from whyidle_daemon.spins import HERTZ, Spins
 from whyidle_daemon.stalls import Stall, StallTracker
 from whyidle_daemon.states import peer_object, state_of
-from whyidle_probes.events import Event, Exec, Exit, Fork, Library, NameLookup, Slice, Stat
+from whyidle_probes.events import Event, Exec, Exit, Fork, Glance, Library, NameLookup, Slice, Stat
 from whyidle_probes.syscalls import syscall_name
 from whyidle_wire.records import StallEvent
 
@@ -84,6 +85,8 @@ class Target:
         self._unmapped: dict[int, int] = {}
         self._watched: list[int] = []
         self._stalls = StallTracker()
+        self._spins = Spins()
+        self._clocks: dict[int, int] = {}  # of threads that never sleep
         self._next_watch_ns = 0
         self._sampler = StackSampler(kernel.glance, self._set_gil)
         self._baseline = kernel.stats()
@@ -162,6 +165,8 @@ class Target:
             # Those that lead a process first: what they wait for, somebody waits for. Then the rest in turn.
             threads.sort(key=lambda t: (t.tid != t.pid, t.last_ns))
             self._watched = [thread.tid for thread in threads[:_WATCHED_THREADS]]
+            self._sampler.running = self._clocks.keys()
+            self._set_clocks(threads, now)
         for sample in self._sampler.sample(self._watched, now):
             self.observation.add(sample)
 
@@ -265,8 +270,20 @@ class Target:
         """Stop observing."""
         if self._recorder is not None:
             self._recorder.close()
+        for clock in self._clocks.values():
+            os.close(clock)
+        self._clocks.clear()
         self._sampler.close()
         self._kernel.untrack(self.number)
+
+    def _set_clocks(self, threads: list[Glance], now: int) -> None:
+        wanted = self._spins.update(threads, now)
+        for tid in [tid for tid in self._clocks if tid not in wanted]:
+            os.close(self._clocks.pop(tid))
+        for tid in wanted - self._clocks.keys():
+            clock = self._kernel.attach_clock(tid, HERTZ)
+            if clock is not None:
+                self._clocks[tid] = clock
 
     def _set_gil(self, pid: int, start: int, end: int) -> None:
         with contextlib.suppress(OSError):  # the table is full: the GIL then counts as a lock

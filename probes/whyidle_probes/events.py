@@ -131,6 +131,7 @@ class Thread(NamedTuple):
     """Totals of one thread since ``first_ns``, and what it has been doing since ``last_ns``.
 
     ``ns`` and ``count`` are indexed by :class:`Wait`; ``ns`` does not yet hold the time since ``last_ns``.
+    ``clock_samples`` of its CPU time were taken, ``polling_samples`` of these in a poll that does not wait.
     ``end_ns`` is 0 while the thread lives.
     """
 
@@ -154,6 +155,8 @@ class Thread(NamedTuple):
     comm: str
     ns: tuple[int, ...]
     count: tuple[int, ...]  # type: ignore[assignment] # hides tuple.count, which nobody wants here
+    clock_samples: int = 0
+    polling_samples: int = 0
 
     def totals_at(self, now_ns: int) -> list[int]:
         """``ns`` with the current, unfinished interval added: sums to ``now_ns - first_ns`` exactly.
@@ -188,6 +191,7 @@ class Glance(NamedTuple):
     syscall: int
     fd: int
     peer: Peer
+    running_ns: int  # on a CPU, before ``last_ns``
 
     @property
     def wait(self) -> tuple[int, int, int]:
@@ -309,8 +313,8 @@ Event = Slice | Thread | Fork | Exec | Exit | Library | Gap | NameLookup
 _PEER = "16s16sHHBBBB"
 _HEADER = struct.Struct("<II")
 _SLICE = struct.Struct("<IIIIQQQQQIIHHi" + _PEER)
-_THREAD = struct.Struct("<QIIIIQQQQQQQIIHHi" + _PEER + "16s32Q32IQ")
-_GLANCE = struct.Struct("<8xII16xQQQ32xHHi" + _PEER)
+_THREAD = struct.Struct("<QIIIIQQQQQQQIIHHi" + _PEER + "16s32Q32IIIQ")
+_GLANCE = struct.Struct("<8xII16xQQQ32xHHi" + _PEER + "16xQ")
 _FORK = struct.Struct("<IIQII16s")
 _EXEC = struct.Struct("<IIQII16s64sQ")
 _EXIT = struct.Struct("<IIQIiQ16s")
@@ -358,13 +362,13 @@ def decode_thread(data: bytes | memoryview, offset: int = 0) -> Thread | None:
     if f[0] != f[-1]:
         return None
     peer = Peer(*f[17:25])
-    return Thread._make((*f[1:17], peer, _text(f[25]), f[26:58], f[58:90]))
+    return Thread._make((*f[1:17], peer, _text(f[25]), f[26:58], f[58:90], f[90], f[91]))
 
 
 def decode_glance(data: bytes) -> Glance:
     """Decode the part of a ``wi_thread`` that says what the thread is doing now."""
     f = _GLANCE.unpack_from(data)
-    return Glance._make((*f[:8], Peer(*f[8:])))
+    return Glance._make((*f[:8], Peer(*f[8:16]), f[16]))
 
 
 def decode_engine(key: bytes, value: bytes) -> Engine:

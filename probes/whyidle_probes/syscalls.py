@@ -148,3 +148,9 @@ def syscall_name(number: int) -> str | None:
 def number_of(name: str, machine: str | None = None) -> int:
     """Raises :class:`ValueError` when the architecture has no such syscall."""
     return names(machine).index(name)
+
+
+def find_number(name: str) -> int:
+    """As :func:`number_of`; -1 when this architecture has no such syscall."""
+    known = names(None)
+    return known.index(name) if name in known else -1

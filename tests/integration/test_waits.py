@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 
 import pytest
 
@@ -312,6 +313,46 @@ def test_how_a_connection_ended_a_wait(run_observed, linger, state):
     slices = run_observed.probe.slices(program.pid)
     ends = [s.peer.tcp_end for s in slices if s.tid == program.pid and s.state == Wait.TCP]
     assert ends[-1] == state
+
+
+@pytest.mark.parametrize(
+    ("call", "polls"),
+    [
+        ("select.select([r], [], [], 0)", True),
+        ("poller.poll(0)", True),
+        ("epoll.poll(0)", True),
+        ("sum(range(100))", False),
+        ("os.getppid()", False),
+    ],
+)
+def test_a_clock_tells_a_spin_from_work(run_observed, call, polls):
+    """Answers of a thread that never sleeps: inside a poll that does not wait, or anywhere else."""
+    program = run_observed.start(
+        f"""
+        import os, select, time
+        r, w = os.pipe()
+        poller, epoll = select.poll(), select.epoll()
+        poller.register(r), epoll.register(r)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        while time.thread_time() < 1:
+            {call}
+        """
+    ).go()
+    assert program.line() == "ready"
+    clock = run_observed.probe.kernel.attach_clock(program.pid, 999)
+    assert clock is not None
+    program.go()
+    assert program.join() == 0
+    os.close(clock)
+    thread = run_observed.probe.exit_of(program.pid)
+    assert thread.clock_samples > 100
+    if polls:
+        assert (
+            thread.polling_samples > thread.clock_samples / 25
+        )  # the loop and the clock it reads are the rest
+    else:
+        assert thread.polling_samples == 0
 
 
 def test_short_socket_waits_are_summed_by_peer(run_observed):

@@ -96,7 +96,7 @@ def _layout(cls: type[Any], text: str) -> Layout:
 _THREAD = (
     "pid:uint tid:uint target:uint flags:uint first_ns:time last_ns:time wake_ns:time end_ns:time arg:uint "
     "inode:uint engine:uint waker_pid:uint waker_tid:uint state:wait syscall:uint fd:int peer:peer comm:text "
-    "ns:waits count:waits"
+    "ns:waits count:waits clock_samples:uint polling_samples:uint"
 )
 
 LAYOUTS: Final[dict[int, Layout]] = {

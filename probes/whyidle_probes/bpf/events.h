@@ -143,6 +143,8 @@ struct wi_thread {
 	char comm[WI_COMM];
 	unsigned long long ns[WI_STATES];
 	unsigned int count[WI_STATES];
+	unsigned int clock_samples;   /* how often it was found on a CPU, while a clock asked */
+	unsigned int polling_samples; /* and in a poll with a time-out of zero */
 	unsigned long long begun;  /* seqlock: written first */
 };
 #define WI_THREAD_PREEXISTING 1 /* was there when tracking began */

@@ -24,7 +24,7 @@ from typing import Any, Iterator
 BPF = Path(__file__).parent.parent / "bpf"
 SOURCES = (
     "events.h common.h wait.h slice.h sched_switch.bpf.c sched_waking.bpf.c process.bpf.c tasks.bpf.c "
-    "mapped.bpf.c llama.bpf.c lookup.bpf.c"
+    "mapped.bpf.c oncpu.bpf.c llama.bpf.c lookup.bpf.c"
 ).split()
 _STDERR_LINES = 6
 _MAX_REQUEST = 1 << 16
@@ -101,7 +101,7 @@ def load_one(libbpf: Any, types: Any, module: Any, program: Any) -> Iterator[tup
         btf_id = types.tracepoint(program.attach)
     elif program.kind == "iterator":
         btf_id = types.id_of("bpf_iter_" + program.attach, FUNC)
-    if program.kind != "uprobe" and not btf_id:
+    if program.kind in ("tracepoint", "iterator") and not btf_id:
         raise RefusalError(
             "no_tracepoint",
             f"this kernel has no {program.kind} {program.attach}",
@@ -110,7 +110,7 @@ def load_one(libbpf: Any, types: Any, module: Any, program: Any) -> Iterator[tup
     try:
         fd = load(libbpf, program, module.dump_func(program.function.encode()), btf_id)
         yield "program:" + program.function, fd
-        if program.kind != "uprobe":
+        if btf_id:
             yield "link:" + program.function, attach(libbpf, program, fd)
     except LoadError as error:
         if error.number == errno.EPERM:

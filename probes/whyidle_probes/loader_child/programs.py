@@ -10,7 +10,7 @@ import ctypes as c
 import os
 from typing import Any, NamedTuple
 
-_KPROBE, _TRACING = 2, 26
+_KPROBE, _PERF_EVENT, _TRACING = 2, 7, 26
 _TRACE_RAW_TP, _TRACE_ITER = 23, 28
 _LOG_SIZE = 1 << 20
 _LOG_LINES = 12
@@ -32,7 +32,7 @@ class Program(NamedTuple):
     """One program: its function, how it attaches, and to what."""
 
     function: str
-    kind: str  # "tracepoint", "iterator" or "uprobe"
+    kind: str  # "tracepoint", "iterator"; "uprobe" and "clock" are attached later, where they are needed
     attach: str
     optional: bool = False
 
@@ -66,8 +66,12 @@ class _Options(c.Structure):
 
 def load(lib: Any, program: Program, code: bytes, btf_id: int) -> int:
     """Load one program and return its descriptor. Raises :class:`LoadError` with the verifier's words."""
-    kind = _KPROBE if program.kind == "uprobe" else _TRACING
-    attach = {"tracepoint": _TRACE_RAW_TP, "iterator": _TRACE_ITER, "uprobe": 0}[program.kind]
+    kind, attach = {
+        "tracepoint": (_TRACING, _TRACE_RAW_TP),
+        "iterator": (_TRACING, _TRACE_ITER),
+        "uprobe": (_KPROBE, 0),
+        "clock": (_PERF_EVENT, 0),
+    }[program.kind]
     lib.bpf_prog_load.argtypes = (c.c_int, c.c_char_p, c.c_char_p, c.c_char_p, c.c_size_t, c.c_void_p)
     log = None
     for level in (0, 1):  # the log costs time and memory: only when it is needed

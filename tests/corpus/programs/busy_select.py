@@ -5,7 +5,7 @@ import socket
 
 import truth
 
-EXPECT = {"findings": [("busy_polling", None, None)]}
+EXPECT = {"findings": [("busy_polling", "search", None)]}
 
 
 def search():

@@ -27,6 +27,7 @@ NS = 1_000_000_000
 READS_PER_S = 40
 LONG_WAIT_NS = 2_000_000  # shorter ones may well be over before they are read
 SHORT_TRIES = 3
+LOOKS = 8  # 3 µs each
 MAX_TASKS = 64  # of an asyncio loop: 6 ms
 DISCOVER_AT_S = (0.0, 0.1, 0.4, 1.5, 5.0)  # after an exec: libpython is mapped some time into it
 DISCOVER_PER_TURN = 8
@@ -92,8 +93,8 @@ class StackSampler:
         for tid in tids:
             if self._budget < 1:
                 break
-            thread = self._look(tid)
-            if thread is None or not self._wanted(thread):
+            thread = self._caught(tid)
+            if thread is None:
                 continue
             long = thread.state > Wait.RUNQUEUE and now_ns - thread.last_ns >= LONG_WAIT_NS
             if not long and self._budget < READS_PER_S / 2:
@@ -112,6 +113,26 @@ class StackSampler:
     def close(self) -> None:
         for pid in list(self._readers):
             self.forget(pid)
+
+    def _caught(self, tid: int) -> Glance | None:
+        """A thread that sleeps in a wait not read yet; one that is awake just now gets a few more looks."""
+        for _ in range(LOOKS):
+            thread = self._look(tid)
+            if thread is None:
+                return None
+            if self._wanted(thread):
+                return thread
+            if thread.state > Wait.RUNQUEUE:
+                return None
+        return None
+
+    def _again(self, thread: Glance) -> bool:
+        """Whether a thread is, or soon is, in a wait of the same kind again."""
+        for _ in range(LOOKS):
+            after = self._look(thread.tid)
+            if after is not None and after.wait == thread.wait:
+                return True
+        return False
 
     def _wanted(self, thread: Glance) -> bool:
         return (
@@ -138,10 +159,12 @@ class StackSampler:
             elif error.reason != "no_thread":
                 self.dropped += long
             return None
-        after = self._look(thread.tid)
-        same = after is not None and after.wait == thread.wait
-        if not same or (long and after is not None and after.last_ns != thread.last_ns):
-            self.dropped += long  # it ran meanwhile: the stack may be of two moments
+        if long:
+            after = self._look(thread.tid)
+            if after is None or after.last_ns != thread.last_ns or after.state != thread.state:
+                self.dropped += 1  # it ran meanwhile: the stack may be of two moments
+                return None
+        elif not self._again(thread):
             return None
         own = own_frame(frames)
         if own is None:

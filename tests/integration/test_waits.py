@@ -84,7 +84,9 @@ def test_network_wait_names_its_peer(run_observed, wait, timeout, calls, host, f
         s for s in run_observed.probe.slices(program.pid) if s.tid == program.pid and s.state == Wait.TCP
     ]
     long = [s for s in found if s.blocked_ns >= WAIT_S * NS / 5]
-    assert len(long) == 3
+    # On a busy host the answer may be there before the thread asks: then it was kept from asking.
+    awake = waits(thread, Wait.RUNNING, Wait.RUNQUEUE)
+    assert (3 - len(long)) * WAIT_S * 0.8 <= awake
     for s in long:
         raw = s.peer.remote[:4] if family == 2 else s.peer.remote
         assert ipaddress.ip_address(raw) == ipaddress.ip_address(host)
@@ -170,7 +172,8 @@ def test_every_kind_of_wait(run_observed, code, kind):
     # The timer starts before the wait does: on a busy host the thread may run or queue for much of its 50 ms.
     awake = waits(thread, Wait.RUNNING, Wait.RUNQUEUE)
     assert asleep.get(kind, 0) >= WAIT_S - awake, (asleep, awake)
-    assert max(asleep, key=lambda k: asleep[k]) == kind
+    if awake < WAIT_S:
+        assert max(asleep, key=lambda k: asleep[k]) == kind
 
 
 def test_preemption_is_runqueue(run_observed):

@@ -9,7 +9,7 @@ import truth
 EXPECT = {"findings": [], "also": ["blocking_disk"]}
 
 PAGE = 4096
-PAGES = 16384
+PAGES = 4096  # of which 256 are touched: where each of the waits ends is known to some 20 µs
 path = Path(os.environ["WHYIDLE_FOLDER"], "weights")
 with path.open("wb+") as file:
     for _ in range(PAGES // 256):

@@ -22,6 +22,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -94,6 +95,17 @@ def cpu_for(seconds: float) -> None:
     end = time.thread_time() + seconds
     while time.thread_time() < end:
         pass
+
+
+def on_its_own(body: Callable[[], None]) -> None:
+    """Run ``body`` as a thread of its own, and wait for it.
+
+    The main thread has waited for the same thing before: where nothing is cached yet, its imports came from
+    the disk.
+    """
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
 
 
 def delayed(tid: int, seconds: float) -> None:

@@ -14,13 +14,15 @@ from whyidle_daemon.kernel import Kernel
 from whyidle_probes.events import Event, Slice, Thread
 
 
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
+def wait_until(
+    condition: Callable[[], object], what: str, timeout_s: float = 30.0, every_s: float = 0.005
+) -> None:
     """Wait for a condition, never for luck; the time-out is only there to end a broken test."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {timeout_s} s for {what}")
-        time.sleep(0.005)
+        time.sleep(every_s)
 
 
 class Program:

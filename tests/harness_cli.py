@@ -14,6 +14,7 @@ from harness import wait_until
 from whyidle_wire.client import Client
 
 BIN = Path(sys.executable).parent
+NO_DISCOVERY = "[discovery]\nenabled = false\n"  # of what else runs on this machine
 
 
 def whyidle(*arguments: str | Path, timeout: float = 90) -> subprocess.CompletedProcess[str]:
@@ -31,12 +32,16 @@ def whyidle(*arguments: str | Path, timeout: float = 90) -> subprocess.Completed
 class Daemon:
     """A ``whyidled`` on its own socket; stopped or killed by its own PID."""
 
-    def __init__(self, folder: Path, wait: bool = True) -> None:
+    def __init__(self, folder: Path, wait: bool = True, config: str = NO_DISCOVERY) -> None:
         self.socket = folder / "w.sock"
+        self.config = folder / "config.toml"
+        self.config.write_text(config)
         self._log = folder / f"daemon-{len(list(folder.iterdir()))}.log"
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [BIN / "whyidled", "--socket", str(self.socket), "-v"], stderr=log, stdin=subprocess.DEVNULL
+                [BIN / "whyidled", "--socket", self.socket, "--config", self.config, "-v"],
+                stderr=log,
+                stdin=subprocess.DEVNULL,
             )
         if wait:
             wait_until(

@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "run": "run a command observed from its first instruction, and report",
     "attach": "observe processes that already run, and report",
     "report": "the report of a recording",
+    "ps": "list what the system daemon observes",
     "watch": "stream what the daemon finds",
     "doctor": "say what this host can and cannot do, and how to fix it",
     "schema": "print the wire format and the report's schema",

@@ -1,7 +1,8 @@
 """One connected client: frames in, frames out, and never more memory than its queue.
 
 A client that reads too slowly loses the oldest streamed records and is told how many; answers are never
-dropped. Nothing here waits for a client, so a stuck one costs the daemon its queue and no time.
+dropped, but a client that asks on and on and reads none of them is. Nothing here waits for a client, so a
+stuck one costs the daemon its queue and no time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import cast
 
-from whyidle_daemon.recording.output import NOBODY, Owner
+from whyidle_daemon.access import NOBODY, Budget, Peer, Scope
+from whyidle_daemon.recording.output import Owner
 from whyidle_wire.codec import MAX_TO_DAEMON, FrameReader, encode
 from whyidle_wire.errors import WireError
 from whyidle_wire.records import Dropped, Failure, FailureCode, Record
@@ -23,7 +25,10 @@ log = logging.getLogger(__name__)
 
 QUEUE_RECORDS = 1024
 QUEUE_BYTES = 4 << 20
+MAX_ANSWERS = 256
 _SOCKET_BYTES = 256 << 10
+_SO_PEERGROUPS = 59
+_MAX_GROUPS = 256  # what Python's getsockopt has room for
 
 
 class Client(asyncio.Protocol):
@@ -46,10 +51,14 @@ class Client(asyncio.Protocol):
         self.dropped_total = 0
         self.name = "?"
         self.greeted = False
+        self.peer = NOBODY
+        self.scope = Scope.NONE
+        self.budget: Budget | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own class does not derive from it
         self._transport.set_write_buffer_limits(high=_SOCKET_BYTES)
+        self.peer = _peer(self._transport.get_extra_info("socket"))
         self._on_open(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -81,6 +90,9 @@ class Client(asyncio.Protocol):
         """Send something that the client asked for: it is never dropped."""
         self._answers.append(encode(record))
         self._flush()
+        if len(self._answers) > MAX_ANSWERS:
+            log.warning("client %r of user %d reads none of its answers: dropped", self.name, self.peer.uid)
+            self.abort()
 
     def fail(self, request: int, code: str, message: str, hint: str) -> None:
         self.answer(Failure(request, code, message, hint))
@@ -98,18 +110,21 @@ class Client(asyncio.Protocol):
 
     @property
     def owner(self) -> Owner:
-        """The user and group of the process that connected; nobody when it has gone."""
-        if self._transport is None:
-            return NOBODY
-        connected = self._transport.get_extra_info("socket")
-        size = struct.calcsize("3I")
-        peer = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        return Owner(*struct.unpack("3I", peer)[1:])
+        """The user and group of the process that connected."""
+        return Owner(self.peer.uid, self.peer.gid)
 
     def close(self) -> None:
         """Close after what is being sent."""
         if self._transport is not None:
             self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once, whatever it has not read yet."""
+        self._answers.clear()
+        self._stream.clear()
+        self._stream_bytes = 0
+        if self._transport is not None:
+            self._transport.abort()
 
     @property
     def queued_bytes(self) -> int:
@@ -129,3 +144,14 @@ class Client(asyncio.Protocol):
             frame = self._stream.popleft()
             self._stream_bytes -= len(frame)
             transport.write(frame)
+
+
+def _peer(connected: socket.socket) -> Peer:
+    """Who connected, as the kernel noted it then: nothing that the client says."""
+    size = struct.calcsize("3i")
+    pid, uid, gid = struct.unpack("3I", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    try:
+        raw = connected.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _MAX_GROUPS)
+    except OSError:  # a socket pair has none
+        raw = b""
+    return Peer(pid, uid, gid, struct.unpack(f"{len(raw) // 4}I", raw))

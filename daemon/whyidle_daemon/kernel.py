@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from whyidle_daemon import libbpf
 from whyidle_probes import events
-from whyidle_probes.events import Engine, Event, Glance, ShortWaits, Stat, Thread
+from whyidle_probes.events import Engine, Event, Glance, Notice, ShortWaits, Stat, Thread
 from whyidle_probes.loader import Probes
 
 DEFAULT_SLICE_NS = 1_000_000
@@ -38,6 +38,8 @@ class Kernel:
         self._gils = libbpf.Map(probes.map("gils"), 4, sizes["wi_range"])
         self._config = libbpf.Map(probes.map("config"), 4, sizes["wi_config"])
         self._stats = libbpf.Map(probes.map("stats"), 4, 8)
+        self._noticed = libbpf.Map(probes.map("noticed"), 4, 4)
+        self._notice = libbpf.Map(probes.map("notice"), 4, 4)
         self._self_pid = self_pid
         self._on_event = on_event
         self.events = libbpf.RingBuffer(probes.map("events"), self._handle)
@@ -68,6 +70,23 @@ class Kernel:
                 return
             before = found
             libbpf.run_iterator(self._probes.link("wi_tasks"))
+
+    def target_of(self, pid: int) -> int | None:
+        """The target that a process belongs to, as one of its roots or by descent."""
+        value = self._processes.get(_U32.pack(pid))
+        return _U32.unpack(value)[0] if value is not None else None
+
+    def notice(self, on: bool) -> None:
+        """Notice processes that nobody observes when they call exec or map an engine's library."""
+        self._notice.set(_U32.pack(0), _U32.pack(Notice.ARMED if on else Notice.OFF))
+
+    def noticed(self) -> list[int]:
+        """Take the processes noticed since the last call that are alive; the next one sends Noticed again.
+
+        At most 4096 are kept; of more, the latest.
+        """
+        self.notice(True)  # before they are taken: what comes meanwhile is in these or is announced
+        return [_U32.unpack(key)[0] for key, _ in self._noticed.drain()]
 
     def set_gil(self, pid: int, start: int, end: int) -> None:
         """A futex of ``pid`` at an address in this range is the GIL; forgotten at exec and exit."""
@@ -175,9 +194,10 @@ class Kernel:
         """
         enter = self._probes.program(f"wi_{kind}_enter")
         leave = self._probes.program(f"wi_{kind}_return")
+        attach = libbpf.link_uprobe if self._probes.uprobe_multi else libbpf.attach_uprobe
         # The return first: an entry without a return would look like an endless call.
-        returned = libbpf.attach_uprobe(leave, path, offset, returns=True)
-        return returned, libbpf.attach_uprobe(enter, path, offset, returns=False)
+        returned = attach(leave, path, offset, returns=True)
+        return returned, attach(enter, path, offset, returns=False)
 
     def _handle(self, data: bytes) -> None:
         try:

@@ -15,6 +15,8 @@ from typing import Any
 
 ANY, NOEXIST = 0, 1
 _PERF_EVENT_IOC_ENABLE, _PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408
+_NR_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
+_BPF_LINK_CREATE, _TRACE_UPROBE_MULTI, _UPROBE_MULTI_RETURN = 28, 48, 1
 _NR_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}[os.uname().machine]
 _PERF_FLAG_FD_CLOEXEC = 8
 _PERF_TYPE_SOFTWARE, _PERF_COUNT_SW_CPU_CLOCK, _PERF_ATTR_FREQ = 1, 0, 1 << 10
@@ -180,6 +182,16 @@ def attach_clock(program: int, tid: int, hertz: int) -> int:
     struct.pack_into("<IIQQ", attributes, 0, _PERF_TYPE_SOFTWARE, size, _PERF_COUNT_SW_CPU_CLOCK, hertz)
     struct.pack_into("<Q", attributes, 40, _PERF_ATTR_FREQ)
     return _open_event(attributes, program, tid, -1)
+
+
+def link_uprobe(program: int, path: str, offset: int, returns: bool) -> int:
+    """:func:`attach_uprobe` by a link (6.6 and later): needs no privilege beyond the loaded program."""
+    name, offsets = c.create_string_buffer(os.fsencode(path)), struct.pack("=Q", offset)
+    at = c.create_string_buffer(offsets, len(offsets))
+    flags = _UPROBE_MULTI_RETURN if returns else 0
+    link = (program, 0, _TRACE_UPROBE_MULTI, 0)
+    request = struct.pack("=4I4Q3I4x", *link, c.addressof(name), c.addressof(at), 0, 0, 1, flags, 0)
+    return _check(_libc.syscall(_NR_BPF, c.c_ulong(_BPF_LINK_CREATE), request, c.c_ulong(len(request))))
 
 
 def attach_uprobe(program: int, path: str, offset: int, returns: bool) -> int:

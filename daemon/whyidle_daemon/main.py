@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import errno
-import fcntl
-import grp
 import logging
 import os
 import signal
 import socket
-import stat
 import sys
 from pathlib import Path
 
 import uvloop
+from msgspec import structs
 
+from whyidle_daemon import config as configuration
+from whyidle_daemon import privileges, sockets
+from whyidle_daemon.config import Config, ConfigError
+from whyidle_daemon.errors import StartError
 from whyidle_daemon.kernel import Kernel
 from whyidle_daemon.proc import Proc
-from whyidle_daemon.server import DEFAULT_STALL_S, VERSION, Server
+from whyidle_daemon.server import VERSION, Server
+from whyidle_daemon.systemd import Watchdog, notify, reloading, set_up_logging
 from whyidle_daemon.targets import Targets
 from whyidle_probes.loader import LoaderError, ProbeConfig, load_probes
 
 DEFAULT_SOCKET = Path("/run/whyidle/whyidle.sock")
-GROUP = "whyidle"
 EXIT_HOST = 3
 log = logging.getLogger("whyidled")
 
@@ -33,25 +33,22 @@ EXAMPLES = """\
 examples:
   whyidled                            serve on /run/whyidle/whyidle.sock
   whyidled --socket /tmp/w.sock -v    serve elsewhere, and say what is going on
+  whyidled --check-config             is /etc/whyidle/config.toml good?
+
+SIGHUP reads the configuration again; one with a mistake is refused and logged.
 """
-
-
-class StartError(Exception):
-    """The daemon cannot start: what happened, what to do, and the exit code."""
-
-    def __init__(self, message: str, fix: str, code: int = 1) -> None:
-        super().__init__(message)
-        self.fix = fix
-        self.code = code
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 stopped, 1 failed, 2 usage, 3 this host cannot."""
     options = _parser().parse_args(arguments)
-    level = logging.INFO if options.verbose else logging.WARNING
-    logging.basicConfig(level=level, format="whyidled: %(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        return uvloop.run(_serve(options))
+        config = _configured(options)
+        if options.check_config:
+            print(f"{options.config or configuration.DEFAULT_PATH}: good")
+            return 0
+        set_up_logging(_level(options, config))
+        return uvloop.run(_serve(options, config))
     except StartError as error:
         print(f"whyidled: {error}\n  {error.fix}", file=sys.stderr)
         return error.code
@@ -66,17 +63,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--socket", type=Path, default=DEFAULT_SOCKET, metavar="PATH", help="where to listen")
     parser.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"configuration (default: {configuration.DEFAULT_PATH})"
+    )
+    parser.add_argument("--check-config", action="store_true", help="say whether it is good, and end")
+    parser.add_argument(
         "--connection-fd", type=int, metavar="FD", help="serve one client on this connected socket, then end"
     )
     parser.add_argument(
-        "--max-threads", type=_count, default=16384, metavar="N", help="threads tracked at once"
+        "--max-threads",
+        type=_count,
+        metavar="N",
+        help="threads tracked at once (default: 16384, or as configured)",
     )
     parser.add_argument(
         "--stall-threshold",
         type=_seconds,
-        default=DEFAULT_STALL_S,
         metavar="S",
-        help="report a wait that lasts this long while it lasts (default: 1)",
+        help="report a wait that lasts this long while it lasts (default: 1, or as configured)",
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="log what is going on")
     parser.add_argument("--version", action="version", version=f"whyidled {VERSION}")
@@ -97,112 +100,105 @@ def _count(text: str) -> int:
     return value
 
 
-async def _serve(options: argparse.Namespace) -> int:
+def _configured(options: argparse.Namespace) -> Config:
+    """The file's values, and the command line's over them. A private daemon has no file."""
+    if options.connection_fd is not None and options.config is None:
+        config = Config()
+    else:
+        try:
+            config = configuration.load(options.config)
+        except ConfigError as error:
+            raise StartError(
+                str(error), "correct it; whyidled --check-config says whether it is good", 2
+            ) from None
+    given = {
+        "max_threads": options.max_threads,
+        "stall_threshold_s": options.stall_threshold,
+    }
+    daemon = structs.replace(
+        config.daemon, **{key: value for key, value in given.items() if value is not None}
+    )
+    return structs.replace(config, daemon=daemon)
+
+
+def _level(options: argparse.Namespace, config: Config) -> int:
+    """A private daemon speaks only when something is wrong: its words are the command's."""
+    if options.connection_fd is not None:
+        return logging.INFO if options.verbose else logging.WARNING
+    return logging.DEBUG if options.verbose else getattr(logging, config.daemon.log_level.upper())
+
+
+async def _serve(options: argparse.Namespace, config: Config) -> int:
     loop = asyncio.get_running_loop()
     private = options.connection_fd is not None
-    listener = None if private else _bind(options.socket)
+    activated = None if private else sockets.from_systemd()
+    bound = None if private or activated else sockets.bind(options.socket, config.access.group)
+    listener = activated or bound
     try:
-        probes = load_probes(ProbeConfig(max_threads=options.max_threads))
+        probes = load_probes(ProbeConfig(max_threads=config.daemon.max_threads))
     except LoaderError as error:
-        if listener is not None:
-            _remove(options.socket)
+        if bound is not None:
+            sockets.remove(options.socket)
         raise StartError(str(error), error.fix, EXIT_HOST) from None
+    if not private:
+        _drop_privileges(probes.uprobe_multi)
     proc = Proc()
     targets = Targets(lambda on_event: Kernel(probes, on_event, os.getpid()), proc)
     over = asyncio.Event()
-    server = Server(targets, proc, on_idle=over.set if private else None, stall_s=options.stall_threshold)
+    serving: asyncio.Server | None = None  # kept: uvloop stops listening when nobody holds it
+    server = Server(targets, proc, config, on_idle=over.set if private else None)
     server.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, over.set)
     if private:
         # A Ctrl-C is for the observed command; this daemon ends when its only client is gone.
         loop.add_signal_handler(signal.SIGINT, lambda: None)
-        await loop.create_unix_connection(server.connection, sock=_connected(options.connection_fd))
+        await loop.create_unix_connection(server.connection, sock=sockets.connected(options.connection_fd))
     else:
         assert listener is not None
-        await loop.create_unix_server(server.connection, sock=listener)
-    log.info(
-        "probes attached%s", f"; this kernel lacks {', '.join(probes.missing)}" if probes.missing else ""
-    )
-    _notify_ready()
+        sockets.open_to(listener, config.access.others != "none")
+        loop.add_signal_handler(signal.SIGHUP, _reload, options, server, listener)
+        serving = await loop.create_unix_server(server.connection, sock=listener)
+    lacks = f"; this kernel lacks {', '.join(probes.missing)}" if probes.missing else ""
+    log.info("probes attached%s", lacks)
+    watchdog = Watchdog()
+    notify("READY=1", f"STATUS=probes attached{lacks}")
+    watchdog.start()
     try:
         await over.wait()
     finally:
+        notify("STOPPING=1")
+        watchdog.stop()
+        if serving is not None:
+            serving.close()
         server.close()
         targets.libraries.close()
         targets.kernel.close()
-        if not private:
-            _remove(options.socket)
+        if bound is not None:
+            sockets.remove(options.socket)
     return 0
 
 
-def _connected(fd: int) -> socket.socket:
+def _reload(options: argparse.Namespace, server: Server, listener: socket.socket) -> None:
+    """SIGHUP: use the file as it is now, or go on as before."""
+    reloading()
     try:
-        connection = socket.socket(fileno=fd)
-        connection.getpeername()
+        config = _configured(options)
+    except StartError as error:
+        log.error("not reloaded, the configuration stays as it was: %s", error)
+    else:
+        logging.getLogger().setLevel(_level(options, config))
+        sockets.open_to(listener, config.access.others != "none")
+        server.reload(config)
+        log.info("configuration reloaded")
+    notify("READY=1")
+
+
+def _drop_privileges(uprobe_multi: bool) -> None:
+    try:
+        privileges.drop(privileges.kept(uprobe_multi))
     except OSError as error:
-        message = f"file descriptor {fd} is not a connected socket: {error.strerror}"
-        raise StartError(message, "--connection-fd is for whyidle run; use --socket", 2) from None
-    connection.setblocking(False)
-    return connection
-
-
-def _bind(path: Path) -> socket.socket:
-    """Listen on the socket file. One left by a dead daemon is replaced, a live daemon's is not."""
-    try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StartError(
-            f"cannot use {path.parent}: {error.strerror}", "run it as root, or give --socket another place"
-        ) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until this process ends, however it ends
-    except OSError:
-        raise StartError(
-            f"another whyidled serves {path}", "use that one, or give this one its own --socket"
-        ) from None
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if path.is_symlink() or path.exists():
-            if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise StartError(
-                    f"{path} exists and is no socket", "give --socket another place, or remove it"
-                )
-            path.unlink()
-        old = os.umask(0o117)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(old)
-        _hand_to_group(path)
-        listener.listen(64)
-    except OSError as error:
-        listener.close()
-        hint = "give --socket a shorter path" if error.errno == errno.ENAMETOOLONG else "check the directory"
-        raise StartError(f"cannot listen on {path}: {error.strerror or error}", hint) from None
-    listener.setblocking(False)
-    return listener
-
-
-def _hand_to_group(path: Path) -> None:
-    with contextlib.suppress(KeyError, PermissionError):
-        os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink()
-
-
-def _notify_ready() -> None:
-    """Tell systemd that the probes are attached, if it asked."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        if address.startswith("@"):
-            address = "\0" + address[1:]
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, contextlib.suppress(OSError):
-            notify.sendto(b"READY=1", address)
+        log.warning("capabilities that are needed no more could not be dropped: %s", error.strerror)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ raises for that. Everything read is the target's own text: bounded here, sanitis
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -31,6 +32,15 @@ class Mapping(NamedTuple):
     device: tuple[int, int]
     inode: int
     path: str
+
+
+class Owners(NamedTuple):
+    """The users a process acts as. They differ in a set-user-ID program, which nobody but root owns."""
+
+    real: int
+    effective: int
+    saved: int
+    filesystem: int
 
 
 class Proc:
@@ -61,24 +71,67 @@ class Proc:
 
     def thread_group(self, tid: int) -> int | None:
         """The process that a thread belongs to (a TID in place of a PID is a common mistake)."""
-        for line in self._read(tid, "status").splitlines():
+        for line in self.read(tid, "status").splitlines():
             if line.startswith(b"Tgid:"):
                 return int(line.split()[1])
         return None
 
+    def pids(self) -> list[int]:
+        """All processes, in numerical order."""
+        try:
+            return sorted(int(name) for name in os.listdir(self._root) if name.isdigit())  # noqa: PTH208
+        except OSError:
+            return []
+
+    def started(self, pid: int) -> int | None:
+        """Clock ticks after boot: with the PID it names a process for good."""
+        fields = self._stat(pid)
+        return int(fields[19]) if fields and len(fields) > 19 else None
+
+    def owners(self, pid: int) -> Owners | None:
+        for line in self.read(pid, "status").splitlines():
+            if line.startswith(b"Uid:"):
+                return Owners(*(int(number) for number in line.split()[1:5]))
+        return None
+
+    def privileged(self, pid: int) -> bool:
+        """Has capabilities, or cannot be read: what a user may not look into although it is his."""
+        for line in self.read(pid, "status").splitlines():
+            if line.startswith(b"CapPrm:"):
+                return int(line.split()[1], 16) != 0
+        return True
+
+    def link(self, pid: int, name: str) -> str | None:
+        try:
+            return os.readlink(self.path(pid, name))  # noqa: PTH115 (text, not a path to normalise)
+        except OSError:
+            return None
+
+    def open_files(self, pid: int, limit: int) -> Iterator[str]:
+        """What the first ``limit`` descriptors of a process refer to."""
+        folder = self.path(pid, "fd")
+        try:
+            with os.scandir(folder) as entries:
+                for entry in itertools.islice(entries, limit):
+                    target = self.link(pid, f"fd/{entry.name}")
+                    if target is not None:
+                        yield target
+        except OSError:
+            return
+
     def command(self, pid: int) -> tuple[str, ...]:
         """Arguments, at most 64 of them in 4 KiB; the bare name for one without (empty: gone)."""
-        raw = self._read(pid, "cmdline", _MAX_COMMAND)
+        raw = self.read(pid, "cmdline", _MAX_COMMAND)
         if raw:
             words = raw.rstrip(b"\0").split(b"\0")[:_MAX_ARGUMENTS]
             return tuple(word.decode("utf-8", "replace") for word in words)
-        name = self._read(pid, "comm").strip().decode("utf-8", "replace")
+        name = self.read(pid, "comm").strip().decode("utf-8", "replace")
         return (name,) if name else ()
 
     def cgroup(self, pid: int) -> str | None:
         """Path in the unified hierarchy, else in the cpu controller's, else ``None``."""
         paths: dict[bytes, bytes] = {}
-        for line in self._read(pid, "cgroup").splitlines():
+        for line in self.read(pid, "cgroup").splitlines():
             number, _, rest = line.partition(b":")
             controllers, _, path = rest.partition(b":")
             for controller in (b"0",) if number == b"0" else controllers.split(b","):
@@ -90,7 +143,7 @@ class Proc:
     def memory(self, pid: int) -> tuple[int, int] | None:
         """Resident bytes now, and the most they ever were in this image."""
         values: dict[bytes, int] = {}
-        for line in self._read(pid, "status").splitlines():
+        for line in self.read(pid, "status").splitlines():
             name, _, rest = line.partition(b":")
             if name in (b"VmRSS", b"VmHWM"):
                 values[name] = int(rest.split()[0]) * 1024
@@ -99,11 +152,11 @@ class Proc:
         return values[b"VmRSS"], values.get(b"VmHWM", values[b"VmRSS"])
 
     def thread_name(self, pid: int, tid: int) -> str:
-        return self._read(pid, f"task/{tid}/comm").strip().decode("utf-8", "replace")
+        return self.read(pid, f"task/{tid}/comm").strip().decode("utf-8", "replace")
 
     def mappings(self, pid: int) -> Iterator[Mapping]:
         """Files mapped by a process."""
-        for match in _MAPPING.finditer(self._read(pid, "maps", _MAX_MAPS)):
+        for match in _MAPPING.finditer(self.read(pid, "maps", _MAX_MAPS)):
             start, end, flags, offset, major, minor, inode, path = match.groups()
             yield Mapping(
                 int(start, 16),
@@ -116,12 +169,12 @@ class Proc:
             )
 
     def _stat(self, pid: int) -> list[str] | None:
-        raw = self._read(pid, "stat")
+        raw = self.read(pid, "stat")
         _, closing, rest = raw.rpartition(b")")  # the name before it may hold anything, also ")"
         fields = rest.decode("ascii", "replace").split()
         return fields if closing and len(fields) > 7 else None
 
-    def _read(self, pid: int, name: str, limit: int = 65536) -> bytes:
+    def read(self, pid: int, name: str, limit: int = 65536) -> bytes:
         """Up to ``limit`` bytes; empty when the process or the permission is gone."""
         parts = []
         try:

@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from whyidle_daemon.access import owner_of
 from whyidle_daemon.facts import (
     Host,
     HostName,
@@ -40,13 +41,14 @@ from whyidle_daemon.sampler import StackSampler
 from whyidle_daemon.spins import HERTZ, Spins
 from whyidle_daemon.stalls import Stall, StallTracker
 from whyidle_daemon.states import peer_object, state_of
-from whyidle_probes.events import Event, Exec, Exit, Fork, Glance, Library, NameLookup, Slice, Stat
+from whyidle_probes.events import Event, Exec, Exit, Fork, Glance, Library, NameLookup, Noticed, Slice, Stat
 from whyidle_probes.syscalls import syscall_name
 from whyidle_wire.records import StallEvent
 
 log = logging.getLogger(__name__)
 
 _MEMORY_PROCESSES = 256
+_KNOWN_OWNERS = 16384
 _WATCHED_THREADS = 64
 _WATCH_EVERY_NS = 250_000_000
 _WATCH_COSTS = 200  # with ten thousand threads a walk takes 20 ms: then every 4 s, half a percent of a core
@@ -76,12 +78,15 @@ def _is_address(text: str) -> bool:
 class Target:
     """One observation: its processes in the kernel's maps, and its reducer."""
 
-    def __init__(self, number: int, kernel: Kernel, libraries: EngineLibraries, proc: Proc) -> None:
+    def __init__(
+        self, number: int, kernel: Kernel, libraries: EngineLibraries, proc: Proc, know_owners: bool = False
+    ) -> None:
         self.number = number
         self.listeners: list[Callable[[Event], None]] = []
         self._kernel = kernel
         self._libraries = libraries
         self._proc = proc
+        self._owners: dict[int, int | None] | None = {} if know_owners else None
         self._unmapped: dict[int, int] = {}
         self._watched: list[int] = []
         self._stalls = StallTracker()
@@ -126,6 +131,8 @@ class Target:
 
     def handle(self, event: Event) -> None:
         """Take one record of this target from the kernel side."""
+        if isinstance(event, Noticed):  # of no target
+            return
         if isinstance(event, Library):
             # The mapping appears only after the tracepoint: look now, and again until it is there.
             if not self._libraries.scan(event.pid):
@@ -308,7 +315,15 @@ class Target:
         for thread in self._kernel.sweep_exited(self.number):
             self.observation.add(thread)
 
+    def owned_by(self, pid: int, uid: int) -> bool:
+        """Whether a process belonged to a user alone whenever it was looked at. Not known is no."""
+        return self._owners is not None and self._owners.get(pid) == uid
+
     def _learn(self, pid: int) -> None:
+        if self._owners is not None and (pid in self._owners or len(self._owners) < _KNOWN_OWNERS):
+            owner = owner_of(pid, self._proc)
+            # One that was another's for a moment stays hidden: its records from then are in the sums.
+            self._owners[pid] = owner if self._owners.get(pid, owner) == owner else None
         command = self._proc.command(pid)
         if command:
             parent = self._proc.parent(pid) or 0
@@ -323,6 +338,8 @@ class Targets:
         self._targets: dict[int, Target] = {}
         self._next = 1
         self._proc = proc
+        self.know_owners = False
+        self.on_noticed: Callable[[], None] = lambda: None
         self.kernel = make_kernel(self._dispatch)
         self.libraries = EngineLibraries(self.kernel.attach_function, proc)
 
@@ -336,7 +353,7 @@ class Targets:
         self, roots: tuple[int, ...], command: tuple[str, ...], output: Output | None = None
     ) -> tuple[Target, int, int]:
         """Observe processes and their descendants. Raises :class:`TargetGoneError`."""
-        target = Target(self._next, self.kernel, self.libraries, self._proc)
+        target = Target(self._next, self.kernel, self.libraries, self._proc, self.know_owners)
         self._next += 1
         self._targets[target.number] = target
         try:
@@ -363,3 +380,5 @@ class Targets:
         target = self._targets.get(event.target)
         if target is not None:
             target.handle(event)
+        elif isinstance(event, Noticed):
+            self.on_noticed()

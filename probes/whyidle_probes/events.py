@@ -63,6 +63,7 @@ class EventType(IntEnum):
     LIBRARY = 6
     GAP = 7
     LOOKUP = 8
+    NOTICED = 64
 
 
 class Stat(IntEnum):
@@ -77,6 +78,14 @@ class Stat(IntEnum):
     ENGINES_LOST = 6
     GAPS_LOST = 7
     ITER_NEW = 8
+
+
+class Notice(IntEnum):
+    """``enum wi_notice``: whether the kernel side notices processes that nobody observes."""
+
+    OFF = 0
+    ARMED = 1
+    SENT = 2
 
 
 STATS = 16
@@ -275,6 +284,12 @@ class NameLookup(NamedTuple):
     addresses: tuple[tuple[int, bytes], ...]
 
 
+class Noticed(NamedTuple):
+    """Processes that nobody observes are in the ``noticed`` map; no second one comes before it is drained."""
+
+    target: int
+
+
 class Engine(NamedTuple):
     """Totals of one model context. ``last_ns`` is when the current busy or idle interval began."""
 
@@ -308,7 +323,7 @@ class ShortWaits(NamedTuple):
     target: int = 0
 
 
-Event = Slice | Thread | Fork | Exec | Exit | Library | Gap | NameLookup
+Event = Slice | Thread | Fork | Exec | Exit | Library | Gap | NameLookup | Noticed
 
 _PEER = "16s16sHHBBBB"
 _HEADER = struct.Struct("<II")
@@ -343,6 +358,7 @@ SIZES = {
     "wi_wait_key": _WAIT_KEY.size,
     "wi_wait": _WAIT.size,
     "wi_lookup": _LOOKUP.size,
+    "wi_noticed": _HEADER.size,
     "wi_range": RANGE.size,
     "wi_config": CONFIG.size,
 }
@@ -413,6 +429,8 @@ def decode_event(data: bytes) -> Event:
         if kind == EventType.LIBRARY:
             f = _LIBRARY.unpack_from(data)
             return Library._make((target, *f[2:5], _text(f[5])))
+        if kind == EventType.NOTICED:
+            return Noticed(target)
         if kind == EventType.LOOKUP:
             f = _LOOKUP.unpack_from(data)
             count = min(f[7], 4)

@@ -37,6 +37,8 @@ MAPS = (
     "syscall_class",
     "events",
     "control",
+    "noticed",
+    "notice",
 )
 
 # function, kind, what it attaches to, optional
@@ -79,6 +81,7 @@ class ProbeConfig:
     max_threads: int = 16384
     max_processes: int = 8192
     max_waits: int = 8192
+    max_noticed: int = 4096
     event_bytes: int = 1 << 20
     control_bytes: int = 1 << 18
     system_python: str = SYSTEM_PYTHON
@@ -91,6 +94,7 @@ class ProbeConfig:
                 "WI_MAX_THREADS": str(self.max_threads),
                 "WI_MAX_PROCESSES": str(self.max_processes),
                 "WI_MAX_WAITS": str(self.max_waits),
+                "WI_MAX_NOTICED": str(self.max_noticed),
                 "WI_EVENT_PAGES": str(self.event_bytes // _PAGE),
                 "WI_CONTROL_PAGES": str(self.control_bytes // _PAGE),
                 "WI_NR_MMAP": str(syscalls.number_of("mmap")),
@@ -105,10 +109,14 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class Probes:
-    """Descriptors by name: ``map:NAME``, ``program:FUNCTION``, ``link:FUNCTION``; and what was missing."""
+    """Descriptors by name: ``map:NAME``, ``program:FUNCTION``, ``link:FUNCTION``; and what was missing.
+
+    ``uprobe_multi``: uprobes attach by links, which need no privilege beyond the loaded program.
+    """
 
     descriptors: dict[str, int]
     missing: tuple[str, ...]
+    uprobe_multi: bool = False
 
     def map(self, name: str) -> int:
         return self.descriptors["map:" + name]
@@ -188,4 +196,5 @@ def _receive(ours: socket.socket, config: ProbeConfig, child: subprocess.Popen[b
     if "error" in reply:
         error = reply["error"]
         raise LoaderError(error["code"], error["message"], error["fix"])
-    return Probes(dict(zip(reply["names"], descriptors, strict=True)), tuple(reply["missing"]))
+    named = dict(zip(reply["names"], descriptors, strict=True))
+    return Probes(named, tuple(reply["missing"]), reply["uprobe_multi"])

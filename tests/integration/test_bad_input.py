@@ -236,7 +236,7 @@ def test_client_that_never_reads(daemon: Daemon) -> None:
                 assert reply.status["client_queues_bytes"] <= 8 << 20
                 return bool(reply.status["records_dropped"])
 
-            wait_until(dropped, "the queue to overflow", 60)
+            wait_until(dropped, "the queue to overflow", 60, every_s=0.05)
     finally:
         storm.close()
     assert alive(daemon)

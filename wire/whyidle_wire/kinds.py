@@ -32,6 +32,9 @@ KINDS: Final[dict[int, type[r.Record]]] = {
     34: r.Status,
     35: r.StatusReply,
     36: r.StallEvent,
+    # 50-59: targets
+    50: r.ListTargets,
+    51: r.TargetList,
 }
 
 KIND_OF: Final[dict[type[r.Record], int]] = {cls: kind for kind, cls in KINDS.items()}

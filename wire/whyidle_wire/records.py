@@ -251,6 +251,29 @@ class StallEvent(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class ListTargets(Record):
+    """Client to daemon: what is observed, by whom or by which rule? Answered by TargetList or Failure."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class TargetList(Record):
+    """Daemon to client: one open object per observation.
+
+    Its keys: ``observation``, ``pid``, ``uid``, ``user``, ``command``, ``container`` (``{runtime, id}``),
+    ``pod`` (UID), ``unit``, ``rule`` (by which discovery found it), ``client`` (who asked for it), ``since``
+    (UTC, RFC 3339), ``observed_s``, ``processes``, ``threads``, ``engines`` (``{kind, pid, busy, calls}``),
+    ``engine_busy_share`` (0 to 1), ``state`` (where most time went of the threads that drive an engine, else
+    of the main thread), ``state_share`` (0 to 1), ``wait`` (as in Progress). None for what there is not or is
+    not known.
+    """
+
+    request: int
+    targets: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown(Record):
     """A record of a kind that this version does not have. Never sent; a reader skips it."""
 

@@ -68,6 +68,7 @@ enum wi_event {
 	WI_EV_LIBRARY = 6,
 	WI_EV_GAP = 7,
 	WI_EV_LOOKUP = 8,
+	WI_EV_NOTICED = 64,  /* for discovery alone: never recorded */
 };
 
 enum wi_stat {
@@ -266,6 +267,17 @@ struct wi_wait {
 struct wi_range {
 	unsigned long long start;
 	unsigned long long end;
+};
+
+/* Processes that nobody observes have called exec or mapped an engine's library: look at `noticed`. */
+struct wi_noticed {
+	struct wi_header header;
+};
+
+enum wi_notice {
+	WI_NOTICE_OFF = 0,
+	WI_NOTICE_ARMED = 1,
+	WI_NOTICE_SENT = 2, /* user space was told, and has not looked yet */
 };
 
 struct wi_config {

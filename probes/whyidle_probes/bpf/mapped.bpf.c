@@ -9,7 +9,7 @@ int wi_mapped(u64 *ctx)
 	u64 id = bpf_get_current_pid_tgid();
 	u32 tid = (u32)id;
 	struct wi_thread *t = threads.lookup(&tid);
-	if (!t)
+	if (!t && !noticing())
 		return 0;
 	u64 task = wi_current_task();
 	u64 regs = wi_task_pt_regs(task);
@@ -19,6 +19,11 @@ int wi_mapped(u64 *ctx)
 	if (!file)
 		return 0;
 	u64 name = name_of(file, &start);
+	if (!t) {
+		if (worth_noticing(start))
+			notice_process(id >> 32);
+		return 0;
+	}
 	if (start != 0x616d616c6c62696cULL) /* "libllama", little-endian */
 		return 0;
 	struct wi_library *e = control.ringbuf_reserve(sizeof(*e));

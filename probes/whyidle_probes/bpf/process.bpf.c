@@ -66,8 +66,10 @@ int wi_exec(u64 *ctx)
 	u64 task = ARG(ctx, 0), bprm = ARG(ctx, 2);
 	u32 old_tid = (u32)ARG(ctx, 1);
 	struct wi_thread *t = threads.lookup(&old_tid);
-	if (!t)
+	if (!t) {
+		notice_process(TASK(task, tgid));
 		return 0;
+	}
 	u32 pid = TASK(task, pid);
 	if (pid != old_tid) { /* a thread other than the leader called exec, and took the leader's number */
 		threads.update(&pid, t);
@@ -105,8 +107,10 @@ int wi_exit(u64 *ctx)
 	u64 task = ARG(ctx, 0);
 	u32 tid = TASK(task, pid);
 	struct wi_thread *t = threads.lookup(&tid);
-	if (!t)
+	if (!t) {
+		forget_noticed(task);
 		return 0;
+	}
 	u64 signal = (u64)TASK(task, signal);
 	if (FIELD(signal_struct, signal, live.counter) > 0)
 		return 0; /* other threads live on */

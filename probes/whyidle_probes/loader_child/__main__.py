@@ -23,8 +23,8 @@ from typing import Any, Iterator
 
 BPF = Path(__file__).parent.parent / "bpf"
 SOURCES = (
-    "events.h common.h wait.h slice.h sched_switch.bpf.c sched_waking.bpf.c process.bpf.c tasks.bpf.c "
-    "mapped.bpf.c oncpu.bpf.c llama.bpf.c lookup.bpf.c"
+    "events.h common.h wait.h slice.h noticed.h sched_switch.bpf.c sched_waking.bpf.c process.bpf.c "
+    "tasks.bpf.c mapped.bpf.c oncpu.bpf.c llama.bpf.c lookup.bpf.c"
 ).split()
 _STDERR_LINES = 6
 _MAX_REQUEST = 1 << 16
@@ -56,7 +56,7 @@ def main() -> int:
 def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
     """Compile, load and attach everything; returns the reply and the descriptors it names, in order."""
     check_host()
-    from btf import BtfError, KernelTypes, open_libbpf
+    from btf import STRUCT, BtfError, KernelTypes, open_libbpf
     from headers import features
     from programs import Program
 
@@ -71,13 +71,14 @@ def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
     except BtfError as error:
         raise RefusalError("no_btf", str(error), "run a kernel built with CONFIG_DEBUG_INFO_BTF=y") from None
 
+    uprobe_multi = bool(types.id_of("bpf_uprobe_multi_link", STRUCT))
     names: list[str] = []
     descriptors: list[int] = []
     missing: list[str] = []
     for entry in request["programs"]:
         program = Program(*entry)
         try:
-            for name, descriptor in load_one(libbpf, types, module, program):
+            for name, descriptor in load_one(libbpf, types, module, program, uprobe_multi):
                 names.append(name)
                 descriptors.append(descriptor)
         except RefusalError:
@@ -88,10 +89,12 @@ def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
         names.append("map:" + name)
         descriptors.append(module[name.encode()].map_fd)
     fill_syscall_classes(module, bytes.fromhex(request["syscall_classes"]))
-    return {"names": names, "missing": missing}, descriptors
+    return {"names": names, "missing": missing, "uprobe_multi": uprobe_multi}, descriptors
 
 
-def load_one(libbpf: Any, types: Any, module: Any, program: Any) -> Iterator[tuple[str, int]]:
+def load_one(
+    libbpf: Any, types: Any, module: Any, program: Any, uprobe_multi: bool
+) -> Iterator[tuple[str, int]]:
     """Load and attach one program; yields the names and descriptors to hand over."""
     from btf import FUNC
     from programs import AttachError, LoadError, attach, load
@@ -108,7 +111,7 @@ def load_one(libbpf: Any, types: Any, module: Any, program: Any) -> Iterator[tup
             "run a kernel with CONFIG_TRACEPOINTS, CONFIG_BPF_EVENTS and BTF, 5.15 or later",
         )
     try:
-        fd = load(libbpf, program, module.dump_func(program.function.encode()), btf_id)
+        fd = load(libbpf, program, module.dump_func(program.function.encode()), btf_id, uprobe_multi)
         yield "program:" + program.function, fd
         if btf_id:
             yield "link:" + program.function, attach(libbpf, program, fd)

@@ -11,7 +11,7 @@ import os
 from typing import Any, NamedTuple
 
 _KPROBE, _PERF_EVENT, _TRACING = 2, 7, 26
-_TRACE_RAW_TP, _TRACE_ITER = 23, 28
+_TRACE_RAW_TP, _TRACE_ITER, _TRACE_UPROBE_MULTI = 23, 28, 48
 _LOG_SIZE = 1 << 20
 _LOG_LINES = 12
 
@@ -64,12 +64,15 @@ class _Options(c.Structure):
     )
 
 
-def load(lib: Any, program: Program, code: bytes, btf_id: int) -> int:
-    """Load one program and return its descriptor. Raises :class:`LoadError` with the verifier's words."""
+def load(lib: Any, program: Program, code: bytes, btf_id: int, uprobe_multi: bool) -> int:
+    """Load one program and return its descriptor. Raises :class:`LoadError` with the verifier's words.
+
+    ``uprobe_multi``: uprobes will be attached by links (6.6 and later), not by perf events.
+    """
     kind, attach = {
         "tracepoint": (_TRACING, _TRACE_RAW_TP),
         "iterator": (_TRACING, _TRACE_ITER),
-        "uprobe": (_KPROBE, 0),
+        "uprobe": (_KPROBE, _TRACE_UPROBE_MULTI if uprobe_multi else 0),
         "clock": (_PERF_EVENT, 0),
     }[program.kind]
     lib.bpf_prog_load.argtypes = (c.c_int, c.c_char_p, c.c_char_p, c.c_char_p, c.c_size_t, c.c_void_p)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from whyidle_daemon.access import Peer, Scope
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.server import Server
 from whyidle_wire.records import PROTOCOL, Failure, Hello, Observe, Record, Welcome
@@ -21,6 +22,9 @@ class FakeClient:
         self.greeted = False
         self.name = "?"
         self.owner = None
+        self.peer = Peer(1, 0, 0)
+        self.scope = Scope.ALL
+        self.budget = None
 
     def answer(self, record: Record) -> None:
         self.told.append(record)
@@ -33,6 +37,12 @@ class FakeClient:
 
 class BrokenTargets:
     """Raises something nobody expected."""
+
+    class kernel:  # noqa: N801
+        """Tracks nothing."""
+
+        @staticmethod
+        def target_of(pid: int) -> None: ...
 
     def start(self, *_: Any) -> None:
         raise RuntimeError("a mistake")

@@ -107,7 +107,7 @@ def test_unknown_and_short_events_are_refused() -> None:
     """A record of another version is an error that says so, never a wrong reading."""
     with pytest.raises(events.BadEventError, match="unknown event type 99"):
         events.decode_event(struct.pack("<II", 99, 0) + bytes(600))
-    for kind in events.EventType:
+    for kind in set(events.EventType) - {events.EventType.NOTICED}:  # that one is all header
         with pytest.raises(events.BadEventError):
             events.decode_event(struct.pack("<II", kind, 0) + bytes(8))
     with pytest.raises(events.BadEventError):

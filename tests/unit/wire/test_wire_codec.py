@@ -48,6 +48,9 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     tuple[str, ...]: st.lists(st.text(), max_size=5).map(tuple),
     tuple[int, ...]: st.lists(integers, max_size=5).map(tuple),
     dict[str, Any]: st.dictionaries(st.text(), plain, max_size=4),
+    tuple[dict[str, Any], ...]: st.lists(st.dictionaries(st.text(), plain, max_size=3), max_size=3).map(
+        tuple
+    ),
     dict[str, Any] | None: st.none() | st.dictionaries(st.text(), plain, max_size=4),
 }
 

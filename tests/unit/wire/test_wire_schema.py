@@ -32,6 +32,8 @@ PINNED = {
     35: "StatusReply request status",
     36: "StallEvent observation pid tid thread state start_s duration_s syscall peer function file line stack"
     " ended",
+    50: "ListTargets request",
+    51: "TargetList request targets",
 }
 
 

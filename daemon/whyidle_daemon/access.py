@@ -1,0 +1,98 @@
+"""Who may see what, by the credentials that the kernel gives for the other end of a socket.
+
+Root and the configured group see everything. Anybody else is refused, or, where the administrator allows it,
+sees the processes that are his own: those that act as him alone, in all four of their user IDs, and hold no
+capability. That is the kernel's own rule for who may look into a process, so this daemon tells nobody
+anything that he could not have found out by himself.
+"""
+
+from __future__ import annotations
+
+import enum
+import grp
+import pwd
+from typing import Final, NamedTuple
+
+from whyidle_daemon.config import Access as AccessConfig
+from whyidle_daemon.proc import Proc
+
+BURST_S: Final = 4
+"""A client may use the requests of this many seconds at once."""
+
+
+class Scope(enum.Enum):
+    """What a client sees."""
+
+    ALL = "all"
+    OWN = "own"
+    NONE = "none"
+
+
+class Peer(NamedTuple):
+    """The process at the other end, as it was when it connected. ``groups`` are the supplementary ones."""
+
+    pid: int
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
+NOBODY: Final = Peer(0, 65534, 65534)
+
+
+class Access:
+    """The rules, and the group they name as it is now."""
+
+    def __init__(self, config: AccessConfig, proc: Proc) -> None:
+        self.config = config
+        self._proc = proc
+
+    def scope(self, peer: Peer) -> Scope:
+        """What a client may see."""
+        if peer.uid == 0 or self._in_group(peer):
+            return Scope.ALL
+        return Scope.OWN if self.config.others == "own" else Scope.NONE
+
+    def owner(self, pid: int) -> int | None:
+        """The user whose process it is and who may look into it; ``None``: root alone."""
+        return owner_of(pid, self._proc)
+
+    def _in_group(self, peer: Peer) -> bool:
+        try:
+            group = grp.getgrnam(self.config.group)
+        except KeyError:
+            return False
+        if group.gr_gid in (peer.gid, *peer.groups):
+            return True
+        try:  # joined since he logged in: the group's list counts, as it would at the next login
+            return pwd.getpwuid(peer.uid).pw_name in group.gr_mem
+        except (KeyError, OverflowError):
+            return False
+
+
+def owner_of(pid: int, proc: Proc) -> int | None:
+    """As :meth:`Access.owner`."""
+    owners = proc.owners(pid)
+    if owners is None or len(set(owners)) != 1 or proc.privileged(pid):
+        return None
+    return owners.real
+
+
+class Budget:
+    """A token bucket: ``per_s`` requests per second, the unused ones of four seconds saved up."""
+
+    def __init__(self, per_s: float) -> None:
+        self._per_s = per_s
+        self._tokens = per_s * BURST_S
+        self._at_s: float | None = None
+
+    def take(self, now_s: float) -> bool:
+        """Spend one; false when there is none."""
+        if self._at_s is not None:
+            earned = max(0.0, now_s - self._at_s) * self._per_s
+            self._tokens = min(self._per_s * BURST_S, self._tokens + earned)
+        self._at_s = now_s
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True

@@ -1,0 +1,77 @@
+"""Who may connect, how often, and how fast they may ask.
+
+Every limit is there so that no client, hostile or broken, can take the daemon from the others: connections
+in all and per user, a time in which to say Hello, requests per second. Root keeps room of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from whyidle_daemon.access import Access, Budget, Scope
+from whyidle_daemon.clients import Client
+from whyidle_wire.records import FailureCode
+
+MAX_CLIENTS: Final = 64
+MAX_UNPRIVILEGED: Final = 32
+HELLO_S: Final = 10.0
+
+
+class Admission:
+    """The connected clients."""
+
+    def __init__(self, access: Access) -> None:
+        self.access = access
+        self._clients: set[Client] = set()
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    @property
+    def clients(self) -> list[Client]:
+        return list(self._clients)
+
+    def admit(self, client: Client) -> bool:
+        """Let a new connection in, or tell it why not and close it."""
+        client.scope = self.access.scope(client.peer)
+        client.budget = Budget(self.access.config.requests_per_second)
+        refusal = self._refusal(client)
+        self._clients.add(client)
+        if refusal is not None:
+            client.fail(0, *refusal)
+            client.close()
+            return False
+        asyncio.get_running_loop().call_later(HELLO_S, self._greeted_or_gone, client)
+        return True
+
+    def leave(self, client: Client) -> None:
+        self._clients.discard(client)
+
+    def spend(self, client: Client) -> bool:
+        """One request; a client that asks too fast is told so and closed."""
+        if client.budget is None or client.budget.take(asyncio.get_running_loop().time()):
+            return True
+        limit = self.access.config.requests_per_second
+        client.fail(0, FailureCode.LIMIT, f"more than {limit} requests per second", "ask less often")
+        client.close()
+        return False
+
+    def _refusal(self, client: Client) -> tuple[str, str, str] | None:
+        if client.scope is Scope.NONE:
+            hint = f"run as root, or join the group {self.access.config.group} and log in again"
+            return FailureCode.PERMISSION, "this user may not use the daemon", hint
+        same = sum(other.peer.uid == client.peer.uid for other in self._clients)
+        if same >= self.access.config.connections_per_user:
+            return FailureCode.LIMIT, f"{same} clients of this user are connected already", "close one first"
+        unprivileged = sum(other.scope is not Scope.ALL for other in self._clients)
+        if len(self._clients) >= MAX_CLIENTS or (
+            client.scope is not Scope.ALL and unprivileged >= MAX_UNPRIVILEGED
+        ):
+            return FailureCode.LIMIT, f"{len(self._clients)} clients are connected already", "close one first"
+        return None
+
+    def _greeted_or_gone(self, client: Client) -> None:
+        if client in self._clients and not client.greeted:
+            client.fail(0, FailureCode.PROTOCOL, f"no Hello within {HELLO_S:g} s", "see whyidle schema")
+            client.abort()

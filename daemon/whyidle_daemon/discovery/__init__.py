@@ -1,0 +1,1 @@
+"""Finds what is worth observing, and observes it without being asked."""

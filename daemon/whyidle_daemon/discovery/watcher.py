@@ -1,0 +1,205 @@
+"""Looks at processes as they appear, and observes those that a rule names.
+
+At the start, and after a new configuration, all of /proc is looked at once. From then on the kernel side
+notices execs and the mapping of engine libraries and wakes us at most once per look, a second after the
+first: by then the short-lived are gone. What does not match is looked at again a few times, later and later,
+as a program may open its GPU long after it began; mapping an engine's library starts that anew.
+
+A look costs about 0.1 ms. There are at most ``LOOKS`` in one turn and, but for what was there at the start,
+one turn per ``TURN_S``, so that a host
+that starts thousands of processes per second costs a bounded share of one core; the queue is bounded too, and
+when it overflowed /proc is looked through instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from whyidle_daemon.config import Discovery as DiscoveryConfig
+from whyidle_daemon.discovery.candidate import Candidate, user_name
+from whyidle_daemon.discovery.placement import Placement
+from whyidle_daemon.discovery.rules import Rules
+from whyidle_daemon.proc import Proc
+from whyidle_daemon.sessions import Session, Sessions
+from whyidle_daemon.targets import TargetGoneError, Targets
+
+log = logging.getLogger(__name__)
+
+SETTLE_S: Final = 1.0
+TURN_S: Final = 0.25
+LOOKS: Final = 25
+AGAIN_S: Final = (4.0, 15.0, 60.0)
+MAX_QUEUE: Final = 4096
+RESCAN_S: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """A process that is observed because a rule names it."""
+
+    pid: int
+    uid: int | None
+    user: str
+    command: tuple[str, ...]
+    placement: Placement
+    rule: str
+
+
+class Discovery:
+    """Keeps an observation of every process that the rules name, as long as it lives."""
+
+    def __init__(
+        self, config: DiscoveryConfig, targets: Targets, sessions: Sessions, proc: Proc, own_pid: int
+    ) -> None:
+        self._targets, self._sessions, self._proc, self._own_pid = targets, sessions, proc, own_pid
+        self._found: dict[int, tuple[Found, Session]] = {}  # by the observation's number
+        self._queue: dict[int, tuple[float, int]] = {}  # PID -> when to look, how often it was looked at
+        self._timer: asyncio.TimerHandle | None = None
+        self._rescan = False
+        self._next_rescan = 0.0
+        self._full = False
+        self._closed = False
+        self.on_start: Callable[[Session], None] = lambda session: None
+        self._set(config)
+
+    def _set(self, config: DiscoveryConfig) -> None:
+        self._config, self._rules = config, Rules(config)
+
+    def start(self) -> None:
+        """Look at what runs, and from now on at what comes."""
+        if not self._config.enabled:
+            return
+        self._targets.on_noticed = self._on_noticed
+        self._targets.kernel.notice(True)
+        self._look_through()
+        self._turn()
+
+    def reload(self, config: DiscoveryConfig) -> None:
+        """Use other rules from now on: what they no longer name is let go, what they name now is found."""
+        self._set(config)
+        for found, session in list(self._found.values()):
+            if not config.enabled or self._rules.match(Candidate(found.pid, self._proc)) is None:
+                self._sessions.stop(session)
+        if config.enabled:
+            self.start()
+        else:
+            self._targets.kernel.notice(False)
+            self._queue.clear()
+
+    def close(self) -> None:
+        """Look no more."""
+        self._closed = True
+        self._targets.kernel.notice(False)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    @property
+    def found(self) -> list[tuple[Found, Session]]:
+        return list(self._found.values())
+
+    def of(self, session: Session) -> Found | None:
+        """How an observation came about; ``None`` for one that a client asked for."""
+        entry = self._found.get(session.target.number)
+        return entry[0] if entry is not None else None
+
+    def look_at(self, pids: list[int]) -> None:
+        """Look at these soon, as if they had just appeared: a client no longer observes them."""
+        if self._config.enabled and not self._closed:
+            for pid in pids:
+                self._put(pid, 0.0, 0)
+            self._schedule(0.0)
+
+    # --- looking ---------------------------------------------------------------------------------------
+
+    def _on_noticed(self) -> None:
+        self._schedule(SETTLE_S)
+
+    def _put(self, pid: int, due: float, looks: int) -> None:
+        if len(self._queue) >= MAX_QUEUE:
+            self._rescan = True
+            return
+        self._queue[pid] = (due, looks)
+
+    def _schedule(self, delay_s: float) -> None:
+        if self._closed:
+            return
+        when = asyncio.get_running_loop().time() + delay_s
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(when, self._turn)
+
+    def _look_through(self) -> None:
+        """Queue all processes, the oldest first: a parent is then observed before its descendants."""
+        self._rescan = False
+        for pid in sorted(self._proc.pids(), key=lambda pid: self._proc.started(pid) or 0):
+            if pid not in self._queue:
+                self._put(pid, 0.0, 0)
+
+    def _turn(self) -> None:
+        self._timer = None
+        if self._closed or not self._config.enabled:
+            return
+        now = asyncio.get_running_loop().time()
+        for pid in self._targets.kernel.noticed():
+            self._put(pid, now, 0)
+        if self._rescan and now >= self._next_rescan and len(self._queue) < MAX_QUEUE // 2:
+            self._next_rescan = now + RESCAN_S
+            self._look_through()
+        due = [pid for pid, (when, _) in self._queue.items() if when <= now]
+        for pid in due[:LOOKS]:
+            _, looks = self._queue.pop(pid)
+            if self._look(pid) and looks < len(AGAIN_S):
+                self._put(pid, now + AGAIN_S[looks], looks + 1)
+        if len(due) > LOOKS or self._rescan:
+            hurry = any(self._queue[pid][0] == 0.0 for pid in due[LOOKS:])
+            self._schedule(0.0 if hurry else TURN_S)
+        elif self._queue:
+            self._schedule(max(TURN_S, min(when for when, _ in self._queue.values()) - now))
+
+    def _look(self, pid: int) -> bool:
+        """Observe a process if a rule names it. True: it does not now, and may later."""
+        if pid == self._own_pid or self._targets.kernel.target_of(pid) is not None:
+            return False
+        candidate = Candidate(pid, self._proc)
+        if not candidate.executable:  # gone, or a kernel thread
+            return False
+        rule = self._rules.match(candidate)
+        if rule is None:
+            return True
+        self._observe(candidate, rule)
+        return False
+
+    def _observe(self, candidate: Candidate, rule: str) -> None:
+        if len(self._found) >= self._config.max_targets:
+            if not self._full:
+                log.warning(
+                    "%d targets are observed already: process %d is not (discovery.max_targets)",
+                    len(self._found),
+                    candidate.pid,
+                )
+            self._full = True
+            return
+        try:
+            target, _, _ = self._targets.start((candidate.pid,), candidate.command)
+        except (TargetGoneError, OSError):
+            return
+        uid = candidate.uid
+        user = user_name(uid) if uid is not None else "?"
+        found = Found(candidate.pid, uid, user, candidate.command, candidate.placement, rule)
+        session = Session(None, target, on_end=self._on_end)
+        self._found[target.number] = (found, session)
+        self._sessions.add(session)
+        self.on_start(session)
+        log.info("observing process %d of %s: rule %r", found.pid, found.user, rule)
+
+    def _on_end(self, session: Session) -> None:
+        self._found.pop(session.target.number, None)
+        if self._full:
+            self._full, self._rescan = False, True
+            self._schedule(TURN_S)

@@ -1,0 +1,146 @@
+"""The loop that keeps observations going.
+
+It wakes ten times a second while a client waits for an observation, twice a second while there are only the
+daemon's own, at once for what the kernel marks urgent (an engine library being mapped), and never when
+nothing is observed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from whyidle_daemon.access import Scope
+from whyidle_daemon.kernel import DEFAULT_GAP_NS, DEFAULT_SLICE_NS
+from whyidle_daemon.sessions import Session, Sessions
+from whyidle_daemon.subscribers import Subscribers
+from whyidle_daemon.targets import Targets
+from whyidle_probes.events import Stat
+from whyidle_wire.records import Progress
+
+TICK_S = 0.1
+STACKS_EVERY_S = 0.05
+ALONE_TICK_S = 0.5
+ALONE_STACKS_EVERY_S = 0.25
+LIBRARY_RETRY_S = 0.002
+TURN = 2000
+BUSY_EVENTS, CALM_EVENTS, CALM_TICKS = 5000, 500, 20
+MAX_SLICE_NS = 64_000_000
+FINDINGS_EVERY_S = 2.0
+MEMORY_EVERY_S = 1.0
+
+
+class Pulse:
+    """Reads the rings, samples what is observed, and sends what is due."""
+
+    def __init__(self, targets: Targets, sessions: Sessions, subscribers: Subscribers) -> None:
+        self._targets = targets
+        self._sessions = sessions
+        self._subscribers = subscribers
+        self.slice_ns = DEFAULT_SLICE_NS
+        self._handled = 0
+        self._lost = 0
+        self._calm_ticks = 0.0
+        self._attended = True
+        self._tick: asyncio.TimerHandle | None = None
+        self._stacks: asyncio.TimerHandle | None = None
+        self._next_memory = 0.0
+        self._next_findings = 0.0
+
+    def start(self) -> None:
+        """Listen for the kernel's wake-ups."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._targets.kernel.control.fileno(), self._on_wakeup)
+        loop.add_reader(self._targets.kernel.events.fileno(), self._consume)
+
+    def close(self) -> None:
+        """Stop reading and sampling."""
+        for ring in (self._targets.kernel.control, self._targets.kernel.events):
+            asyncio.get_running_loop().remove_reader(ring.fileno())
+        for timer in (self._tick, self._stacks):
+            if timer is not None:
+                timer.cancel()
+
+    def schedule(self) -> None:
+        """Begin to tick, if there is something to tick for."""
+        if not self._sessions:
+            return
+        loop = asyncio.get_running_loop()
+        self._attended = self._sessions.attended or bool(self._subscribers)
+        if self._tick is None:
+            self._tick = loop.call_later(TICK_S if self._attended else ALONE_TICK_S, self._on_tick)
+        if self._stacks is None:
+            every = STACKS_EVERY_S if self._attended else ALONE_STACKS_EVERY_S
+            self._stacks = loop.call_later(every, self._on_stacks)
+
+    def _on_wakeup(self) -> None:
+        self._consume()
+        waiting = [target.retry_libraries() for target in self._targets]
+        if any(waiting):
+            asyncio.get_running_loop().call_later(LIBRARY_RETRY_S, self._on_wakeup)
+
+    def _consume(self) -> None:
+        handled = self._targets.kernel.consume(TURN)
+        self._handled += handled
+        if handled >= TURN:  # a storm: let clients have their turn, then go on
+            asyncio.get_running_loop().call_soon(self._consume)
+
+    def _on_stacks(self) -> None:
+        self._stacks = None
+        self.schedule()
+        for session in self._sessions:
+            session.target.sample_stacks()
+
+    def _on_tick(self) -> None:
+        self._tick = None
+        self.schedule()
+        self._on_wakeup()
+        self._adapt()
+        now = asyncio.get_running_loop().time()
+        memory = now >= self._next_memory
+        if memory:
+            self._next_memory = now + MEMORY_EVERY_S
+            self._targets.drain_waits()
+        findings = bool(self._subscribers) and now >= self._next_findings
+        if findings:
+            self._next_findings = now + FINDINGS_EVERY_S
+        for session in self._sessions:
+            if memory:
+                session.target.sample_memory()
+                session.target.flush_recording()
+            if session.progress_s and now >= session.next_progress:
+                session.next_progress = now + session.progress_s
+                self._send_progress(session)
+            if self._subscribers:
+                self._subscribers.publish_stalls(session)
+            if findings:
+                self._subscribers.publish(session, session.target.report()["findings"])
+            if not session.ended and session.target.over:
+                self._sessions.over(session)
+
+    def _adapt(self) -> None:
+        """Under a storm only longer intervals become events; the shorter ones are still in the totals."""
+        lost = self._targets.kernel.stat(Stat.SLICES_LOST)
+        wanted = self.slice_ns
+        ticks = ALONE_TICK_S / TICK_S if not self._attended else 1
+        if lost != self._lost or self._handled > BUSY_EVENTS * ticks:
+            wanted = min(wanted * 4, MAX_SLICE_NS)
+            self._calm_ticks = 0
+        elif self._handled < CALM_EVENTS * ticks:
+            self._calm_ticks += ticks
+            if self._calm_ticks >= CALM_TICKS:  # slowly: a storm that only became invisible would come back
+                wanted, self._calm_ticks = max(wanted // 2, DEFAULT_SLICE_NS), 0.0
+        self._handled, self._lost = 0, lost
+        if wanted != self.slice_ns:
+            self.slice_ns = wanted
+            self._targets.kernel.configure(wanted, max(wanted, DEFAULT_GAP_NS))
+
+    def _send_progress(self, session: Session) -> None:
+        p = session.target.progress()
+        lost = session.target.loss().events_lost
+        number = session.target.number
+        client = session.client
+        if client is None:
+            return
+        # It may be of a process of the tree that is not his.
+        wait = p.wait if client.scope is Scope.ALL else None
+        client.stream(Progress(number, p.elapsed_s, p.engine_busy_share, wait, p.processes, p.threads, lost))

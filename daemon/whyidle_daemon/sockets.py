@@ -1,0 +1,110 @@
+"""The daemon's socket: made by itself, handed over by systemd, or one end of a pair for a private daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import grp
+import os
+import socket
+import stat
+from pathlib import Path
+
+from whyidle_daemon.errors import StartError
+
+_LISTEN_FDS_START = 3
+
+
+def from_systemd() -> socket.socket | None:
+    """The listening socket that systemd holds for us (socket activation), if it does.
+
+    Raises StartError for something else than one listening Unix stream socket.
+    """
+    count, pid = os.environ.pop("LISTEN_FDS", ""), os.environ.pop("LISTEN_PID", "")
+    os.environ.pop("LISTEN_FDNAMES", None)  # our children are not meant
+    if not count.isdigit() or pid != str(os.getpid()) or int(count) == 0:
+        return None
+    listener = socket.socket(fileno=_LISTEN_FDS_START)
+    listener.set_inheritable(False)
+    good = (
+        int(count) == 1
+        and listener.family == socket.AF_UNIX
+        and listener.type == socket.SOCK_STREAM
+        and listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    )
+    if not good:
+        listener.close()
+        raise StartError(
+            "systemd passed something else than one listening Unix stream socket",
+            "whyidled.socket needs exactly one ListenStream=, with a path",
+            2,
+        )
+    listener.setblocking(False)
+    return listener
+
+
+def connected(fd: int) -> socket.socket:
+    try:
+        connection = socket.socket(fileno=fd)
+        connection.getpeername()
+    except OSError as error:
+        message = f"file descriptor {fd} is not a connected socket: {error.strerror}"
+        raise StartError(message, "--connection-fd is for whyidle run; use --socket", 2) from None
+    connection.setblocking(False)
+    return connection
+
+
+def bind(path: Path, group: str) -> socket.socket:
+    """Listen on the socket file. One left by a dead daemon is replaced, a live daemon's is not."""
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StartError(
+            f"cannot use {path.parent}: {error.strerror}", "run it as root, or give --socket another place"
+        ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until this process ends, however it ends
+    except OSError:
+        raise StartError(
+            f"another whyidled serves {path}", "use that one, or give this one its own --socket"
+        ) from None
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_symlink() or path.exists():
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise StartError(
+                    f"{path} exists and is no socket", "give --socket another place, or remove it"
+                )
+            path.unlink()
+        old = os.umask(0o117)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(old)
+        _hand_to_group(path, group)
+        listener.listen(64)
+    except OSError as error:
+        listener.close()
+        hint = "give --socket a shorter path" if error.errno == errno.ENAMETOOLONG else "check the directory"
+        raise StartError(f"cannot listen on {path}: {error.strerror or error}", hint) from None
+    listener.setblocking(False)
+    return listener
+
+
+def _hand_to_group(path: Path, group: str) -> None:
+    with contextlib.suppress(KeyError, PermissionError):
+        os.chown(path, -1, grp.getgrnam(group).gr_gid)
+
+
+def remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def open_to(listener: socket.socket, everybody: bool) -> None:
+    """Let everybody connect, or the owner and the group alone. What they may ask for is decided later."""
+    path = listener.getsockname()
+    with contextlib.suppress(OSError):
+        os.chmod(path, 0o666 if everybody else 0o660)  # noqa: PTH101 (may be bytes)

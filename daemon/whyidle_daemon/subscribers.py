@@ -1,0 +1,119 @@
+"""Who gets what is found: findings, stalls, and the events of processes and threads."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from whyidle_daemon.access import Scope
+from whyidle_daemon.clients import Client
+from whyidle_daemon.proc import Proc
+from whyidle_daemon.sessions import Session, Sessions
+from whyidle_daemon.states import peer_object, state_of
+from whyidle_daemon.targets import NS
+from whyidle_probes.events import Event, Exec, Exit, Fork, Slice
+from whyidle_probes.syscalls import syscall_name
+from whyidle_wire.records import FindingEvent, ProcessEvent, SliceEvent, Subscribe
+
+
+class Watch:
+    """A subscription, and what its client may see."""
+
+    def __init__(self, client: Client, request: Subscribe) -> None:
+        self.client = client
+        self.request = request
+
+    def wants(self, session: Session, pid: int, kind: str | None = None) -> bool:
+        """Whether something of a process, a finding of ``kind`` perhaps, is to be sent."""
+        if self.request.pid not in (None, pid) or (
+            kind and self.request.kinds and kind not in self.request.kinds
+        ):
+            return False
+        return self.client.scope is Scope.ALL or session.target.owned_by(pid, self.client.peer.uid)
+
+
+class Subscribers:
+    """The subscription of each client that has one."""
+
+    def __init__(self, sessions: Sessions, proc: Proc, stall_s: float) -> None:
+        self._sessions = sessions
+        self._proc = proc
+        self._stall_ns = int(stall_s * NS)
+        self._watches: dict[Client, Watch] = {}
+
+    def __len__(self) -> int:
+        return len(self._watches)
+
+    def add(self, client: Client, request: Subscribe) -> None:
+        """Subscribe a client; a second subscription replaces its first."""
+        self._watches[client] = Watch(client, request)
+        if request.events:
+            for session in self._sessions:
+                self._listen(session)
+
+    def set_stall(self, stall_s: float) -> None:
+        """How long a wait must last to be reported while it lasts."""
+        self._stall_ns = int(stall_s * NS)
+
+    def remove(self, client: Client) -> None:
+        self._watches.pop(client, None)
+
+    def started(self, session: Session) -> None:
+        """A new observation: whoever wants events wants its events too."""
+        if any(watch.request.events for watch in self._watches.values()):
+            self._listen(session)
+
+    def publish(self, session: Session, findings: list[dict[str, Any]]) -> None:
+        """Send the findings that are new, or whose numbers have grown."""
+        for finding in findings:
+            key = (finding["kind"], finding["pid"], finding["tid"], str(finding["peer"]))
+            numbers = (finding["count"], round(finding["blocked_s"], 1), finding["severity"])
+            if session.sent.get(key) == numbers:
+                continue
+            session.sent[key] = numbers
+            for client, watch in self._watches.items():
+                if watch.wants(session, finding["pid"], finding["kind"]):
+                    client.stream(FindingEvent(session.target.number, finding))
+
+    def publish_stalls(self, session: Session) -> None:
+        """Send the waits that crossed the threshold, and the ends of those that did before."""
+        for event in session.target.stalls(self._stall_ns):
+            for client, watch in self._watches.items():
+                if not watch.request.kinds and watch.wants(session, event.pid):
+                    client.stream(event)
+
+    def _listen(self, session: Session) -> None:
+        if not session.target.listeners:
+            session.target.listeners.append(lambda event: self._on_event(session, event))
+
+    def _on_event(self, session: Session, event: Event) -> None:
+        watchers = [client for client, watch in self._watches.items() if watch.request.events]
+        if not watchers:
+            session.target.listeners.clear()
+            return
+        record = self._event_record(session, event)
+        if record is None:
+            return
+        for client in watchers:
+            if self._watches[client].wants(session, record.pid):
+                client.stream(record)
+
+    def _event_record(self, session: Session, event: Event) -> SliceEvent | ProcessEvent | None:
+        number = session.target.number
+        if isinstance(event, Slice):
+            state = state_of(event.state, event.syscall, event.peer)
+            start = (event.start_ns - session.target.observation.start_ns) / NS
+            name = self._proc.thread_name(event.pid, event.tid)
+            duration = (event.blocked_ns or event.runqueue_ns) / NS
+            call = syscall_name(event.syscall) or ""
+            peer: Any = peer_object(event.peer.family, event.peer.remote, event.peer.remote_port)
+            return SliceEvent(number, event.pid, event.tid, name, state, start, duration, call, peer)
+        if isinstance(event, Fork):
+            return ProcessEvent(number, "started", event.pid, event.parent, self._proc.command(event.pid))
+        if isinstance(event, Exec):
+            command = self._proc.command(event.pid) or (event.path,)
+            return ProcessEvent(number, "exec", event.pid, self._proc.parent(event.pid) or 0, command)
+        if isinstance(event, Exit):
+            status = os.waitstatus_to_exitcode(event.code)
+            return ProcessEvent(number, "exited", event.pid, 0, (event.comm,), status)
+        return None

@@ -1,0 +1,134 @@
+"""The daemon finds what its rules name, keeps it observed, and hands it over to whoever asks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import wait_until
+from harness_cli import Daemon, whyidle
+from whyidle_wire.records import Finish, Observe, Observing, Report
+
+pytestmark = pytest.mark.bpf
+
+RULE = """
+[discovery]
+defaults = false
+[[discovery.rule]]
+name = "{name}"
+command = ["*{mark}*"]
+"""
+SLEEPER = "import sys, time\nwhile True: time.sleep(0.05)"
+
+
+class Sleeper:
+    """A program that a rule names by a word in its command line."""
+
+    def __init__(self, mark: str) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", SLEEPER, mark])
+        self.pid = self.process.pid
+
+    def __enter__(self) -> Sleeper:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def listed(daemon: Daemon) -> dict[int, dict[str, Any]]:
+    done = whyidle("ps", "--json", "--socket", daemon.socket)
+    assert done.returncode == 0, done.stderr
+    return {target["pid"]: target for target in json.loads(done.stdout)}
+
+
+def test_found_at_the_start_and_later(tmp_path: Path) -> None:
+    """What runs already, what is started later, and the table that says how each was found."""
+    mark = f"mark-{os.getpid()}-a"
+    with Sleeper(mark) as early, Daemon(tmp_path, config=RULE.format(name="by mark", mark=mark)) as daemon:
+        wait_until(lambda: early.pid in listed(daemon), "the early one")
+        with Sleeper(mark) as late:
+            wait_until(lambda: late.pid in listed(daemon), "the late one")
+            row = listed(daemon)[late.pid]
+            assert (row["rule"], row["client"], row["user"]) == ("by mark", None, "root")
+            assert row["command"][0] == sys.executable
+            assert row["state"] in ("sleep", "running")
+            assert row["processes"] == 1
+            table = whyidle("ps", "--socket", daemon.socket).stdout.splitlines()
+            assert table[0].split() == ["PID", "USER", "SINCE", "STATE", "ENGINE", "WHERE", "FOUND", "BY",
+                                        "COMMAND"]  # fmt: skip
+            assert any(str(late.pid) in line and "by mark" in line for line in table)
+        wait_until(lambda: late.pid not in listed(daemon), "its end to be noticed")
+        assert early.pid in listed(daemon)
+
+
+def test_attach_takes_a_found_target_over_and_gives_it_back(tmp_path: Path) -> None:
+    """A client gets a report of a process that was found; afterwards the daemon observes it again."""
+    mark = f"mark-{os.getpid()}-b"
+    with Sleeper(mark) as program, Daemon(tmp_path, config=RULE.format(name="m", mark=mark)) as daemon:
+        wait_until(lambda: program.pid in listed(daemon), "it to be found")
+        with daemon.client() as client:
+            client.send(Observe(1, program.pid, ("x",), 0.0))
+            answer = client.receive(20)
+            assert isinstance(answer, Observing)
+            row = listed(daemon)[program.pid]
+            assert (row["rule"], row["client"]) == (None, "test")
+            second = whyidle("attach", program.pid, "--duration", "1", "--socket", daemon.socket)
+            assert second.returncode == 1
+            assert "another client" in second.stderr
+            client.send(Finish(answer.observation))
+            report = client.receive(20)
+            assert isinstance(report, Report)
+            assert report.report["threads"]
+        wait_until(lambda: (listed(daemon).get(program.pid) or {}).get("rule") == "m", "it to be found again")
+
+
+def test_reload(tmp_path: Path) -> None:
+    """SIGHUP uses the new rules; a bad file changes nothing and is logged with its mistake."""
+    one, two = f"mark-{os.getpid()}-one", f"mark-{os.getpid()}-two"
+    with (
+        Sleeper(one) as first,
+        Sleeper(two) as second,
+        Daemon(tmp_path, config=RULE.format(name="r", mark=one)) as daemon,
+    ):
+        wait_until(lambda: set(listed(daemon)) == {first.pid}, "the first")
+        daemon.config.write_text("[discovery]\ndefualts = false\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "did you mean 'defaults'?" in daemon.said(), "the mistake in the log")
+        assert set(listed(daemon)) == {first.pid}
+        daemon.config.write_text(RULE.format(name="r", mark=two))
+        daemon.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: set(listed(daemon)) == {second.pid}, "the second in place of the first")
+
+
+def test_a_storm_of_execs_costs_a_bounded_share(tmp_path: Path) -> None:
+    """Hundreds of programs per second cost the daemon next to nothing, and it still finds its own."""
+    mark = f"mark-{os.getpid()}-storm"
+    with Daemon(tmp_path, config=RULE.format(name="s", mark=mark)) as daemon:
+        wait_until(lambda: whyidle("ps", "--socket", daemon.socket).returncode == 0, "the daemon")
+        before, began, execs = cpu_s(daemon.process.pid), time.monotonic(), 0
+        with Sleeper(mark) as program:
+            while time.monotonic() - began < 3:
+                execs += 10
+                subprocess.run(
+                    ["/bin/sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do /bin/true; done"], check=True
+                )
+            spent = cpu_s(daemon.process.pid) - before
+            wait_until(lambda: program.pid in listed(daemon), "it in the storm")
+        assert execs > 100
+        # One look per second, at most 25 candidates per quarter of a second; without the table in the kernel
+        # each exec would be a wake-up and a look. Two clock ticks of slack.
+        assert spent <= 0.05 * (time.monotonic() - began) + 0.02
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -17,6 +17,7 @@ _MAX_COMMAND = 4096
 _MAX_ARGUMENTS = 64
 _MAX_MAPS = 8 << 20
 _KTHREAD = 0x00200000
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _MAPPING = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)\s+(/.*)$", re.MULTILINE
 )
@@ -48,6 +49,13 @@ class Proc:
 
     def __init__(self, root: Path = Path("/proc")) -> None:
         self._root = root
+
+    def initial_namespace(self) -> bool:
+        """Whether processes have the kernel side's numbers here: not so in a container's PID namespace."""
+        try:
+            return os.stat(self._root / "self/ns/pid").st_ino == _INITIAL_PID_NAMESPACE  # noqa: PTH116 (as link)
+        except OSError:
+            return True  # nothing says otherwise
 
     def path(self, pid: int, *names: str) -> Path:
         return self._root.joinpath(str(pid), *names)

@@ -34,6 +34,13 @@ class Requests:
     def observe(self, client: Client, request: Observe) -> Session | None:
         """Begin to observe, or say why not. A process that discovery observes is handed over."""
         roots = (request.pid, *request.pids)
+        if not self._proc.initial_namespace():
+            message = (
+                "the daemon runs in a PID namespace, where processes have other numbers than in the kernel"
+            )
+            hint = "run it on the host, or its container in the host's PID namespace (docker run --pid=host)"
+            client.fail(request.request, FailureCode.HOST, message, hint)
+            return None
         refusal = self._refuse_process(roots) or self._refuse_client(client, request, roots)
         if refusal:
             client.fail(request.request, *refusal)

@@ -73,6 +73,9 @@ class Discovery:
         """Look at what runs, and from now on at what comes."""
         if not self._config.enabled:
             return
+        if not self._proc.initial_namespace():
+            log.warning("in a PID namespace of its own the daemon cannot discover anything")
+            return
         self._targets.on_noticed = self._on_noticed
         self._targets.kernel.notice(True)
         self._look_through()

@@ -6,9 +6,8 @@ first: by then the short-lived are gone. What does not match is looked at again 
 as a program may open its GPU long after it began; mapping an engine's library starts that anew.
 
 A look costs about 0.1 ms. There are at most ``LOOKS`` in one turn and, but for what was there at the start,
-one turn per ``TURN_S``, so that a host
-that starts thousands of processes per second costs a bounded share of one core; the queue is bounded too, and
-when it overflowed /proc is looked through instead.
+one turn per ``TURN_S``, so that a host that starts thousands of processes per second costs a bounded share of
+one core; the queue is bounded too, and when it overflowed /proc is looked through instead.
 """
 
 from __future__ import annotations
@@ -178,8 +177,14 @@ class Discovery:
         self._observe(candidate, rule)
         return False
 
+    def _has_room(self, uid: int | None) -> bool:
+        """Of the targets, nobody but root may have more than half: anybody can start what a rule names."""
+        most = self._config.max_targets
+        theirs = sum(found.uid == uid for found, _ in self._found.values())
+        return len(self._found) < most and (uid == 0 or theirs < max(1, most // 2))
+
     def _observe(self, candidate: Candidate, rule: str) -> None:
-        if len(self._found) >= self._config.max_targets:
+        if not self._has_room(candidate.uid):
             if not self._full:
                 log.warning(
                     "%d targets are observed already: process %d is not (discovery.max_targets)",

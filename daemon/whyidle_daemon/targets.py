@@ -319,9 +319,14 @@ class Target:
         """Whether a process belonged to a user alone whenever it was looked at. Not known is no."""
         return self._owners is not None and self._owners.get(pid) == uid
 
+    def wholly_owned_by(self, uid: int) -> bool:
+        """Whether every process of the tree is and was this user's alone."""
+        return self._owners is not None and all(owner == uid for owner in self._owners.values())
+
     def _learn(self, pid: int) -> None:
         if self._owners is not None and (pid in self._owners or len(self._owners) < _KNOWN_OWNERS):
-            owner = owner_of(pid, self._proc)
+            full = len(self._owners) >= _KNOWN_OWNERS - 1  # the last place says that there were more
+            owner = owner_of(pid, self._proc) if not full else None
             # One that was another's for a moment stays hidden: its records from then are in the sums.
             self._owners[pid] = owner if self._owners.get(pid, owner) == owner else None
         command = self._proc.command(pid)

@@ -90,6 +90,15 @@ class Access(Struct, forbid_unknown_fields=True, frozen=True):
     requests_per_second: Annotated[int, Meta(ge=1, le=10_000)] = 50
 
 
+class History(Struct, forbid_unknown_fields=True, frozen=True):
+    """What is kept for ``whyidle report --since``: the oldest goes first."""
+
+    enabled: bool = True
+    max_megabytes: Annotated[int, Meta(ge=32, le=1 << 20)] = 1024
+    max_age_days: Annotated[float, Meta(gt=0, le=3660)] = 7.0
+    part_minutes: Annotated[float, Meta(ge=0.01, le=1440)] = 10.0
+
+
 class Daemon(Struct, forbid_unknown_fields=True, frozen=True):
     """The daemon itself. ``max_threads`` needs a restart; a stall is a wait reported while it lasts."""
 
@@ -104,6 +113,7 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True):
     daemon: Daemon = Daemon()
     access: Access = Access()
     discovery: Discovery = Discovery()
+    history: History = History()
 
 
 def load(path: Path | None) -> Config:

@@ -11,6 +11,7 @@ from whyidle_daemon.facts import Snapshot
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.sessions import Session
 from whyidle_daemon.states import state_of
+from whyidle_daemon.targets import NS
 
 _MAX_ENGINES = 16
 
@@ -36,7 +37,7 @@ def target_object(session: Session, found: Found | None, proc: Proc) -> dict[str
         "rule": found.rule if found is not None else None,
         "client": session.client.name if session.client is not None else None,
         "since": target.started_at,
-        "observed_s": progress.elapsed_s,
+        "observed_s": (snapshot.ns - target.start_ns) / NS,
         "processes": progress.processes,
         "threads": progress.threads,
         "engines": [

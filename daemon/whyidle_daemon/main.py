@@ -65,6 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help=f"configuration (default: {configuration.DEFAULT_PATH})"
     )
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        default=os.environ.get("STATE_DIRECTORY"),
+        help="where the history is kept (default: $STATE_DIRECTORY, which systemd sets; without: nowhere)",
+    )
     parser.add_argument("--check-config", action="store_true", help="say whether it is good, and end")
     parser.add_argument(
         "--connection-fd", type=int, metavar="FD", help="serve one client on this connected socket, then end"
@@ -146,7 +153,8 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
     targets = Targets(lambda on_event: Kernel(probes, on_event, os.getpid()), proc)
     over = asyncio.Event()
     serving: asyncio.Server | None = None  # kept: uvloop stops listening when nobody holds it
-    server = Server(targets, proc, config, on_idle=over.set if private else None)
+    state = None if private or options.state is None else Path(options.state)
+    server = Server(targets, proc, config, on_idle=over.set if private else None, state=state)
     server.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, over.set)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from whyidle_daemon.access import Access, Scope
@@ -12,6 +13,7 @@ from whyidle_daemon.admission import Admission
 from whyidle_daemon.clients import Client
 from whyidle_daemon.config import Config
 from whyidle_daemon.discovery.watcher import Discovery
+from whyidle_daemon.history.keeper import Keeper
 from whyidle_daemon.listing import target_object
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.pulse import Pulse
@@ -49,22 +51,29 @@ class Server:
         proc: Proc,
         config: Config | None = None,
         on_idle: Callable[[], None] | None = None,
+        state: Path | None = None,
     ) -> None:
-        """``on_idle`` makes it a private server: it discovers nothing, and ends with its only client."""
+        """``on_idle`` makes it a private server: it discovers nothing, and ends with its only client.
+
+        ``state`` is the directory of the history; ``None``: there is none.
+        """
         config = config or Config()
         self._targets = targets
         self._proc = proc
         self._on_idle = on_idle
         self._sessions = Sessions(targets)
         self._subscribers = Subscribers(self._sessions, proc, config.daemon.stall_threshold_s)
-        self._pulse = Pulse(targets, self._sessions, self._subscribers)
+        self._keeper = Keeper(state, config.history, self._sessions) if state is not None else None
+        self._pulse = Pulse(targets, self._sessions, self._subscribers, self._keeper)
         self._discovery: Discovery | None = None
         if on_idle is None:
-            self._discovery = Discovery(config.discovery, targets, self._sessions, proc, os.getpid())
+            self._discovery = Discovery(
+                config.discovery, targets, self._sessions, proc, os.getpid(), keeper=self._keeper
+            )
             self._discovery.on_start = self._started
         access = Access(config.access, proc)
         self._admission = Admission(access)
-        self._requests = Requests(targets, self._sessions, proc, access, self._discovery)
+        self._requests = Requests(targets, self._sessions, proc, access, self._discovery, keeper=self._keeper)
         self._targets.know_owners = config.access.others != "none"
 
     def start(self) -> None:
@@ -83,6 +92,8 @@ class Server:
             client.scope = access.scope(client.peer)
             if client.scope is Scope.NONE:
                 client.close()
+        if self._keeper is not None:
+            self._keeper.configure(config.history)
         if self._discovery is not None:
             self._discovery.reload(config.discovery)
 
@@ -97,6 +108,8 @@ class Server:
             self._discovery.close()
         for session in self._sessions:  # while the kernel side is still there to be told
             self._sessions.stop(session)
+        if self._keeper is not None:
+            self._keeper.close()
         for client in self._admission.clients:
             client.close()
 

@@ -108,7 +108,7 @@ class Subscribers:
         number = session.target.number
         if isinstance(event, Slice):
             state = state_of(event.state, event.syscall, event.peer)
-            start = (event.start_ns - session.target.observation.start_ns) / NS
+            start = (event.start_ns - session.target.start_ns) / NS
             name = self._proc.thread_name(event.pid, event.tid)
             duration = (event.blocked_ns or event.runqueue_ns) / NS
             call = syscall_name(event.syscall) or ""

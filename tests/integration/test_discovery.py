@@ -123,10 +123,16 @@ def test_a_library_that_is_mapped_late(tmp_path: Path) -> None:
     """A program becomes an agent when it maps an engine's library, however long after its start."""
     library = tmp_path / "libllama.so.1"
     library.write_bytes(Path("/bin/true").read_bytes())
+    mark = f"mark-{os.getpid()}-late"
+    # Not the built-in rule, which by now matches the process that runs these tests.
+    config = RULE.format(name="late", mark=mark) + "maps = ['libllama.so*']\n"
     with (
-        Daemon(tmp_path, config="[discovery]\n") as daemon,
+        Daemon(tmp_path, config=config) as daemon,
         subprocess.Popen(
-            [sys.executable, "-c", LATE, library], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", LATE, library, mark],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         ) as program,
     ):
         assert program.stdin
@@ -138,7 +144,7 @@ def test_a_library_that_is_mapped_late(tmp_path: Path) -> None:
         program.stdin.flush()
         assert program.stdout.readline() == "mapped\n"
         wait_until(lambda: program.pid in listed(daemon), "it to be found")
-        assert listed(daemon)[program.pid]["rule"] == "llama.cpp in the process"
+        assert listed(daemon)[program.pid]["rule"] == "late"
         program.kill()
 
 

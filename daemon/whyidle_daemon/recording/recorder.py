@@ -8,7 +8,7 @@ as checkpoints, from which a report can be made even if nothing comes after them
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any, Final
 
@@ -80,6 +80,11 @@ class Recorder:
         self.failure = self.failure or self._output.failure
 
     @property
+    def size(self) -> int:
+        """Bytes in the file by now."""
+        return self._output.size
+
+    @property
     def over(self) -> bool:
         """Nothing more is recorded: it was closed, or failed."""
         self.failure = self.failure or self._output.failure
@@ -124,7 +129,7 @@ class Recorder:
 
 
 class RecordedObservation(Observation):
-    """An observation that is recorded while it is made."""
+    """An observation that is recorded while it is made, into as many files as are asked for."""
 
     def __init__(
         self,
@@ -133,16 +138,17 @@ class RecordedObservation(Observation):
         command: tuple[str, ...],
         started_at: str,
         *,
-        output: Output,
+        outputs: Sequence[Output],
         host: Host,
     ) -> None:
         super().__init__(start_ns, roots, command, started_at, PAGE_SIZE)
         begin = Begin(start_ns, roots, command, started_at, PAGE_SIZE, host, _version())
-        self.recorder = Recorder(output, begin)
+        self.recorders = tuple(Recorder(output, begin) for output in outputs)
 
     def add(self, record: Anything) -> None:
         """Take one record, and keep it."""
-        self.recorder.record(record)
+        for recorder in self.recorders:
+            recorder.record(record)
         super().add(record)
 
 

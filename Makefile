@@ -9,7 +9,7 @@ WHYIDLE_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/whyidle
 export WHYIDLE_CACHE
 
 # What only some targets need.
-TEST_PACKAGES := systemd
+TEST_PACKAGES := systemd prometheus
 SYSTEMD_PACKAGES := systemd systemd-sysv systemd-container
 
 .PHONY: help setup demo test lint bench accuracy install uninstall test-systemd clean

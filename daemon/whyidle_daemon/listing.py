@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from whyidle_daemon.discovery.candidate import user_name
-from whyidle_daemon.discovery.placement import placement_of
 from whyidle_daemon.discovery.watcher import Found
 from whyidle_daemon.facts import Snapshot
 from whyidle_daemon.proc import Proc
@@ -23,7 +22,7 @@ def target_object(session: Session, found: Found | None, proc: Proc) -> dict[str
     progress = target.observation.progress(snapshot)
     owners = proc.owners(target.roots[0])
     uid = found.uid if found is not None else owners.effective if owners is not None else None
-    placement = found.placement if found is not None else placement_of(proc.cgroup(target.roots[0]))
+    placement = found.placement if found is not None else target.placement
     state, share = top_state(snapshot, target.roots)
     return {
         "observation": target.number,

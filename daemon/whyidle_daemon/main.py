@@ -28,6 +28,7 @@ from whyidle_probes.loader import LoaderError, ProbeConfig, load_probes
 DEFAULT_SOCKET = Path("/run/whyidle/whyidle.sock")
 EXIT_HOST = 3
 log = logging.getLogger("whyidled")
+_tasks: set[asyncio.Task[None]] = set()  # held while they run: the loop alone does not
 
 EXAMPLES = """\
 examples:
@@ -167,6 +168,7 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
         sockets.open_to(listener, config.access.others != "none")
         loop.add_signal_handler(signal.SIGHUP, _reload, options, server, listener)
         serving = await loop.create_unix_server(server.connection, sock=listener)
+        await server.export(config.metrics)
     lacks = f"; this kernel lacks {', '.join(probes.missing)}" if probes.missing else ""
     log.info("probes attached%s", lacks)
     watchdog = Watchdog()
@@ -198,6 +200,8 @@ def _reload(options: argparse.Namespace, server: Server, listener: socket.socket
         logging.getLogger().setLevel(_level(options, config))
         sockets.open_to(listener, config.access.others != "none")
         server.reload(config)
+        _tasks.add(task := asyncio.get_running_loop().create_task(server.export(config.metrics)))
+        task.add_done_callback(_tasks.discard)
         log.info("configuration reloaded")
     notify("READY=1")
 

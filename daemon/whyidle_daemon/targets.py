@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from whyidle_daemon.access import owner_of
+from whyidle_daemon.discovery.placement import Placement, placement_of
 from whyidle_daemon.facts import (
     Host,
     HostName,
@@ -42,7 +43,19 @@ from whyidle_daemon.sampler import StackSampler
 from whyidle_daemon.spins import HERTZ, Spins
 from whyidle_daemon.stalls import Stall, StallTracker
 from whyidle_daemon.states import peer_object, state_of
-from whyidle_probes.events import Event, Exec, Exit, Fork, Glance, Library, NameLookup, Noticed, Slice, Stat
+from whyidle_probes.events import (
+    Event,
+    Exec,
+    Exit,
+    Fork,
+    Gap,
+    Glance,
+    Library,
+    NameLookup,
+    Noticed,
+    Slice,
+    Stat,
+)
 from whyidle_probes.syscalls import syscall_name
 from whyidle_wire.records import StallEvent
 
@@ -273,6 +286,11 @@ class Target:
             self._sweep()
 
     @property
+    def placement(self) -> Placement:
+        """Where its first process runs."""
+        return placement_of(self._proc.cgroup(self.roots[0]))
+
+    @property
     def over(self) -> bool:
         """All processes have gone."""
         return not self._kernel.processes(self.number)
@@ -416,6 +434,7 @@ class Targets:
         self._proc = proc
         self.know_owners = False
         self.on_noticed: Callable[[], None] = lambda: None
+        self.on_gap: Callable[[Gap], None] | None = None
         self.kernel = make_kernel(self._dispatch)
         self.libraries = EngineLibraries(self.kernel.attach_function, proc)
 
@@ -461,5 +480,7 @@ class Targets:
         target = self._targets.get(event.target)
         if target is not None:
             target.handle(event)
+            if self.on_gap is not None and isinstance(event, Gap):
+                self.on_gap(event)
         elif isinstance(event, Noticed):
             self.on_noticed()

@@ -171,7 +171,8 @@ class Target:
         self.drain()
         raw = self._raw_snapshot()
         if self._history is not None:
-            self._history.finish(self._rebased(raw), self.loss(), self.overhead(), None)
+            # Nobody waits for this file: the disk may take its time, and the loop goes on.
+            self._history.finish(self._rebased(raw), self.loss(), self.overhead(), None, wait_s=0.0)
         before = self.observation
         self._base = Base(raw)
         self._baseline = self._kernel.stats()

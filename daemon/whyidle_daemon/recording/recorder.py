@@ -62,21 +62,28 @@ class Recorder:
             self._due = now + max(CHECKPOINT_EVERY_S - 0.1, took / CHECKPOINT_SHARE)  # a tick may come early
         self._flush(flags)
 
-    def finish(self, snapshot: Snapshot, loss: Loss, overhead: Overhead, exit_status: int | None) -> None:
-        """The observation came to its end, in this state."""
+    def finish(
+        self,
+        snapshot: Snapshot,
+        loss: Loss,
+        overhead: Overhead,
+        exit_status: int | None,
+        wait_s: float = CLOSE_TIMEOUT_S,
+    ) -> None:
+        """The observation came to its end, in this state; wait so long for the disk to have it."""
         if not self.over:
             self._checkpoint(snapshot, loss, overhead)
             self._put(End(exit_status), Kind.END, last=True)
             self._flush(Flag.CHECKPOINT | Flag.END)
-        self.close()
+        self.close(wait_s)
 
-    def close(self) -> None:
+    def close(self, wait_s: float = CLOSE_TIMEOUT_S) -> None:
         """Write what there is and close the file; without :meth:`finish` it has no end, and says so."""
         if self._ended:
             return
         self._flush()
         self._ended = True
-        self._output.close(CLOSE_TIMEOUT_S)
+        self._output.close(wait_s)
         self.failure = self.failure or self._output.failure
 
     @property

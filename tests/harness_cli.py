@@ -39,14 +39,19 @@ class Daemon:
         wait: bool = True,
         config: str = NO_DISCOVERY,
         arguments: Sequence[str | Path] = (),
+        prefix: Sequence[str] = (),
     ) -> None:
+        """``prefix`` is a program that starts it with other privileges, such as setpriv."""
         self.socket = folder / "w.sock"
         self.config = folder / "config.toml"
         self.config.write_text(config)
         self._log = folder / f"daemon-{len(list(folder.iterdir()))}.log"
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [BIN / "whyidled", "--socket", self.socket, "--config", self.config, "-v", *arguments],
+                [
+                    *(*prefix, BIN / "whyidled", "--socket", self.socket),
+                    *("--config", self.config, "-v", *arguments),
+                ],
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )

@@ -79,10 +79,10 @@ def daemon(place: Path) -> Iterator[Daemon]:
 
 
 @contextlib.contextmanager
-def acting_as(uid: int, gid: int = 65534) -> Iterator[None]:
-    """What the kernel notes of us when we connect."""
+def acting_as(uid: int, gid: int = 65534, others: tuple[int, ...] = ()) -> Iterator[None]:
+    """What the kernel notes of us when we connect; ``others`` are the supplementary groups."""
     groups = os.getgroups()
-    os.setgroups([])
+    os.setgroups(others)
     os.setegid(gid)
     os.seteuid(uid)
     try:
@@ -94,8 +94,8 @@ def acting_as(uid: int, gid: int = 65534) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def client_of(daemon: Daemon, uid: int, gid: int = 65534) -> Iterator[Client]:
-    with acting_as(uid, gid):
+def client_of(daemon: Daemon, uid: int, gid: int = 65534, others: tuple[int, ...] = ()) -> Iterator[Client]:
+    with acting_as(uid, gid, others):
         client = Client.connect(daemon.socket)
     with client:
         client.handshake("test")
@@ -151,8 +151,9 @@ def test_others_are_kept_out_by_the_file_and_by_the_daemon(place: Path) -> None:
         assert (about.st_uid, about.st_gid, about.st_mode & 0o777) == (0, GROUP, 0o660)
         with acting_as(ALICE), pytest.raises(PermissionError):
             Client.connect(closed.socket)
-        with client_of(closed, ALICE, GROUP) as member:
-            assert "clients" in ask(member, Status(1), StatusReply).status
+        for gid, others in ((GROUP, ()), (ALICE, (GROUP,))):
+            with client_of(closed, ALICE, gid, others) as member:
+                assert "clients" in ask(member, Status(1), StatusReply).status
         closed.socket.chmod(0o666)
         with acting_as(ALICE):
             stranger = Client.connect(closed.socket)

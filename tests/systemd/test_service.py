@@ -11,6 +11,7 @@ import os
 import signal
 import stat
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,33 @@ def test_a_bad_configuration_is_refused_and_logged() -> None:
     sh("systemctl", "reload", "whyidled")
     wait_until(lambda: any("configuration reloaded" in e["MESSAGE"] for e in entries()), "the reload")
     assert main_pid() == before
+
+
+def test_metrics_under_the_unit() -> None:
+    """One line and a reload: Prometheus can scrape from this host, and from this host alone."""
+    before, good = main_pid(), CONFIG.read_text()
+    CONFIG.write_text('[metrics]\nlisten = "127.0.0.1:9747"\n')
+    sh("systemctl", "reload", "whyidled")
+    wait_until(lambda: any("metrics on http" in e["MESSAGE"] for e in entries()), "the endpoint")
+    with urllib.request.urlopen("http://127.0.0.1:9747/metrics", timeout=20) as answer:
+        assert b"whyidle_build_info" in answer.read()
+    assert (active(), main_pid()) == (True, before)
+    allowed, denied = show("IPAddressAllow").split(), show("IPAddressDeny").split()
+    assert set(allowed) == {"127.0.0.0/8", "::1/128"}
+    assert set(denied) == {"0.0.0.0/0", "::/0"}
+    CONFIG.write_text(good)
+    sh("systemctl", "reload", "whyidled")
+    wait_until(lambda: sum("configuration reloaded" in e["MESSAGE"] for e in entries()) == 3, "the reload")
+
+
+def test_the_state_directory_is_the_daemons() -> None:
+    """It can write there under all its restrictions: what tells the next one until when it saw everything."""
+    beat = Path("/var/lib/whyidle/last-seen")
+    sh("systemctl", "restart", "whyidled")
+    wait_until(beat.exists, "the last beat of the one before")
+    about = RECORDING.parent.stat()
+    assert (about.st_gid, stat.S_IMODE(about.st_mode)) == (grp.getgrnam("whyidle").gr_gid, 0o750)
+    assert "the history has nothing" in sh(INSTALLED, "report", "--since", "1h", check=False).stderr
 
 
 def again_after(number: signal.Signals) -> None:

@@ -40,7 +40,7 @@ class Heartbeat:
         """It is now, and all is seen."""
         with contextlib.suppress(OSError):
             text = json.dumps({"boot": self._boot.read_text().strip(), "monotonic_ns": now_ns()})
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 os.pwrite(descriptor, text.encode().ljust(128) + b"\n", 0)  # one size: never half of two
             finally:

@@ -52,6 +52,13 @@ class Store:
         self._clock = clock
         self._outputs: list[Output] = []
         self._failed: str | None = None
+        with contextlib.suppress(OSError):  # said when there is something to keep
+            self._make_folder()
+
+    def _make_folder(self) -> None:
+        if not self.folder.is_dir():
+            self.folder.mkdir(parents=True)
+            self.folder.chmod(0o750)  # whatever the umask
 
     @property
     def max_bytes(self) -> int:
@@ -67,7 +74,7 @@ class Store:
         if not self.config.enabled:
             return None
         try:
-            self.folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self._make_folder()
             output = self._create(pid)
         except (CannotRecord, OSError) as error:
             if self._failed is None:

@@ -35,8 +35,12 @@ class Clock:
 def test_a_part_is_a_file_for_root_and_the_group(tmp_path: Path) -> None:
     """Named by when it began; two of one second and process do not meet."""
     clock = Clock()
-    store = Store(tmp_path, History(), clock)
-    outputs = [store.new(42) for _ in range(3)]
+    before = os.umask(0o077)  # as in the unit
+    try:
+        store = Store(tmp_path, History(), clock)
+        outputs = [store.new(42) for _ in range(3)]
+    finally:
+        os.umask(before)
     for output in outputs:
         assert output is not None
         output.close(5)
@@ -44,14 +48,13 @@ def test_a_part_is_a_file_for_root_and_the_group(tmp_path: Path) -> None:
     found = parts(store.folder)
     assert len({part.path for part in found}) == 3
     assert {(part.pid, part.begun_s) for part in found} == {(42, NOW)}
-    assert store.folder.stat().st_mode & 0o007 == 0
+    assert store.folder.stat().st_mode & 0o777 == 0o750
 
 
 def test_the_oldest_goes_first(tmp_path: Path) -> None:
     """Too old, or more than there is room for; what is not of the history is not touched."""
     clock = Clock()
     store = Store(tmp_path, History(max_megabytes=32, max_age_days=1.0), clock)
-    store.folder.mkdir()
     for hour in range(30):  # 30 hours, 2 MiB each
         path = store.folder / f"20270115T{hour % 24:02}0000Z-{hour}-1.rec"
         path = store.folder / f"202701{14 + hour // 24:02}T{hour % 24:02}0000Z-{hour}-1.rec"

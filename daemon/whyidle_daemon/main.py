@@ -20,9 +20,10 @@ from whyidle_daemon.config import Config, ConfigError
 from whyidle_daemon.errors import StartError
 from whyidle_daemon.kernel import Kernel
 from whyidle_daemon.proc import Proc
-from whyidle_daemon.server import VERSION, Server
+from whyidle_daemon.server import Server
 from whyidle_daemon.systemd import Watchdog, notify, reloading, set_up_logging
 from whyidle_daemon.targets import Targets
+from whyidle_daemon.version import VERSION
 from whyidle_probes.loader import LoaderError, ProbeConfig, load_probes
 
 DEFAULT_SOCKET = Path("/run/whyidle/whyidle.sock")

@@ -21,6 +21,7 @@ from whyidle_daemon.requests import Requests
 from whyidle_daemon.sessions import Session, Sessions
 from whyidle_daemon.subscribers import Subscribers
 from whyidle_daemon.targets import NS, Targets, host
+from whyidle_daemon.version import VERSION
 from whyidle_wire.records import (
     PROTOCOL,
     FailureCode,
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from whyidle_daemon.metrics.exporter import Exporter
 
 log = logging.getLogger(__name__)
-
-VERSION = "0.1.0"
 
 
 class Server:
@@ -107,6 +106,8 @@ class Server:
     def start(self) -> None:
         """Listen for the kernel's wake-ups, and look for what there is to observe."""
         self._pulse.start()
+        if self._keeper is not None:
+            self._keeper.start()
         if self._discovery is not None:
             self._discovery.start()
 

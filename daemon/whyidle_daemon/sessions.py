@@ -67,7 +67,9 @@ class Sessions:
 
     def renew(self, session: Session, history: Output | None) -> None:
         """Cut an observation that goes on: ``on_cut`` sees what ends here, as it does at the end."""
+        self._targets.drain_waits()  # those up to here belong to what ends
         self.on_cut(session)
+        session.sent.clear()
         session.target.renew(history)
 
     def over(self, session: Session) -> None:

@@ -179,7 +179,10 @@ class Target:
         self._clock_start, self._run_ns_start = time.process_time(), self._kernel.run_ns()
         self.blind_ns = self._sampler.dropped = 0
         self.observation = self._observe(raw.ns, before.command, _utc(), None, history)
-        for pid in self._kernel.processes(self.number):
+        alive = self._kernel.processes(self.number)
+        if self._owners is not None:  # of those that the new one will speak of
+            self._owners = {pid: self._owners[pid] for pid in alive if pid in self._owners}
+        for pid in alive:
             self._learn(pid)
         for name in before.names():
             self.observation.add(name)

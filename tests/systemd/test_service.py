@@ -238,6 +238,7 @@ def test_an_upgrade_that_does_not_start_is_undone() -> None:
     wait_until(active, "the old one to serve again")
     assert sh(INSTALLED, "--version").stdout == "whyidle 9.9.1\n"
     sh(INSTALLED, "ps")
+    assert sh("/usr/local/bin/whyidled", "--version").stdout == "whyidled 9.9.1\n"
     assert [path.name for path in Path("/opt/whyidle/versions").iterdir()] == ["2"]
 
 
@@ -258,6 +259,16 @@ def test_a_service_that_was_disabled_stays_so() -> None:
     assert install("9.9.1").returncode == 0
     assert not active()
     sh("systemctl", "enable", "--now", "whyidled.socket", "whyidled.service")
+    assert active()
+
+
+def test_without_naming_a_source() -> None:
+    """From a checkout it is the checkout that is installed."""
+    done = sh(BIN / "whyidle", "install", check=False)
+    assert done.returncode == 0, done.stderr + logged()
+    said = sh(INSTALLED, "--version").stdout
+    assert said == sh(BIN / "whyidle", "--version").stdout
+    assert sh("/usr/local/bin/whyidled", "--version").stdout == said.replace("whyidle", "whyidled")
     assert active()
 
 

@@ -65,7 +65,11 @@ class Client:
 
         Raises :class:`Refused` with the daemon's Failure (another protocol version, a host that cannot).
         """
-        self.send(Hello(PROTOCOL, client))
+        try:
+            self.send(Hello(PROTOCOL, client))
+        except Disconnected:
+            if not self._ready:  # a refusal came before the daemon hung up
+                raise
         answer = self.receive(timeout_s)
         if isinstance(answer, Welcome):
             if answer.protocol != PROTOCOL:

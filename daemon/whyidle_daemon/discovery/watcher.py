@@ -81,6 +81,7 @@ class Discovery:
 
     def start(self) -> None:
         """Look at what runs, and from now on at what comes."""
+        first, self._started = not self._started, True
         if not self._config.enabled:
             return
         if not self._proc.initial_namespace():
@@ -89,8 +90,8 @@ class Discovery:
         self._targets.on_noticed = self._on_noticed
         self._targets.kernel.notice(True)
         self._look_through()
-        if not self._started:
-            self._started, self._early = True, set(self._queue)
+        if first:
+            self._early = set(self._queue)
         self._turn()
 
     def reload(self, config: DiscoveryConfig) -> None:

@@ -17,6 +17,7 @@ from whyidle_daemon.recording.output import Output
 from whyidle_daemon.sessions import Session, Sessions
 
 PRUNE_EVERY_S: Final = 60.0
+IDLE_PRUNE_S: Final = 3600.0
 TICK_S: Final = 1.0
 
 
@@ -29,12 +30,19 @@ class Keeper:
         self._sessions = sessions
         self._next_prune = 0.0
         self._next_tick = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self.last_seen_ns = self._heartbeat.last_ns()
+
+    def start(self) -> None:
+        """Remove what is too old, now and from time to time: also while nothing is observed."""
+        self._store.prune()
+        self._timer = asyncio.get_running_loop().call_later(IDLE_PRUNE_S, self.start)
 
     def configure(self, config: History) -> None:
         """Use another configuration from now on."""
         self._store.config = config
         self._next_prune = 0.0
+        self._store.prune()
 
     def part(self, pid: int) -> Output | None:
         """A file for an observation that is about to begin."""
@@ -57,6 +65,8 @@ class Keeper:
 
     def close(self) -> None:
         """The daemon ends; what it observed is closed by then."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._heartbeat.beat()
 
     def _due(self, session: Session, now: float) -> bool:

@@ -69,7 +69,10 @@ class Exporter:
 
     def ended(self, session: Session) -> None:
         """An observation ends or is cut: its last sums count."""
-        self._update(session)
+        try:
+            self._update(session)
+        except Exception:  # a mistake in the numbers must not keep an observation from ending
+            log.exception("the last sums of an observation are not in the metrics")
         self._ledger.end(session.target.number)
 
     def gap(self, gap: Gap) -> None:

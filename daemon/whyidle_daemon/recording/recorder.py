@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from typing import Any, Final
 
 from whyidle_daemon.facts import Host, Loss, Overhead, Snapshot
@@ -18,6 +17,7 @@ from whyidle_daemon.recording.blocks import Flag
 from whyidle_daemon.recording.encoding import Encoder
 from whyidle_daemon.recording.output import Output
 from whyidle_daemon.recording.records import KIND_OF, Begin, Checkpoint, End, Kind, ThreadGone
+from whyidle_daemon.version import VERSION
 from whyidle_probes.events import Thread
 
 BLOCK_BYTES: Final = 64 * 1024
@@ -149,7 +149,7 @@ class RecordedObservation(Observation):
         host: Host,
     ) -> None:
         super().__init__(start_ns, roots, command, started_at, PAGE_SIZE)
-        begin = Begin(start_ns, roots, command, started_at, PAGE_SIZE, host, _version())
+        begin = Begin(start_ns, roots, command, started_at, PAGE_SIZE, host, VERSION)
         self.recorders = tuple(Recorder(output, begin) for output in outputs)
 
     def add(self, record: Anything) -> None:
@@ -157,11 +157,3 @@ class RecordedObservation(Observation):
         for recorder in self.recorders:
             recorder.record(record)
         super().add(record)
-
-
-def _version() -> str:
-    """Of whyidle, for whoever wonders later; empty when it runs from sources that are not installed."""
-    try:
-        return metadata.version("whyidle")
-    except metadata.PackageNotFoundError:
-        return ""

@@ -41,6 +41,7 @@ from whyidle_daemon.states import TCP_CLOSE, TCP_SYN_SENT
 from whyidle_daemon.timelines import Record, Timelines
 from whyidle_daemon.wait_tables import Waits
 from whyidle_daemon.waits import PIPES, WaitKey
+from whyidle_daemon.whatif import what_if
 from whyidle_probes.events import Engine, Exec, Exit, Fork, Gap, Library, ShortWaits, Slice, Thread, Wait
 from whyidle_wire.report import REPORT_SCHEMA
 
@@ -239,6 +240,7 @@ class Observation:
         dropped = self._lines.dropped + waits.sockets.dropped
         evidence = Evidence(
             wall_ns=end_ns - self.start_ns,
+            end_ns=end_ns,
             cpus=host.cpus,
             engines=tuple(engines),
             threads=tuple(times),
@@ -273,6 +275,7 @@ class Observation:
             "gaps": build.gap_objects(engines, self.start_ns),
             "idle_by_cause": build.idle_objects(engines),
             "findings": find_all(evidence),
+            "what_if": what_if(evidence),
             "loss": build.loss_object(loss, dropped),
             "overhead": build.overhead_object(overhead),
         }

@@ -79,13 +79,14 @@ class RunsKey(NamedTuple):
 class Runs:
     """Sums over all runs of two calls or more."""
 
-    __slots__ = ("calls", "keys", "longest_ns", "longest_run", "runs", "saves_ns", "total_ns")
+    __slots__ = ("calls", "keys", "longest_ns", "longest_run", "runs", "saves_ns", "squares", "total_ns")
 
     def __init__(self) -> None:
         self.runs = 0
         self.calls = 0
         self.total_ns = 0
         self.saves_ns = 0
+        self.squares = 0  # of what each run saves: how much the next ones may differ
         self.longest_run = 0
         self.longest_ns = 0
         self.keys: dict[WaitKey, int] = {}
@@ -150,7 +151,9 @@ class Sequences:
         sums.runs += 1
         sums.calls += tally.certain
         sums.total_ns += tally.total
-        sums.saves_ns += tally.total - tally.needed
+        saves = tally.total - tally.needed
+        sums.saves_ns += saves
+        sums.squares += saves * saves
         sums.longest_run = max(sums.longest_run, tally.certain)
         sums.longest_ns = max(sums.longest_ns, tally.longest)
         for record, ns in run:

@@ -17,6 +17,7 @@ say nothing about seconds.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import sys
@@ -147,6 +148,50 @@ class cpu_quota:  # noqa: N801 (reads as a phrase: with truth.cpu_quota(0.2))
         self.throttled_s = int(micro) / 1e6 if micro else int(stat["throttled_time"]) / 1e9
         (self._root / "cgroup.procs").write_text(str(_pid))
         self._group.rmdir()
+
+
+class disk_quota:  # noqa: N801 (reads as a phrase: with truth.disk_quota(path, 16 << 20))
+    """This process may write that many bytes per second past the page cache in this block.
+
+    The wait is then the kernel's timer's and not the device's, whose interrupts take time that no clock of a
+    thread has. Needs root; where the disk or the control group cannot be had, the disk is as fast as it is.
+    """
+
+    def __init__(self, path: Path, bytes_per_s: int) -> None:
+        self._limit = bytes_per_s
+        device = Path(f"/sys/dev/block/{os.major(path.stat().st_dev)}:{os.minor(path.stat().st_dev)}")
+        device = device.resolve()
+        self._device = (device.parent if (device / "partition").exists() else device) / "dev"
+        self._v1 = Path("/sys/fs/cgroup/blkio")
+        self._root = self._v1 if self._v1.exists() else Path("/sys/fs/cgroup")
+        self._group = self._root / f"whyidle-corpus-{_pid}"
+
+    def __enter__(self) -> Self:
+        if self._device.exists():
+            on_its_own(self._limit_it)  # moving a process between groups waits for the kernel
+        return self
+
+    def _limit_it(self) -> None:
+        device = self._device.read_text().strip()
+        with contextlib.suppress(OSError):
+            if not self._v1.exists():
+                (self._root / "cgroup.subtree_control").write_text("+io")
+            self._group.mkdir()
+            if self._v1.exists():
+                (self._group / "blkio.throttle.write_bps_device").write_text(f"{device} {self._limit}")
+            else:
+                (self._group / "io.max").write_text(f"{device} wbps={self._limit}")
+            (self._group / "cgroup.procs").write_text(str(_pid))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        on_its_own(self._free_it)
+
+    def _free_it(self) -> None:
+        with contextlib.suppress(OSError):
+            (self._root / "cgroup.procs").write_text(str(_pid))
+            self._group.rmdir()
 
 
 def write() -> None:

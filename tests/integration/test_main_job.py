@@ -71,6 +71,20 @@ def test_blocked_seconds_are_the_servers(run: Run) -> None:
     assert first["blocked_s"] == pytest.approx(sum(run.held), rel=0.02)
 
 
+def test_what_the_fix_saves_is_predicted(run: Run) -> None:
+    """All calls but one of each step could have been waited for at once, by the server's own log."""
+    (found,) = run.report["what_if"]
+    assert found["functions"] == ["search_web"]
+    assert 2 <= found["calls"] <= len(run.held)
+    together = sorted(run.held)[-found["calls"] :]
+    assert found["saves_s"] == pytest.approx(sum(together) - found["runs"] * LATENCY_S, rel=0.05)
+    assert found["predicted_wall_s"] == pytest.approx(found["wall_s"] - found["saves_s"])
+    (engine,) = run.report["engines"]
+    (then,) = found["engines"]
+    observed = engine["busy_s"] + engine["idle_s"] - found["saves_s"]
+    assert then["predicted_utilization"] == pytest.approx(engine["busy_s"] / observed, rel=1e-3)
+
+
 def test_busy_is_what_the_agent_measured(run: Run) -> None:
     """The engine's busy time is inside what the agent itself spent around llama_decode, and most of it."""
     (engine,) = run.report["engines"]

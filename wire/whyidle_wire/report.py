@@ -206,6 +206,35 @@ class Finding(TypedDict):
     longest_s: NotRequired[float | None]
 
 
+class Predicted(TypedDict):
+    """One engine with the fix; utilisation is busy time of observed time, 0 to 1."""
+
+    id: str
+    utilization: float | None
+    predicted_utilization: float | None
+
+
+class WhatIf(TypedDict):
+    """What the run would have been like with a fix: ``fix`` is the kind of the findings that ask for it.
+
+    ``predicted_wall_low_s`` and ``predicted_wall_high_s`` are two standard deviations of another run, None
+    when too few runs of calls were seen to tell. ``remains_s`` is what the predicted time is made of:
+    ``inference``, ``calls`` and ``rest``.
+    """
+
+    fix: str
+    functions: list[str]
+    runs: int
+    calls: int
+    wall_s: float
+    predicted_wall_s: float
+    predicted_wall_low_s: float | None
+    predicted_wall_high_s: float | None
+    saves_s: float
+    remains_s: dict[str, float]
+    engines: list[Predicted]
+
+
 class Loss(TypedDict):
     """What was not seen. ``seconds_blind`` is time in which no probe was attached."""
 
@@ -234,5 +263,6 @@ class ReportDict(TypedDict):
     gaps: list[Gap]
     idle_by_cause: list[IdleCause]
     findings: list[Finding]
+    what_if: NotRequired[list[WhatIf]]
     loss: Loss
     overhead: Overhead

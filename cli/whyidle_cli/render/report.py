@@ -21,6 +21,7 @@ from whyidle_cli.render.findings import finding_lines
 from whyidle_cli.render.tables import cause_lines, engine_lines, process_lines, thread_lines
 from whyidle_cli.render.text import fit, flow, join, wrap
 from whyidle_cli.render.units import count, percent, seconds, size
+from whyidle_cli.render.whatif import what_if_lines
 from whyidle_cli.sanitize import sanitize
 
 PIPED_WIDTH: Final = 80
@@ -73,6 +74,7 @@ def report_lines(report: dict[str, Any], width: int) -> list[Text]:
     for number, finding in enumerate(findings, start=1):
         body += ([Text()] if number > 1 else []) + finding_lines(number, finding, commands, width)
     section("FINDINGS", body or [Text("  Nothing that costs enough to be worth changing.")])
+    section("WHAT IF", what_if_lines(report.get("what_if", ()), width))
     section("ENGINES", engine_lines(report["engines"], width))
     section("WHY IDLE", cause_lines(report["idle_by_cause"], width))
     involved = {finding["tid"] for finding in findings if finding["tid"] is not None}

@@ -25,6 +25,7 @@ class Evidence(NamedTuple):
     """One observation, reduced. Times are nanoseconds; ``inbound`` are waits for demand."""
 
     wall_ns: int
+    end_ns: int
     cpus: int
     engines: tuple[EngineActivity, ...]
     threads: tuple[ThreadTime, ...]

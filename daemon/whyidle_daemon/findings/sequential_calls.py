@@ -14,7 +14,8 @@ be seen, so the confidence is never high.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from whyidle_daemon.findings.evidence import Evidence, say, seconds
 from whyidle_daemon.findings.waiting import (
@@ -33,36 +34,52 @@ MIN_ALONE_NS = 250_000_000
 MIN_ALONE_SHARE = 0.10
 
 
-def find(evidence: Evidence) -> list[dict[str, Any]]:
-    """One finding for each function that queues calls behind one another."""
-    found = []
+class Culprit(NamedTuple):
+    """A function that queues calls behind one another often enough to matter; ``engine`` idles meanwhile."""
+
+    key: RunsKey
+    runs: Runs
+    engine: EngineActivity | None
+    waiting: Waiting
+
+
+def culprits(evidence: Evidence) -> Iterator[Culprit]:
+    """All of them, by engine; those of main threads where there is no engine."""
     for engine in evidence.engines:
         for key, runs in engine.sequences.items():
             share = runs.saves_ns / max(1, min(engine.idle_ns or evidence.wall_ns, evidence.wall_ns))
             if runs.saves_ns >= MIN_NS and share >= MIN_SHARE:
-                found.append(_finding(evidence, key, runs, engine))
+                yield from _culprit(evidence, key, runs, engine)
     for key, runs in evidence.sequences.items():
         if runs.saves_ns >= max(MIN_ALONE_NS, MIN_ALONE_SHARE * evidence.wall_ns):
-            found.append(_finding(evidence, key, runs, None))
-    return [finding for finding in found if finding is not None]
+            yield from _culprit(evidence, key, runs, None)
 
 
-def _finding(
+def find(evidence: Evidence) -> list[dict[str, Any]]:
+    """One finding for each function that queues calls behind one another."""
+    return [_finding(evidence, *culprit) for culprit in culprits(evidence)]
+
+
+def _culprit(
     evidence: Evidence, key: RunsKey, runs: Runs, engine: EngineActivity | None
-) -> dict[str, Any] | None:
+) -> Iterator[Culprit]:
     known = {_alike(raw): ns for raw, ns in runs.keys.items()}
     groups = [
         group
         for name, group in evidence.groups.items()
         if _alike(name) in known and name not in evidence.inbound
     ]
-    if not groups:
-        return None  # demand
-    waiting = Waiting(key.process, key.tid, tuple(groups))
+    if groups:  # else it waits for demand
+        yield Culprit(key, runs, engine, Waiting(key.process, key.tid, tuple(groups)))
+
+
+def _finding(
+    evidence: Evidence, key: RunsKey, runs: Runs, engine: EngineActivity | None, waiting: Waiting
+) -> dict[str, Any]:
     idle = None
     if engine is not None:
         idle = Idle(engine, runs.total_ns, runs.total_ns / engine.idle_ns if engine.idle_ns else 0.0)
-    peers = sorted({group.key.end_text or "?" for group in groups})
+    peers = sorted({group.key.end_text or "?" for group in waiting.groups})
     found = report_of(
         evidence,
         "sequential_calls",

@@ -75,12 +75,32 @@ static __always_inline void switch_in(struct wi_thread *t, u64 now)
 	write_end(t);
 }
 
+/*
+ * Most switches of a host concern no target, so what costs is finding that out. Whether the leaving thread is
+ * tracked was found when it came; that may only have changed if the iterator has added threads since.
+ */
+struct wi_cpu {
+	u64 added; /* threads that the iterator had added by then */
+	u64 tracked;
+};
+BPF_TABLE("percpu_array", int, struct wi_cpu, cpus, 1);
+
 int wi_sched_switch(u64 *ctx)
 {
 	u64 prev = ARG(ctx, 1), next = ARG(ctx, 2);
 	u32 prev_tid = TASK(prev, pid), next_tid = TASK(next, pid);
-	struct wi_thread *out = threads.lookup(&prev_tid);
-	struct wi_thread *in = threads.lookup(&next_tid);
+	int zero = 0, which = WI_STAT_ITER_NEW;
+	struct wi_cpu *cpu = cpus.lookup(&zero);
+	u64 *added = stats.lookup(&which);
+	if (!cpu || !added)
+		return 0;
+	struct wi_thread *out = NULL, *in = NULL;
+	if (cpu->tracked || cpu->added != *added)
+		out = threads.lookup(&prev_tid);
+	cpu->added = *added;
+	if (next_tid) /* the idle thread is nobody's */
+		in = threads.lookup(&next_tid);
+	cpu->tracked = in != NULL;
 	u64 now = 0;
 	if (out) {
 #ifdef WI_SWITCH_HAS_STATE
@@ -88,7 +108,7 @@ int wi_sched_switch(u64 *ctx)
 #else
 		u32 task_state = (u32)TASK(prev, WI_TASK_STATE);
 #endif
-		now = bpf_ktime_get_ns(); /* most switches of a host concern no target: not even the clock is read */
+		now = bpf_ktime_get_ns(); /* only now: reading the clock costs as much as the rest */
 		switch_out(out, prev, ARG(ctx, 0), task_state, now);
 	}
 	if (in)

@@ -18,16 +18,18 @@ from whyidle_daemon.proc import Mapping, Proc
 
 log = logging.getLogger(__name__)
 
+_Wanted = dict[str, tuple[str, ...]]
+
 # Name of the file, and by kind of program the functions. A file counts by how its name begins.
-LLAMA = (
+LLAMA: tuple[str, _Wanted] = (
     "libllama",
     {
         "llama": ("llama_decode", "llama_encode"),
         "context": ("llama_init_from_model", "llama_new_context_with_model"),  # its name until January 2025
     },
 )
-LIBC = ("libc.so", {"lookup": ("getaddrinfo",)})
-MUSL = ("ld-musl-", {"lookup": ("getaddrinfo",)})
+LIBC: tuple[str, _Wanted] = ("libc.so", {"lookup": ("getaddrinfo",)})
+MUSL: tuple[str, _Wanted] = ("ld-musl-", {"lookup": ("getaddrinfo",)})
 KNOWN = (LLAMA, LIBC, MUSL)
 
 Attach = Callable[[str, str, int], tuple[int, int]]
@@ -76,7 +78,7 @@ class EngineLibraries:
                     os.close(descriptor)
         self._files.clear()
 
-    def _attach_file(self, pid: int, mapping: Mapping, wanted: dict[str, tuple[str, ...]]) -> Attached | None:
+    def _attach_file(self, pid: int, mapping: Mapping, wanted: _Wanted) -> Attached | None:
         path = str(self._proc.path(pid, "map_files", f"{mapping.start:x}-{mapping.end:x}"))
         functions: list[str] = []
         descriptors: list[int] = []

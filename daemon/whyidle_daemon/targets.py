@@ -20,9 +20,11 @@ from typing import Any
 import psutil
 
 from whyidle_daemon.access import owner_of
+from whyidle_daemon.contexts import facts_of
 from whyidle_daemon.facts import (
     Host,
     HostName,
+    LimitSample,
     Lookup,
     Loss,
     MemorySample,
@@ -32,6 +34,7 @@ from whyidle_daemon.facts import (
 )
 from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_daemon.libraries import EngineLibraries
+from whyidle_daemon.limits import Limits
 from whyidle_daemon.observation import Observation, Progress
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.recording.output import Output
@@ -41,13 +44,28 @@ from whyidle_daemon.sampler import StackSampler
 from whyidle_daemon.spins import HERTZ, Spins
 from whyidle_daemon.stalls import Stall, StallTracker
 from whyidle_daemon.states import peer_object, state_of
-from whyidle_probes.events import Event, Exec, Exit, Fork, Glance, Library, NameLookup, Noticed, Slice, Stat
+from whyidle_probes.events import (
+    ContextMade,
+    Event,
+    Exec,
+    Exit,
+    Fork,
+    Glance,
+    Library,
+    NameLookup,
+    Noticed,
+    Slice,
+    Stat,
+)
 from whyidle_probes.syscalls import syscall_name
 from whyidle_wire.records import StallEvent
 
 log = logging.getLogger(__name__)
 
 _MEMORY_PROCESSES = 256
+_MEMORY_COSTS = 200  # half a percent of a core at most
+_MAX_LIMITS = 32
+_MAX_CONTEXTS = 64
 _KNOWN_OWNERS = 16384
 _WATCHED_THREADS = 64
 _WATCH_EVERY_NS = 250_000_000
@@ -88,6 +106,10 @@ class Target:
         self._proc = proc
         self._owners: dict[int, int | None] | None = {} if know_owners else None
         self._unmapped: dict[int, int] = {}
+        self._limits = Limits(proc)
+        self._next_memory_ns = 0
+        self._made: dict[tuple[int, int], bytes | None] = {}  # contexts that were not looked at yet
+        self._looked_at: set[tuple[int, int]] = set()
         self._watched: list[int] = []
         self._stalls = StallTracker()
         self._spins = Spins()
@@ -138,10 +160,16 @@ class Target:
             if not self._libraries.scan(event.pid):
                 self._unmapped[event.pid] = _LIBRARY_RETRIES
             return
+        if isinstance(event, ContextMade):
+            if len(self._made) < _MAX_CONTEXTS:
+                self._made[event.pid, event.context] = event.parameters
+            return
         if isinstance(event, NameLookup):
             self._looked_up(event)
             return
         self.observation.add(event)
+        if isinstance(event, Exec | Exit):
+            self._looked_at = {known for known in self._looked_at if known[0] != event.pid}
         if isinstance(event, Fork | Exec):
             self._learn(event.pid)
             self._sampler.started(event.pid, event.ns)
@@ -209,12 +237,36 @@ class Target:
     def sample_memory(self) -> None:
         """Resident memory of the live processes, and what was kept back in the kernel."""
         now = monotonic_ns()
+        if now < self._next_memory_ns:
+            return
+        groups: dict[tuple[str, str], LimitSample] = {}
         for pid in self._kernel.processes(self.number)[:_MEMORY_PROCESSES]:
             memory = self._proc.memory(pid)
             if memory:
                 self.observation.add(MemorySample(pid, now, *memory))
+            if len(groups) < _MAX_LIMITS:
+                for one in self._limits.cgroups(pid):
+                    sample = LimitSample(one.scope, one.name, now, one.used_bytes, one.limit_bytes)
+                    groups.setdefault((one.scope, one.name), sample)
+        for sample in groups.values():
+            self.observation.add(sample)
+        if (host := self._limits.host()) is not None:
+            self.observation.add(LimitSample(host.scope, host.name, now, host.used_bytes, host.limit_bytes))
+        self._look_at_contexts()
+        self._next_memory_ns = now + _MEMORY_COSTS * (monotonic_ns() - now)
         if self._kernel.stat(Stat.EXITS_KEPT) != self._baseline[Stat.EXITS_KEPT]:
             self._sweep()
+
+    def _look_at_contexts(self) -> None:
+        """What the model contexts hold that were made or first called since the last time."""
+        for engine in self._kernel.engines(self.number):
+            if (engine.pid, engine.context) not in self._looked_at:
+                self._made.setdefault((engine.pid, engine.context), None)
+        for (pid, context), parameters in self._made.items():
+            self.observation.add(facts_of(self._proc, pid, context, monotonic_ns(), parameters))
+            if len(self._looked_at) < _MAX_CONTEXTS:
+                self._looked_at.add((pid, context))
+        self._made.clear()
 
     @property
     def over(self) -> bool:
@@ -240,6 +292,7 @@ class Target:
             threads_lost=lost[Stat.THREADS_LOST],
             waits_lost=lost[Stat.WAITS_LOST],
             gaps_lost=lost[Stat.GAPS_LOST],
+            inferences_lost=lost[Stat.INFERENCES_LOST],
             engines_lost=lost[Stat.ENGINES_LOST],
             stacks_lost=self._sampler.dropped,
         )

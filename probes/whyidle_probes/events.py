@@ -11,8 +11,9 @@ be sanitised before a terminal sees them.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Iterable
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 STATES = 32
 SYSCALLS = 512
@@ -427,6 +428,13 @@ SIZES = {
 }
 
 
+# Records whose fields are those of their tuple, one by one.
+_PLAIN: dict[int, tuple[struct.Struct, Callable[[Iterable[Any]], Inference | ContextMade]]] = {
+    EventType.INFERENCE: (_INFERENCE, Inference._make),
+    EventType.CONTEXT: (_CONTEXT, ContextMade._make),
+}
+
+
 class BadEventError(ValueError):
     """Bytes that are no event of this version: a daemon and a probe that do not belong together."""
 
@@ -481,12 +489,9 @@ def decode_event(data: bytes) -> Event:
         if kind == EventType.GAP:
             f = _GAP.unpack_from(data)
             return Gap._make((target, *f[2:7], f[9:41] if f[7] else None))
-        if kind == EventType.INFERENCE:
-            f = _INFERENCE.unpack_from(data)
-            return Inference._make((target, *f[2:13]))
-        if kind == EventType.CONTEXT:
-            f = _CONTEXT.unpack_from(data)
-            return ContextMade._make((target, *f[2:8]))
+        if kind in _PLAIN:
+            form, make = _PLAIN[kind]
+            return make((target, *form.unpack_from(data)[2:]))
         if kind == EventType.FORK:
             f = _FORK.unpack_from(data)
             return Fork._make((target, *f[2:5], _text(f[5])))

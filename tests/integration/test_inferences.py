@@ -21,7 +21,7 @@ MODEL = """
     from whyidle_agent.model_file import generated_model
     print("mapped", flush=True)
     sys.stdin.readline()
-    model = Llama(str(generated_model()), n_ctx=512, n_batch=16, n_threads=1, n_threads_batch=1, verbose=False)
+    model = Llama(str(generated_model()), n_ctx=512, n_batch=16, n_threads=1, verbose=False)
     spans = []
     def think(prompt, count):
         began = time.monotonic()
@@ -52,7 +52,7 @@ def observed(probe, programs, code):
 
 
 def test_prompts_and_tokens_are_counted(probe, programs):
-    """A prompt in three batches and ten tokens after it are one inference; a longer prompt begins the next."""
+    """A prompt in three batches and ten tokens after it are one inference; the next has its own."""
     code = """
     think(list(range(1, 41)), 10)
     think(list(range(1, 31)) + [200] * 30, 5)

@@ -108,7 +108,6 @@ class Target:
         self._unmapped: dict[int, int] = {}
         self._limits = Limits(proc)
         self._next_memory_ns = 0
-        self._made: dict[tuple[int, int], bytes | None] = {}  # contexts that were not looked at yet
         self._looked_at: set[tuple[int, int]] = set()
         self._watched: list[int] = []
         self._stalls = StallTracker()
@@ -161,8 +160,7 @@ class Target:
                 self._unmapped[event.pid] = _LIBRARY_RETRIES
             return
         if isinstance(event, ContextMade):
-            if len(self._made) < _MAX_CONTEXTS:
-                self._made[event.pid, event.context] = event.parameters
+            self._look_at_context(event.pid, event.context, event.parameters)
             return
         if isinstance(event, NameLookup):
             self._looked_up(event)
@@ -258,15 +256,16 @@ class Target:
             self._sweep()
 
     def _look_at_contexts(self) -> None:
-        """What the model contexts hold that were made or first called since the last time."""
+        """Those that were made before anybody looked."""
         for engine in self._kernel.engines(self.number):
             if (engine.pid, engine.context) not in self._looked_at:
-                self._made.setdefault((engine.pid, engine.context), None)
-        for (pid, context), parameters in self._made.items():
+                self._look_at_context(engine.pid, engine.context, None)
+
+    def _look_at_context(self, pid: int, context: int, parameters: bytes | None) -> None:
+        """What a model context holds; at once, for its program may be a short one."""
+        if len(self._looked_at) < _MAX_CONTEXTS:
+            self._looked_at.add((pid, context))
             self.observation.add(facts_of(self._proc, pid, context, monotonic_ns(), parameters))
-            if len(self._looked_at) < _MAX_CONTEXTS:
-                self._looked_at.add((pid, context))
-        self._made.clear()
 
     @property
     def over(self) -> bool:

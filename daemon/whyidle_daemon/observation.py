@@ -61,6 +61,7 @@ from whyidle_probes.events import (
 from whyidle_wire.report import REPORT_SCHEMA
 
 PAGE_SIZE = 4096
+MAX_ENGINES = 4096  # that nothing but their making is known of
 
 __all__ = ["Observation", "Progress"]
 
@@ -187,7 +188,8 @@ class Observation:
         return engine
 
     def _looked_at(self, facts: EngineFacts) -> None:
-        self._engine(facts.pid, facts.context, facts.ns).log.facts = facts
+        if len(self._engines) < MAX_ENGINES:
+            self._engine(facts.pid, facts.context, facts.ns).log.facts = facts
 
     def _sampled(self, sample: MemorySample) -> None:
         self._processes.memory(sample)

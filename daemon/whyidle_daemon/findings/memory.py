@@ -15,6 +15,7 @@ from whyidle_daemon.series import NS, Trend, trend_of
 from whyidle_wire import report as wire
 
 MIN_SPAN_NS = 3 * NS
+MIN_BYTES = 2_000_000
 WIDE = 0.25  # of the rate: a confidence interval that is said to be wide
 
 
@@ -29,6 +30,9 @@ def growing(evidence: Evidence) -> list[Growth]:
     """The processes of which memory grows, the fastest first."""
     found = []
     for process, points in evidence.memory.items():
+        values = [value for _, value in points]
+        if not values or max(values) - min(values) < MIN_BYTES:  # most: a trend costs half a millisecond
+            continue
         trend = trend_of(points)
         if trend is not None and trend.span_ns >= MIN_SPAN_NS:
             found.append(Growth(process, trend))

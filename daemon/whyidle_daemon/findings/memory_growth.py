@@ -12,10 +12,18 @@ from __future__ import annotations
 from typing import Any
 
 from whyidle_daemon.findings.evidence import Evidence, say
-from whyidle_daemon.findings.memory import Growth, certainty, growing, in_words, inferring, of_process, size
+from whyidle_daemon.findings.memory import (
+    MIN_BYTES,
+    Growth,
+    certainty,
+    growing,
+    in_words,
+    inferring,
+    of_process,
+    size,
+)
 from whyidle_daemon.series import NS
 
-MIN_BYTES = 2_000_000
 MIN_SHARE = 0.02
 MAX_PROCESSES = 5
 

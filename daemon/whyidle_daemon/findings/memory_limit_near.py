@@ -29,6 +29,7 @@ from whyidle_daemon.findings.memory import (
     size,
 )
 from whyidle_daemon.memory import LimitSeries
+from whyidle_daemon.processes import Process
 from whyidle_daemon.series import NS, Trend, trend_of
 
 HORIZON_NS = 600 * NS
@@ -42,24 +43,35 @@ def find(evidence: Evidence) -> list[dict[str, Any]]:
     """One finding for the limit that is reached first, and one for each KV cache that is nearly full."""
     growths = growing(evidence)
     near = []
-    for limit in evidence.limits if growths else ():
-        trend = _trend(limit, growths[0])
-        if trend is None:
+    for limit in evidence.limits:
+        trend = _trend(limit, growths)
+        process = growths[0].process if growths and limit.scope != "gpu" else _user(evidence)
+        if trend is None or process is None:
             continue
         used = limit.points[-1][1]
         left_ns = max(0.0, (limit.limit_bytes - max(used, trend.value)) / trend.rate * NS)
         if left_ns <= max(HORIZON_NS, evidence.wall_ns) or used >= NEAR * limit.limit_bytes:
-            near.append((left_ns, limit, trend))
+            near.append((left_ns, limit, trend, process))
     near.sort(key=lambda item: (item[0], item[1].limit_bytes))
-    found = [_finding(evidence, growths[0], *item) for item in near[:1]]
+    found = [_finding(evidence, *item) for item in near[:1]]
     return [*found, *(_cache(evidence, each) for each in filling(evidence) if _nearly_full(each))]
 
 
-def _trend(limit: LimitSeries, fastest: Growth) -> Trend | None:
-    """How the use of a limit grows, if the target is what makes it grow."""
-    own = fastest.trend
+def _user(evidence: Evidence) -> Process | None:
+    """Whose a GPU's memory most likely is: the process that drives the busiest engine, else the first."""
+    busiest = max(evidence.engines, key=lambda engine: engine.busy_ns, default=None)
+    if busiest is not None and busiest.process is not None:
+        return busiest.process
+    return min(evidence.processes, key=lambda process: (process.start_ns, process.pid), default=None)
+
+
+def _trend(limit: LimitSeries, growths: list[Growth]) -> Trend | None:
+    """How the use of a limit grows, if the target is what makes it grow; a GPU's memory it holds unseen."""
+    if not growths and limit.scope != "gpu":
+        return None
     trend = trend_of(limit.points)
     if limit.scope == "host":
+        own = growths[0].trend
         if trend is None or own.rate < HOST_SHARE * trend.rate:
             return None
         return own._replace(value=limit.points[-1][1])
@@ -69,12 +81,12 @@ def _trend(limit: LimitSeries, fastest: Growth) -> Trend | None:
 
 
 def _finding(
-    evidence: Evidence, growth: Growth, left_ns: float, limit: LimitSeries, trend: Trend
+    evidence: Evidence, left_ns: float, limit: LimitSeries, trend: Trend, process: Process
 ) -> dict[str, Any]:
     used = limit.points[-1][1]
-    loops = loops_in(left_ns, inferring(evidence, growth.process))
-    doubts = ["the host's memory is others' too"] if limit.scope == "host" else []
-    level, reasons = certainty(evidence, trend, doubts)
+    loops = loops_in(left_ns, inferring(evidence, process))
+    doubts = {"host": ["the host's memory is others' too"], "gpu": ["a GPU's memory may be others' too"]}
+    level, reasons = certainty(evidence, trend, doubts.get(limit.scope, []))
     name = {"cgroup": f"control group {printable(limit.name)}", "gpu": f"GPU {printable(limit.name)}"}
     share = used / max(1, limit.limit_bytes)
     where = name.get(limit.scope, "host")
@@ -83,7 +95,7 @@ def _finding(
     return of_process(
         "memory_limit_near",
         evidence,
-        growth.process,
+        process,
         severity="high" if share >= 0.75 or left_ns <= HORIZON_NS / 2 else "medium",
         confidence=level,
         confidence_reasons=reasons,
@@ -102,7 +114,11 @@ def _finding(
         advice=(
             f"At {size(trend.rate)} a second out of memory in {in_words(left_ns, loops)}: {size(used)} of "
             f"{size(limit.limit_bytes)} ({100 * share:.0f} %) of the {where} are used. "
-            f"Process {growth.process.pid} grows fastest: bound what it keeps, or raise the limit in time."
+            + (
+                "Free what the model needs no more, shorten its context, or take a smaller one."
+                if limit.scope == "gpu"
+                else f"Process {process.pid} grows fastest: bound what it keeps, or raise the limit in time."
+            )
         ),
     )
 

@@ -73,6 +73,14 @@ def test_a_limit_that_is_near() -> None:
     assert near["limit_at_earliest_s"] <= near["limit_at_s"] <= near["limit_at_latest_s"]
 
 
+def test_a_gpu_that_fills() -> None:
+    """Its memory is none of the host's: it counts although no process grows, less surely."""
+    (near,) = found([*samples([80 * MB] * N), *limit(leak(base=90 * MB), 150 * MB, "gpu")], engine())
+    assert (near["kind"], near["pid"], near["limit"]["scope"]) == ("memory_limit_near", PID, "gpu")
+    assert near["limit_in_s"] == pytest.approx(10, abs=0.5)
+    assert (near["confidence"], near["limit_in_inferences"]) == ("medium", None)
+
+
 def test_a_limit_that_is_far() -> None:
     """Growth, but nothing to be near to; the host's memory counts only if the target is what grows."""
     far = [*samples(leak()), *limit(leak(), 1 << 40), *limit(leak(40 * MB), 1000 * MB, "host")]

@@ -15,9 +15,12 @@ from typing import Any
 
 from whyidle_daemon import report as build
 from whyidle_daemon.attribution import ThreadTable, end_of, merged, thread_times
+from whyidle_daemon.cuda_facts import CudaKnown
 from whyidle_daemon.facts import (
+    CudaFacts,
     Host,
     HostName,
+    LaunchesSeen,
     Lookup,
     Loss,
     MemorySample,
@@ -42,7 +45,19 @@ from whyidle_daemon.timelines import Record, Timelines
 from whyidle_daemon.wait_tables import Waits
 from whyidle_daemon.waits import PIPES, WaitKey
 from whyidle_daemon.whatif import what_if
-from whyidle_probes.events import Engine, Exec, Exit, Fork, Gap, Library, ShortWaits, Slice, Thread, Wait
+from whyidle_probes.events import (
+    CONTEXT_CUDA,
+    Engine,
+    Exec,
+    Exit,
+    Fork,
+    Gap,
+    Library,
+    ShortWaits,
+    Slice,
+    Thread,
+    Wait,
+)
 from whyidle_wire.report import REPORT_SCHEMA
 
 PAGE_SIZE = 4096
@@ -50,7 +65,7 @@ PAGE_SIZE = 4096
 __all__ = ["Observation", "Progress"]
 
 Event = Slice | Thread | Fork | Exec | Exit | Gap | Library | ShortWaits
-Anything = Event | ProcessFacts | MemorySample | StackSample | Lookup | HostName
+Anything = Event | ProcessFacts | MemorySample | StackSample | Lookup | HostName | CudaFacts | LaunchesSeen
 
 
 class Observation:
@@ -75,6 +90,7 @@ class Observation:
         self._sites = Sites()
         self._hosts = Hosts()
         self._lookups = Lookups()
+        self._cuda = CudaKnown()
         self._sequences = Sequences()  # of main threads that drive no engine, as far as they were settled
         self._lines = Timelines()
         self._engines: dict[tuple[Process, int], LlamaEngine] = {}
@@ -89,6 +105,8 @@ class Observation:
             StackSample: self._sites.add,
             HostName: self._hosts.add,
             Lookup: self._lookup,
+            CudaFacts: self._cuda.add,
+            LaunchesSeen: self._cuda.launches,
             MemorySample: self._processes.memory,
             ProcessFacts: self._processes.facts,
             Fork: self._processes.fork,
@@ -271,7 +289,7 @@ class Observation:
             "processes_omitted": processes_omitted,
             "threads": thread_list,
             "threads_omitted": threads_omitted,
-            "engines": build.engine_objects(engines),
+            "engines": build.engine_objects(engines, self._cuda.unseen_ns),
             "gaps": build.gap_objects(engines, self.start_ns),
             "idle_by_cause": build.idle_objects(engines),
             "findings": find_all(evidence),
@@ -312,4 +330,7 @@ class Observation:
         )
         record = waiting.get((engine.pid, engine.driver))
         driver = Driver(thread, (record,) if record is not None else ())
-        return known.activity(engine, now_ns, driver, self._lines.named(naming.placed), naming.known)
+        placed = self._lines.named(naming.placed)
+        activity = known.activity(engine, now_ns, driver, placed, naming.known)
+        simulated = engine.context == CONTEXT_CUDA and self._cuda.simulated(engine.pid)
+        return activity._replace(simulated=simulated)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from whyidle_daemon.attribution import MAX_THREADS, ThreadTable, ThreadTime, states_of
@@ -113,8 +114,10 @@ def thread_objects(
     return objects, omitted
 
 
-def engine_objects(engines: list[EngineActivity]) -> list[dict[str, Any]]:
-    """``engines``."""
+def engine_objects(
+    engines: list[EngineActivity], unseen_ns: Callable[[int, int], int] = lambda _start, _end: 0
+) -> list[dict[str, Any]]:
+    """``engines``; ``unseen_ns(start, end)`` is for how long CUDA launches had no probes."""
     objects = []
     for engine in engines:
         attributed = sum(
@@ -136,6 +139,9 @@ def engine_objects(engines: list[EngineActivity]) -> list[dict[str, Any]]:
                 "utilization_mean": engine.busy_ns / observed if observed else None,
                 "calls": engine.calls,
                 "drivers": sorted(engine.drivers),
+                "launches_unseen_s": seconds(unseen_ns(engine.first_ns, engine.end_ns))
+                if engine.kind == "cuda"
+                else None,
             }
         )
     return objects

@@ -21,8 +21,10 @@ import psutil
 
 from whyidle_daemon.access import owner_of
 from whyidle_daemon.facts import (
+    CudaFacts,
     Host,
     HostName,
+    LaunchesSeen,
     Lookup,
     Loss,
     MemorySample,
@@ -31,6 +33,7 @@ from whyidle_daemon.facts import (
     Snapshot,
 )
 from whyidle_daemon.kernel import Kernel, monotonic_ns
+from whyidle_daemon.launch_limit import LaunchLimit
 from whyidle_daemon.libraries import EngineLibraries
 from whyidle_daemon.observation import Observation, Progress
 from whyidle_daemon.proc import Proc
@@ -125,7 +128,7 @@ class Target:
             raise TargetGoneError
         for pid in pids:
             self._learn(pid)
-            self._libraries.scan(pid)
+            self._scan(pid)
             self._sampler.started(pid, self._start_ns)
         return len(pids), len(threads)
 
@@ -135,7 +138,7 @@ class Target:
             return
         if isinstance(event, Library):
             # The mapping appears only after the tracepoint: look now, and again until it is there.
-            if not self._libraries.scan(event.pid):
+            if not self._scan(event.pid):
                 self._unmapped[event.pid] = _LIBRARY_RETRIES
             return
         if isinstance(event, NameLookup):
@@ -147,6 +150,7 @@ class Target:
             self._sampler.started(event.pid, event.ns)
         elif isinstance(event, Exit):
             self._unmapped.pop(event.pid, None)
+            self._libraries.cuda.pop(event.pid, None)
             self._sampler.forget(event.pid)
         if isinstance(event, Fork | Exec | Exit | Slice):
             for listener in self.listeners:
@@ -155,11 +159,18 @@ class Target:
     def retry_libraries(self) -> bool:
         """Look again for libraries that were announced; true while there is something to look for."""
         for pid, left in list(self._unmapped.items()):
-            if self._libraries.scan(pid) or left <= 1:
+            if self._scan(pid) or left <= 1:
                 del self._unmapped[pid]
             else:
                 self._unmapped[pid] = left - 1
         return bool(self._unmapped)
+
+    def _scan(self, pid: int) -> bool:
+        found = self._libraries.scan(pid)
+        simulated = self._libraries.cuda.get(pid)
+        if simulated is not None:
+            self.observation.add(CudaFacts(pid, monotonic_ns(), simulated))
+        return found
 
     def sample_stacks(self) -> None:
         """Read the code of threads that sleep; notice interpreters first."""
@@ -341,7 +352,8 @@ class Targets:
         self.know_owners = False
         self.on_noticed: Callable[[], None] = lambda: None
         self.kernel = make_kernel(self._dispatch)
-        self.libraries = EngineLibraries(self.kernel.attach_function, proc)
+        self.libraries = EngineLibraries(self.kernel.attach_functions, proc)
+        self._limit: LaunchLimit | None = None
 
     def __len__(self) -> int:
         return len(self._targets)
@@ -354,6 +366,7 @@ class Targets:
     ) -> tuple[Target, int, int]:
         """Observe processes and their descendants. Raises :class:`TargetGoneError`."""
         target = Target(self._next, self.kernel, self.libraries, self._proc, self.know_owners)
+        seen = self._limit is None or self._limit.attached
         self._next += 1
         self._targets[target.number] = target
         try:
@@ -363,11 +376,34 @@ class Targets:
             if output is not None:
                 output.discard()
             raise
+        if not seen and self._limit is not None:
+            target.observation.add(LaunchesSeen(monotonic_ns(), False, round(self._limit.rate)))
         return target, processes, threads
 
     def stop(self, target: Target) -> None:
         target.close()
         self._targets.pop(target.number, None)
+
+    def limit_launches(self) -> None:
+        """Twenty times a second: keep the probes on CUDA launches within their budget."""
+        if not self.libraries.has_launches:
+            return
+        now, hits = monotonic_ns(), self.kernel.stat(Stat.LAUNCHES)
+        if self._limit is None:
+            self._limit = LaunchLimit(now, hits)
+        limit = self._limit
+        if not limit.update(now, hits):
+            return
+        if limit.attached:
+            self.libraries.set_launches(True)
+            now = monotonic_ns()
+            self.kernel.launches_seen(now)
+        else:
+            self.kernel.launches_seen(None)
+            self.libraries.set_launches(False)
+        log.info("probes on CUDA launches: %s at %.0f/s", "on" if limit.attached else "off", limit.rate)
+        for target in self._targets.values():
+            target.observation.add(LaunchesSeen(now, limit.attached, round(limit.rate)))
 
     def drain_waits(self) -> None:
         """Waits too short for events, summed by the kernel since the last call."""

@@ -50,6 +50,7 @@ class Wait(IntEnum):
     UNKNOWN = 25
     GIL = 26
     THROTTLED = 27
+    GPU = 28
 
 
 class EventType(IntEnum):
@@ -78,6 +79,7 @@ class Stat(IntEnum):
     ENGINES_LOST = 6
     GAPS_LOST = 7
     ITER_NEW = 8
+    LAUNCHES = 14
 
 
 class Notice(IntEnum):
@@ -91,6 +93,8 @@ class Notice(IntEnum):
 STATS = 16
 THREAD_PREEXISTING = 1
 THREAD_LEADER = 2
+THREAD_GPU = 4
+CONTEXT_CUDA = 1  # the context of an engine that is all a process does through libcuda
 
 
 class Peer(NamedTuple):
@@ -180,6 +184,8 @@ class Thread(NamedTuple):
             asleep = min(open_ns, max(0, self.wake_ns - self.last_ns))
             ns[self.state] += asleep
             ns[Wait.RUNQUEUE] += open_ns - asleep
+        elif self.state == Wait.RUNNING and self.flags & THREAD_GPU:
+            ns[Wait.GPU] += open_ns
         else:
             ns[self.state] += open_ns
         return ns
@@ -341,7 +347,7 @@ _WAIT_KEY = struct.Struct("<II16sHHBxxx")
 _WAIT = struct.Struct("<QQQIxxxx")
 _LOOKUP = struct.Struct("<IIQQIIiI4I16s16s16s16s96s")
 RANGE = struct.Struct("<QQ")
-CONFIG = struct.Struct("<QQII")
+CONFIG = struct.Struct("<QQIIQ")
 
 SIZES = {
     "wi_peer": 40,

@@ -55,6 +55,12 @@ PROGRAMS = (
     ("wi_oncpu", "clock", "cpu-clock", True),
     ("wi_llama_enter", "uprobe", "llama_decode", False),
     ("wi_llama_return", "uprobe", "llama_decode", False),
+    ("wi_launch_enter", "uprobe", "cuLaunchKernel", True),
+    ("wi_copy_enter", "uprobe", "cuMemcpyAsync", True),
+    ("wi_sync_enter", "uprobe", "cuStreamSynchronize", True),
+    ("wi_sync_return", "uprobe", "cuStreamSynchronize", True),
+    ("wi_transfer_enter", "uprobe", "cuMemcpyDtoH", True),
+    ("wi_transfer_return", "uprobe", "cuMemcpyDtoH", True),
     ("wi_lookup_enter", "uprobe", "getaddrinfo", True),
     ("wi_lookup_return", "uprobe", "getaddrinfo", True),
 )

@@ -11,8 +11,10 @@ from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 from whyidle_daemon.facts import (
+    CudaFacts,
     Host,
     HostName,
+    LaunchesSeen,
     Lookup,
     Loss,
     MemorySample,
@@ -44,6 +46,8 @@ class Kind(IntEnum):
     ENGINE = 16
     CHECKPOINT = 17
     END = 18
+    CUDA_FACTS = 48
+    LAUNCHES_SEEN = 49
 
 
 class Begin(NamedTuple):
@@ -136,6 +140,8 @@ LAYOUTS: Final[dict[int, Layout]] = {
     ),
     Kind.CHECKPOINT: _layout(Checkpoint, "ns:time loss:loss overhead:overhead"),
     Kind.END: _layout(End, "exit_status:int?"),
+    Kind.CUDA_FACTS: _layout(CudaFacts, "pid:uint ns:time simulated:bool"),
+    Kind.LAUNCHES_SEEN: _layout(LaunchesSeen, "ns:time seen:bool rate:uint"),
 }
 
 KIND_OF: Final[dict[type[Any], Kind]] = {
@@ -151,5 +157,7 @@ KIND_OF: Final[dict[type[Any], Kind]] = {
     StackSample: Kind.STACK_SAMPLE,
     Lookup: Kind.LOOKUP,
     HostName: Kind.HOST_NAME,
+    CudaFacts: Kind.CUDA_FACTS,
+    LaunchesSeen: Kind.LAUNCHES_SEEN,
 }
 """What ``Observation.add`` takes, and its number. A library being mapped tells a report nothing."""

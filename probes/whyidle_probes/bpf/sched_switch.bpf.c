@@ -27,7 +27,7 @@ static __always_inline void switch_out(struct wi_thread *t, u64 task, bool preem
 {
 	write_begin(t);
 	if (now > t->last_ns)
-		add_time(t, WI_RUNNING, now - t->last_ns);
+		add_time(t, t->flags & WI_THREAD_GPU ? WI_GPU : WI_RUNNING, now - t->last_ns);
 	t->last_ns = now;
 	t->wake_ns = 0;
 	t->waker_pid = 0;
@@ -46,6 +46,8 @@ static __always_inline void switch_out(struct wi_thread *t, u64 task, bool preem
 		return;
 	} else {
 		resolve_wait(t, task, task_state, true);
+		if ((t->flags & WI_THREAD_GPU) && t->state != WI_STOPPED)
+			t->state = WI_GPU;
 	}
 	write_end(t);
 }

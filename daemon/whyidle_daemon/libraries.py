@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -77,7 +78,8 @@ class EngineLibraries:
 
     def close(self) -> None:
         """Detach everything."""
-        self.set_launches(False)
+        _close(self._launch_links)
+        self._launch_links = []
         for entry in self.attached:
             _close([*entry.descriptors, *([] if entry.file is None else [entry.file])])
         self._files.clear()
@@ -94,8 +96,9 @@ class EngineLibraries:
                 if entry.file is not None and entry.launches:
                     self._attach_launches(entry.file, entry.launches)
         elif not on:
-            _close(self._launch_links)
-            self._launch_links = []
+            # The kernel waits for everybody who is in a probe, 0.1 s: not in the daemon's loop.
+            links, self._launch_links = self._launch_links, []
+            threading.Thread(target=_close, args=(links,), name="detach").start()
         self._launches = on
 
     def _attach_launches(self, file: int, launches: dict[str, list[int]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,58 @@ def test_streams(libcuda: Path, probe: Probe, programs: list[Program]) -> None:
     assert slept.ns is not None
     assert slept.end_ns - slept.start_ns >= 200_000_000
     assert slept.ns[Wait.SLEEP] >= 200_000_000
+
+
+LLAMA = """
+#define U unsigned
+int (*to_launch)(void *, U, U, U, U, U, U, U, void *, void **, void **);
+int (*to_sync)(void *);
+int llama_decode(void *context)
+{
+	unsigned long long takes = 20000000;
+	void *arguments[] = { &takes };
+	to_launch(context, 1, 1, 1, 1, 1, 1, 0, (void *)0, arguments, (void *)0);
+	return to_sync((void *)0);
+}
+"""
+
+TWO = (
+    JOB
+    + """
+llama = c.CDLL(sys.argv[2])
+for name, function in (("to_launch", cuda.cuLaunchKernel), ("to_sync", cuda.cuStreamSynchronize)):
+    c.c_void_p.in_dll(llama, name).value = c.cast(function, c.c_void_p).value
+print("mapped", flush=True)
+sys.stdin.readline()
+for _ in range(3):
+    llama.llama_decode(c.c_void_p(4096))
+print("done", flush=True)
+sys.stdin.readline()
+"""
+)
+
+
+def test_llama_on_cuda_counts_once(
+    libcuda: Path, tmp_path: Path, probe: Probe, programs: list[Program]
+) -> None:
+    """What llama_decode launches is llama.cpp's work: one engine; its thread still waits for the GPU."""
+    source, library = tmp_path / "llama.c", tmp_path / "libllama.so"
+    source.write_text(LLAMA)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    program = Program(TWO, str(libcuda), str(library))
+    programs.append(program)
+    probe.track(program.pid)
+    libraries = EngineLibraries(probe.kernel.attach_functions, Proc())
+    try:
+        program.go()
+        assert program.line() == "mapped"
+        assert libraries.scan(program.pid)
+        program.go()
+        assert program.line() == "done"
+        (engine,) = probe.kernel.engines(probe.number)
+        thread = probe.kernel.thread(program.pid)
+    finally:
+        libraries.close()
+    assert (engine.context, engine.calls) == (4096, 3)
+    assert thread is not None
+    assert thread.ns[Wait.GPU] >= 50_000_000

@@ -293,7 +293,7 @@ class Observation:
             "processes_omitted": processes_omitted,
             "threads": thread_list,
             "threads_omitted": threads_omitted,
-            "engines": build.engine_objects(engines, self._cuda.unseen_ns),
+            "engines": build.engine_objects(engines),
             "gaps": build.gap_objects(engines, self.start_ns),
             "idle_by_cause": build.idle_objects(engines),
             "findings": find_all(evidence),
@@ -336,5 +336,7 @@ class Observation:
         driver = Driver(thread, (record,) if record is not None else ())
         placed = self._lines.named(naming.placed)
         activity = known.activity(engine, now_ns, driver, placed, naming.known)
-        simulated = engine.context == CONTEXT_CUDA and self._cuda.simulated(engine.pid)
-        return activity._replace(simulated=simulated)
+        if engine.context != CONTEXT_CUDA:
+            return activity
+        unseen = self._cuda.unseen_ns(activity.first_ns, activity.end_ns)
+        return activity._replace(simulated=self._cuda.simulated(engine.pid), unseen_ns=unseen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from whyidle_daemon.attribution import MAX_THREADS, ThreadTable, ThreadTime, states_of
@@ -119,10 +118,8 @@ def thread_objects(
     return objects, omitted
 
 
-def engine_objects(
-    engines: list[EngineActivity], unseen_ns: Callable[[int, int], int] = lambda _start, _end: 0
-) -> list[dict[str, Any]]:
-    """``engines``; ``unseen_ns(start, end)`` is for how long CUDA launches had no probes."""
+def engine_objects(engines: list[EngineActivity]) -> list[dict[str, Any]]:
+    """``engines``."""
     objects = []
     for engine in engines:
         attributed = sum(
@@ -144,9 +141,7 @@ def engine_objects(
                 "utilization_mean": engine.busy_ns / observed if observed else None,
                 "calls": engine.calls,
                 "drivers": sorted(engine.drivers),
-                "launches_unseen_s": seconds(unseen_ns(engine.first_ns, engine.end_ns))
-                if engine.kind == "cuda"
-                else None,
+                "launches_unseen_s": seconds(engine.unseen_ns) if engine.kind == "cuda" else None,
             }
         )
     return objects

@@ -8,13 +8,14 @@ import platform
 import sys
 from datetime import UTC, datetime
 
-from benchmarks import demo, readme, scale, service, startup, switches, syscalls
+from benchmarks import cuda, demo, readme, scale, service, startup, switches, syscalls
 from benchmarks.measure import OUT, Row, say
 
 ALL = {
     "syscalls": syscalls.run,
     "switches": switches.run,
     "startup": startup.run,
+    "cuda": cuda.run,
     "demo": demo.run,
     "scale": scale.run,
     "service": service.run,

@@ -118,6 +118,22 @@ class HostName(NamedTuple):
     host: str
 
 
+class CudaFacts(NamedTuple):
+    """Process ``pid`` maps a CUDA library; ``simulated``: one that stands in for the hardware."""
+
+    pid: int
+    ns: int
+    simulated: bool
+
+
+class LaunchesSeen(NamedTuple):
+    """From ``ns`` on launches are observed, or (``seen`` false) no longer: there were ``rate`` per second."""
+
+    ns: int
+    seen: bool
+    rate: int
+
+
 class Host(NamedTuple):
     """The machine. ``gpus`` holds the contract's ``{index, name, driver, memory_total_bytes}`` objects."""
 

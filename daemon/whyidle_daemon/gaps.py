@@ -87,6 +87,7 @@ class EngineActivity(NamedTuple):
     sequences: dict[RunsKey, Runs]
     gaps: tuple[ExplainedGap, ...]
     inferences: Inferences | None = None
+    unseen_ns: int = 0  # its launches were too many to have probes
 
     def idle_by(self, process: Process, tid: int) -> dict[tuple[int, WaitKey | None], int]:
         """Idle nanoseconds while this thread drove, by wait and peer."""

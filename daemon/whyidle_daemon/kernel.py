@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from whyidle_daemon import libbpf
 from whyidle_probes import events
@@ -21,6 +21,8 @@ _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 _TARGET_OFFSET = 16  # of wi_thread.target
 _TORN_TRIES = 100
+ENTRY_ONLY = ("launch", "copy")
+_NEVER = 2**64 - 1
 _ITERATIONS = 32
 _CONTROL_TURN = 4096
 
@@ -45,6 +47,7 @@ class Kernel:
         self.events = libbpf.RingBuffer(probes.map("events"), self._handle)
         self.control = libbpf.RingBuffer(probes.map("control"), self._handle)
         self.bad_events = 0
+        self._slice_ns, self._gap_ns, self._launches_ns = DEFAULT_SLICE_NS, DEFAULT_GAP_NS, 0
         self.configure(DEFAULT_SLICE_NS, DEFAULT_GAP_NS)
 
     @property
@@ -54,7 +57,17 @@ class Kernel:
 
     def configure(self, slice_ns: int, gap_ns: int) -> None:
         """Intervals at least this long become events; shorter ones are only summed."""
-        self._config.set(_U32.pack(0), events.CONFIG.pack(slice_ns, gap_ns, self._self_pid, 0))
+        self._slice_ns, self._gap_ns = slice_ns, gap_ns
+        self._write_config()
+
+    def launches_seen(self, since_ns: int | None) -> None:
+        """Since when CUDA launches have probes (ns on CLOCK_MONOTONIC); ``None``: they have none."""
+        self._launches_ns = _NEVER if since_ns is None else since_ns
+        self._write_config()
+
+    def _write_config(self) -> None:
+        value = events.CONFIG.pack(self._slice_ns, self._gap_ns, self._self_pid, 0, self._launches_ns)
+        self._config.set(_U32.pack(0), value)
 
     def track(self, pids: Iterable[int], target: int) -> None:
         """Track these processes with all their threads and descendants, those to come included.
@@ -187,18 +200,23 @@ class Kernel:
         except (KeyError, OSError):
             return None
 
-    def attach_function(self, kind: str, path: str, offset: int) -> tuple[int, int]:
-        """Uprobes on entry and return of a function; closing both descriptors detaches.
+    def attach_functions(self, kind: str, path: str, offsets: Sequence[int]) -> tuple[int, ...]:
+        """Uprobes on entry and return of functions of a file; closing the descriptors detaches.
 
-        ``kind`` is ``"llama"``, ``"context"`` or ``"lookup"``. Raises :class:`KeyError` when
-        the kernel refused it.
+        ``kind`` is that of :data:`whyidle_daemon.libraries.KNOWN`; some have no return probe.
+        Raises :class:`KeyError` when the kernel refused it, :class:`OSError` when it cannot be attached.
         """
         enter = self._probes.program(f"wi_{kind}_enter")
-        leave = self._probes.program(f"wi_{kind}_return")
-        attach = libbpf.link_uprobe if self._probes.uprobe_multi else libbpf.attach_uprobe
         # The return first: an entry without a return would look like an endless call.
-        returned = attach(leave, path, offset, returns=True)
-        return returned, attach(enter, path, offset, returns=False)
+        programs = [] if kind in ENTRY_ONLY else [(self._probes.program(f"wi_{kind}_return"), True)]
+        programs.append((enter, False))
+        if self._probes.uprobe_multi:
+            return tuple(libbpf.link_uprobes(p, path, offsets, returns=returns) for p, returns in programs)
+        return tuple(
+            libbpf.attach_uprobe(p, path, offset, returns=returns)
+            for p, returns in programs
+            for offset in offsets
+        )
 
     def _handle(self, data: bytes) -> None:
         try:

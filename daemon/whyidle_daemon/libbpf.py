@@ -10,7 +10,7 @@ import ctypes as c
 import errno
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 ANY, NOEXIST = 0, 1
@@ -184,13 +184,18 @@ def attach_clock(program: int, tid: int, hertz: int) -> int:
     return _open_event(attributes, program, tid, -1)
 
 
-def link_uprobe(program: int, path: str, offset: int, returns: bool) -> int:
-    """:func:`attach_uprobe` by a link (6.6 and later): needs no privilege beyond the loaded program."""
-    name, offsets = c.create_string_buffer(os.fsencode(path)), struct.pack("=Q", offset)
-    at = c.create_string_buffer(offsets, len(offsets))
+def link_uprobes(program: int, path: str, offsets: Sequence[int], returns: bool) -> int:
+    """:func:`attach_uprobe` by a link (6.6 and later): needs no privilege beyond the loaded program.
+
+    All ``offsets`` at once: each attachment by itself waits for the whole machine, some milliseconds.
+    """
+    packed = struct.pack(f"={len(offsets)}Q", *offsets)
+    name, at = c.create_string_buffer(os.fsencode(path)), c.create_string_buffer(packed, len(packed))
     flags = _UPROBE_MULTI_RETURN if returns else 0
     link = (program, 0, _TRACE_UPROBE_MULTI, 0)
-    request = struct.pack("=4I4Q3I4x", *link, c.addressof(name), c.addressof(at), 0, 0, 1, flags, 0)
+    request = struct.pack(
+        "=4I4Q3I4x", *link, c.addressof(name), c.addressof(at), 0, 0, len(offsets), flags, 0
+    )
     return _check(_libc.syscall(_NR_BPF, c.c_ulong(_BPF_LINK_CREATE), request, c.c_ulong(len(request))))
 
 

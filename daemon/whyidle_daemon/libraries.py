@@ -10,30 +10,33 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from whyidle_daemon import cuda
 from whyidle_daemon.elf import ElfError, ElfFile
 from whyidle_daemon.proc import Mapping, Proc
 
 log = logging.getLogger(__name__)
 
-_Wanted = dict[str, tuple[str, ...]]
-
 # Name of the file, and by kind of program the functions. A file counts by how its name begins.
-LLAMA: tuple[str, _Wanted] = (
+Functions = dict[str, tuple[str, ...]]  # by kind of program
+LLAMA: tuple[str, Functions] = (
     "libllama",
     {
         "llama": ("llama_decode", "llama_encode"),
         "context": ("llama_init_from_model", "llama_new_context_with_model"),  # its name until January 2025
     },
 )
-LIBC: tuple[str, _Wanted] = ("libc.so", {"lookup": ("getaddrinfo",)})
-MUSL: tuple[str, _Wanted] = ("ld-musl-", {"lookup": ("getaddrinfo",)})
-KNOWN = (LLAMA, LIBC, MUSL)
+CUDA = ("libcuda.so", cuda.FUNCTIONS)
+LIBC: tuple[str, Functions] = ("libc.so", {"lookup": ("getaddrinfo",)})
+MUSL: tuple[str, Functions] = ("ld-musl-", {"lookup": ("getaddrinfo",)})
+KNOWN = (LLAMA, CUDA, LIBC, MUSL)
+ENGINES = (LLAMA, CUDA)
 
-Attach = Callable[[str, str, int], tuple[int, int]]
-"""``attach(kind, path, offset)`` returns the descriptors of the entry and the return probe."""
+Attach = Callable[[str, str, Sequence[int]], tuple[int, ...]]
+"""``attach(kind, path, offsets)`` returns the descriptors of the probes, which last as long as these."""
 
 
 class Attached(NamedTuple):
@@ -42,6 +45,9 @@ class Attached(NamedTuple):
     path: str
     functions: tuple[str, ...]
     descriptors: tuple[int, ...]
+    simulated: bool = False
+    file: int | None = None  # open while there is something to attach again
+    launches: dict[str, list[int]] | None = None  # by kind, offsets of what the limit may detach
 
 
 class EngineLibraries:
@@ -51,6 +57,9 @@ class EngineLibraries:
         self._attach = attach
         self._proc = proc
         self._files: dict[tuple[tuple[int, int], int], Attached | None] = {}
+        self._launch_links: list[int] = []
+        self._launches = True
+        self.cuda: dict[int, bool] = {}  # processes that map a CUDA library: whether it is a simulated one
 
     def scan(self, pid: int) -> bool:
         """Attach to what a process maps by now. True when it maps an engine library (new or known)."""
@@ -60,10 +69,13 @@ class EngineLibraries:
             known = next((entry for entry in KNOWN if name.startswith(entry[0])), None)
             if known is None:
                 continue
-            found = found or known is LLAMA
+            found = found or known in ENGINES
             key = (mapping.device, mapping.inode)
             if key not in self._files:
                 self._files[key] = self._attach_file(pid, mapping, known[1])
+            attached = self._files[key]
+            if known is CUDA and attached is not None:
+                self.cuda[pid] = attached.simulated
         return found
 
     @property
@@ -72,33 +84,83 @@ class EngineLibraries:
 
     def close(self) -> None:
         """Detach everything."""
+        _close(self._launch_links)
+        self._launch_links = []
         for entry in self.attached:
-            for descriptor in entry.descriptors:
-                with contextlib.suppress(OSError):
-                    os.close(descriptor)
+            _close([*entry.descriptors, *([] if entry.file is None else [entry.file])])
         self._files.clear()
 
-    def _attach_file(self, pid: int, mapping: Mapping, wanted: _Wanted) -> Attached | None:
+    @property
+    def has_launches(self) -> bool:
+        """There is a library whose launches have, or may have, probes."""
+        return any(entry.launches for entry in self.attached)
+
+    def set_launches(self, on: bool) -> None:
+        """Put the probes on launches, or take them off; everything else stays."""
+        if on and not self._launches:
+            for entry in self.attached:
+                if entry.file is not None and entry.launches:
+                    self._attach_launches(entry.file, entry.launches)
+        elif not on:
+            # The kernel waits for everybody who is in a probe, 0.1 s: not in the daemon's loop.
+            links, self._launch_links = self._launch_links, []
+            threading.Thread(target=_close, args=(links,), name="detach").start()
+        self._launches = on
+
+    def _attach_launches(self, file: int, launches: dict[str, list[int]]) -> None:
+        for kind, offsets in launches.items():
+            with contextlib.suppress(OSError, KeyError):
+                self._launch_links += self._attach(kind, f"/proc/self/fd/{file}", offsets)
+
+    def _attach_file(self, pid: int, mapping: Mapping, wanted: Functions) -> Attached | None:
         path = str(self._proc.path(pid, "map_files", f"{mapping.start:x}-{mapping.end:x}"))
-        functions: list[str] = []
         descriptors: list[int] = []
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                elf = ElfFile(lambda offset, size: os.pread(file, size, offset))
-                for kind, function in ((kind, name) for kind, names in wanted.items() for name in names):
-                    address = elf.symbol(function)
-                    if address is None:
-                        continue
+        except OSError as error:
+            log.warning("no probes on %r of process %d: %s", mapping.path, pid, error)
+            return None
+        try:
+            elf = ElfFile(lambda offset, size: os.pread(file, size, offset))
+            functions, places = _find(elf, wanted)
+            launches = {kind: offsets for kind, offsets in places.items() if kind in cuda.LIMITED}
+            if launches and self._launches:  # they are what an engine begins with
+                self._attach_launches(file, launches)
+            for kind, offsets in places.items():
+                if kind not in launches:
                     # Through the open file: the mapping may move, the inode may lose its name.
-                    descriptors += self._attach(kind, f"/proc/self/fd/{file}", elf.file_offset(address))
-                    functions.append(function)
-            finally:
-                os.close(file)
+                    descriptors += self._attach(kind, f"/proc/self/fd/{file}", offsets)
+            simulated = elf.symbol(cuda.SIMULATED) is not None
         except (ElfError, OSError, KeyError) as error:
             log.warning("no probes on %r of process %d: %s", mapping.path, pid, error)
-            for descriptor in descriptors:
-                os.close(descriptor)
+            _close([*descriptors, file])
             return None
         log.info("probes on %r: %s", mapping.path, ", ".join(functions))
-        return Attached(mapping.path, tuple(functions), tuple(descriptors))
+        if not launches:
+            _close([file])
+        keep = file if launches else None
+        return Attached(mapping.path, functions, tuple(descriptors), simulated, keep, launches or None)
+
+
+def _find(elf: ElfFile, wanted: Functions) -> tuple[tuple[str, ...], dict[str, list[int]]]:
+    """Which functions there are, and by kind where; a function of two names once."""
+    functions: list[str] = []
+    places: dict[str, list[int]] = {}
+    known: set[int] = set()
+    for kind, names in wanted.items():
+        for name in names:
+            address = elf.symbol(name)
+            if address is None:
+                continue
+            offset = elf.file_offset(address)
+            functions.append(name)
+            if offset not in known:
+                known.add(offset)
+                places.setdefault(kind, []).append(offset)
+    return tuple(functions), places
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)

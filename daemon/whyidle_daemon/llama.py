@@ -1,5 +1,7 @@
 """llama.cpp contexts as engines: busy inside ``llama_decode`` and ``llama_encode``, idle in between.
 
+The CUDA library of a process is one too (:mod:`whyidle_daemon.cuda`): busy from launch to synchronisation.
+
 The kernel side counts busy and idle time and says exactly how the driver spent each gap that it reports. Gaps
 below its threshold are only summed: the driver's own work between two calls. The gap that is open when the
 report is made comes from the driver's totals now and at the end of its last call.
@@ -9,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from whyidle_daemon import cuda
 from whyidle_daemon.gaps import Cause, Driver, EngineActivity, ExplainedGap, IdleSums, explain, fit
 from whyidle_daemon.inferences import InferenceLog
 from whyidle_daemon.processes import Process
 from whyidle_daemon.timelines import Record, between
 from whyidle_daemon.waits import WaitGroup
-from whyidle_probes.events import Engine, Gap, Wait
+from whyidle_probes.events import CONTEXT_CUDA, Engine, Gap, Wait
 
 MAX_PENDING = 4096
 SETTLE_NS = 2_000_000_000  # both rings have been drained of everything older
@@ -73,9 +76,10 @@ class LlamaEngine:
             causes[between_calls] = causes.get(between_calls, 0) + engine.short_ns
         lost = Cause(self.process, engine.driver, int(Wait.UNKNOWN), None)
         causes = fit(_name_undated(causes, groups), idle_ns, lost)
+        cuda_context = engine.context == CONTEXT_CUDA
         return EngineActivity(
-            kind="llama",
-            id=f"llama:{engine.pid}:{engine.context:x}",
+            kind="cuda" if cuda_context else "llama",
+            id=f"cuda:{engine.pid}" if cuda_context else f"llama:{engine.pid}:{engine.context:x}",
             process=self.process,
             drivers=frozenset({*self.drivers, engine.driver}),
             first_ns=engine.first_ns,
@@ -83,7 +87,7 @@ class LlamaEngine:
             busy_ns=busy_ns,
             idle_ns=idle_ns,
             calls=engine.calls,
-            resolution_ms=RESOLUTION_MS,
+            resolution_ms=cuda.RESOLUTION_MS if cuda_context else RESOLUTION_MS,
             simulated=False,
             causes=causes,
             beyond_longest=sums.beyond_longest,

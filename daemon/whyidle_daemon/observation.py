@@ -15,10 +15,13 @@ from typing import Any
 
 from whyidle_daemon import report as build
 from whyidle_daemon.attribution import ThreadTable, end_of, merged, thread_times
+from whyidle_daemon.cuda_facts import CudaKnown
 from whyidle_daemon.facts import (
+    CudaFacts,
     EngineFacts,
     Host,
     HostName,
+    LaunchesSeen,
     LimitSample,
     Lookup,
     Loss,
@@ -46,6 +49,7 @@ from whyidle_daemon.wait_tables import Waits
 from whyidle_daemon.waits import PIPES, WaitKey
 from whyidle_daemon.whatif import what_if
 from whyidle_probes.events import (
+    CONTEXT_CUDA,
     Engine,
     Exec,
     Exit,
@@ -66,7 +70,8 @@ MAX_ENGINES = 4096  # that nothing but their making is known of
 __all__ = ["Observation", "Progress"]
 
 Event = Slice | Thread | Fork | Exec | Exit | Gap | Library | ShortWaits | Inference
-Anything = Event | ProcessFacts | MemorySample | LimitSample | EngineFacts | StackSample | Lookup | HostName
+Fact = ProcessFacts | MemorySample | LimitSample | EngineFacts | StackSample | Lookup | HostName
+Anything = Event | Fact | CudaFacts | LaunchesSeen
 
 
 class Observation:
@@ -91,6 +96,7 @@ class Observation:
         self._sites = Sites()
         self._hosts = Hosts()
         self._lookups = Lookups()
+        self._cuda = CudaKnown()
         self._sequences = Sequences()  # of main threads that drive no engine, as far as they were settled
         self._lines = Timelines()
         self._memory = MemoryLog()
@@ -110,6 +116,8 @@ class Observation:
             LimitSample: self._memory.limit,
             Inference: lambda one: self._engine(one.pid, one.context, one.start_ns).log.add(one),
             EngineFacts: self._looked_at,
+            CudaFacts: self._cuda.add,
+            LaunchesSeen: self._cuda.launches,
             ProcessFacts: self._processes.facts,
             Fork: self._processes.fork,
             Exec: self._exec,
@@ -355,4 +363,9 @@ class Observation:
         )
         record = waiting.get((engine.pid, engine.driver))
         driver = Driver(thread, (record,) if record is not None else ())
-        return known.activity(engine, now_ns, driver, self._lines.named(naming.placed), naming.known)
+        placed = self._lines.named(naming.placed)
+        activity = known.activity(engine, now_ns, driver, placed, naming.known)
+        if engine.context != CONTEXT_CUDA:
+            return activity
+        unseen = self._cuda.unseen_ns(activity.first_ns, activity.end_ns)
+        return activity._replace(simulated=self._cuda.simulated(engine.pid), unseen_ns=unseen)

@@ -93,6 +93,7 @@ class Pulse:
     def _on_stacks(self) -> None:
         self._stacks = None
         self.schedule()
+        self._targets.limit_launches()
         for session in self._sessions:
             session.target.sample_stacks()
 

@@ -143,6 +143,7 @@ def engine_objects(engines: list[EngineActivity], start_ns: int) -> list[dict[st
                 "calls": engine.calls,
                 "drivers": sorted(engine.drivers),
                 **(inferences_of(engine.inferences, start_ns) if engine.inferences is not None else {}),
+                "launches_unseen_s": seconds(engine.unseen_ns) if engine.kind == "cuda" else None,
             }
         )
     return objects

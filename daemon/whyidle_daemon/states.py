@@ -52,6 +52,7 @@ _STATE_OF: dict[int, str] = {
     Wait.POLL: "event_loop",
     Wait.LISTEN: "event_loop",
     Wait.STOPPED: "stopped",
+    Wait.GPU: "gpu_wait",
 }
 
 SOCKET_WAITS = frozenset({int(Wait.TCP), int(Wait.UDP), int(Wait.SOCKET)})

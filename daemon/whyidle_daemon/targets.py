@@ -23,9 +23,11 @@ from whyidle_daemon.access import owner_of
 from whyidle_daemon.contexts import facts_of
 from whyidle_daemon.discovery.placement import Placement, placement_of
 from whyidle_daemon.facts import (
+    CudaFacts,
     EngineFacts,
     Host,
     HostName,
+    LaunchesSeen,
     LimitSample,
     Lookup,
     Loss,
@@ -35,6 +37,7 @@ from whyidle_daemon.facts import (
     Snapshot,
 )
 from whyidle_daemon.kernel import Kernel, monotonic_ns
+from whyidle_daemon.launch_limit import LaunchLimit
 from whyidle_daemon.libraries import EngineLibraries
 from whyidle_daemon.limits import Limits
 from whyidle_daemon.observation import Anything, Observation, Progress
@@ -122,6 +125,7 @@ class Target:
         self._spins = Spins()
         self._clocks: dict[int, int] = {}  # of threads that never sleep
         self._next_watch_ns = 0
+        self._launches: LaunchesSeen | None = None
         self._sampler = StackSampler(kernel.glance, self._set_gil)
         self._baseline = kernel.stats()
         self._clock_start = time.process_time()
@@ -156,7 +160,7 @@ class Target:
             raise TargetGoneError
         for pid in pids:
             self._learn(pid)
-            self._libraries.scan(pid)
+            self._scan(pid)
             self._sampler.started(pid, self.start_ns)
         return len(pids), len(threads)
 
@@ -195,6 +199,9 @@ class Target:
             self._owners = {pid: self._owners[pid] for pid in alive if pid in self._owners}
         for pid in alive:
             self._learn(pid)
+            self._tell_cuda(pid)
+        if self._launches is not None and not self._launches.seen:
+            self.observation.add(self._launches._replace(ns=raw.ns))
         for name in before.names():
             self.observation.add(name)
         for facts in self._looked_at.values():
@@ -221,7 +228,7 @@ class Target:
             return
         if isinstance(event, Library):
             # The mapping appears only after the tracepoint: look now, and again until it is there.
-            if not self._libraries.scan(event.pid):
+            if not self._scan(event.pid):
                 self._unmapped[event.pid] = _LIBRARY_RETRIES
             return
         if isinstance(event, ContextMade):
@@ -238,6 +245,7 @@ class Target:
             self._sampler.started(event.pid, event.ns)
         elif isinstance(event, Exit):
             self._unmapped.pop(event.pid, None)
+            self._libraries.cuda.pop(event.pid, None)
             self._sampler.forget(event.pid)
         if isinstance(event, Fork | Exec | Exit | Slice):
             for listener in self.listeners:
@@ -246,11 +254,26 @@ class Target:
     def retry_libraries(self) -> bool:
         """Look again for libraries that were announced; true while there is something to look for."""
         for pid, left in list(self._unmapped.items()):
-            if self._libraries.scan(pid) or left <= 1:
+            if self._scan(pid) or left <= 1:
                 del self._unmapped[pid]
             else:
                 self._unmapped[pid] = left - 1
         return bool(self._unmapped)
+
+    def _scan(self, pid: int) -> bool:
+        found = self._libraries.scan(pid)
+        self._tell_cuda(pid)
+        return found
+
+    def _tell_cuda(self, pid: int) -> None:
+        simulated = self._libraries.cuda.get(pid)
+        if simulated is not None:
+            self.observation.add(CudaFacts(pid, monotonic_ns(), simulated))
+
+    def launches(self, seen: LaunchesSeen) -> None:
+        """Launches have probes from now on, or none."""
+        self._launches = seen
+        self.observation.add(seen)
 
     def sample_stacks(self) -> None:
         """Read the code of threads that sleep; notice interpreters first."""
@@ -485,7 +508,8 @@ class Targets:
         self.on_noticed: Callable[[], None] = lambda: None
         self.on_gap: Callable[[Gap], None] | None = None
         self.kernel = make_kernel(self._dispatch)
-        self.libraries = EngineLibraries(self.kernel.attach_function, proc)
+        self.libraries = EngineLibraries(self.kernel.attach_functions, proc)
+        self._limit: LaunchLimit | None = None
 
     def __len__(self) -> int:
         return len(self._targets)
@@ -502,6 +526,7 @@ class Targets:
     ) -> tuple[Target, int, int]:
         """Observe processes and their descendants. Raises :class:`TargetGoneError`; no file remains then."""
         target = Target(self._next, self.kernel, self.libraries, self._proc, self.know_owners)
+        seen = self._limit is None or self._limit.attached
         self._next += 1
         self._targets[target.number] = target
         try:
@@ -512,11 +537,34 @@ class Targets:
                 if file is not None:
                     file.discard()
             raise
+        if not seen and self._limit is not None:
+            target.launches(LaunchesSeen(monotonic_ns(), False, round(self._limit.rate)))
         return target, processes, threads
 
     def stop(self, target: Target) -> None:
         target.close()
         self._targets.pop(target.number, None)
+
+    def limit_launches(self) -> None:
+        """Twenty times a second: keep the probes on CUDA launches within their budget."""
+        if not self.libraries.has_launches:
+            return
+        now, hits = monotonic_ns(), self.kernel.stat(Stat.LAUNCHES)
+        if self._limit is None:
+            self._limit = LaunchLimit(now, hits)
+        limit = self._limit
+        if not limit.update(now, hits):
+            return
+        if limit.attached:
+            self.libraries.set_launches(True)
+            now = monotonic_ns()
+            self.kernel.launches_seen(now)
+        else:
+            self.kernel.launches_seen(None)
+            self.libraries.set_launches(False)
+        log.info("probes on CUDA launches: %s at %.0f/s", "on" if limit.attached else "off", limit.rate)
+        for target in self._targets.values():
+            target.launches(LaunchesSeen(now, limit.attached, round(limit.rate)))
 
     def drain_waits(self) -> None:
         """Waits too short for events, summed by the kernel since the last call."""

@@ -51,6 +51,7 @@ class Wait(IntEnum):
     UNKNOWN = 25
     GIL = 26
     THROTTLED = 27
+    GPU = 28
 
 
 class EventType(IntEnum):
@@ -82,6 +83,7 @@ class Stat(IntEnum):
     GAPS_LOST = 7
     ITER_NEW = 8
     INFERENCES_LOST = 12
+    LAUNCHES = 14
 
 
 class Notice(IntEnum):
@@ -97,6 +99,8 @@ THREAD_PREEXISTING = 1
 THREAD_LEADER = 2
 ENGINE_PARALLEL = 4
 INFERENCE_GAP_NS = 200_000_000
+THREAD_GPU = 4
+CONTEXT_CUDA = 1  # the context of an engine that is all a process does through libcuda
 
 
 class Peer(NamedTuple):
@@ -186,6 +190,8 @@ class Thread(NamedTuple):
             asleep = min(open_ns, max(0, self.wake_ns - self.last_ns))
             ns[self.state] += asleep
             ns[Wait.RUNQUEUE] += open_ns - asleep
+        elif self.state == Wait.RUNNING and self.flags & THREAD_GPU:
+            ns[Wait.GPU] += open_ns
         else:
             ns[self.state] += open_ns
         return ns
@@ -404,7 +410,7 @@ _WAIT_KEY = struct.Struct("<II16sHHBxxx")
 _WAIT = struct.Struct("<QQQIxxxx")
 _LOOKUP = struct.Struct("<IIQQIIiI4I16s16s16s16s96s")
 RANGE = struct.Struct("<QQ")
-CONFIG = struct.Struct("<QQII")
+CONFIG = struct.Struct("<QQIIQ")
 
 SIZES = {
     "wi_peer": 40,

@@ -57,6 +57,12 @@ PROGRAMS = (
     ("wi_llama_return", "uprobe", "llama_decode", False),
     ("wi_context_enter", "uprobe", "llama_init_from_model", True),
     ("wi_context_return", "uprobe", "llama_init_from_model", True),
+    ("wi_launch_enter", "uprobe", "cuLaunchKernel", True),
+    ("wi_copy_enter", "uprobe", "cuMemcpyAsync", True),
+    ("wi_sync_enter", "uprobe", "cuStreamSynchronize", True),
+    ("wi_sync_return", "uprobe", "cuStreamSynchronize", True),
+    ("wi_transfer_enter", "uprobe", "cuMemcpyDtoH", True),
+    ("wi_transfer_return", "uprobe", "cuMemcpyDtoH", True),
     ("wi_lookup_enter", "uprobe", "getaddrinfo", True),
     ("wi_lookup_return", "uprobe", "getaddrinfo", True),
 )

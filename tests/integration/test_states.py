@@ -133,7 +133,7 @@ def test_lookups_are_seen_with_their_addresses(probe, programs):
     programs.append(program)
     probe.track(program.pid)
     assert program.go().line() == "up"
-    libraries = EngineLibraries(probe.kernel.attach_function, Proc())
+    libraries = EngineLibraries(probe.kernel.attach_functions, Proc())
     try:
         libraries.scan(program.pid)
         program.go()

@@ -42,7 +42,7 @@ def engine_lines(engines: Iterable[dict[str, Any]], width: int) -> list[Text]:
             )
         )  # fmt: skip
         explained = _share(engine["idle_attributed_s"], engine["idle_s"])
-        latency = engine["latency_s"]
+        latency, unseen = engine["latency_s"], engine.get("launches_unseen_s")
         calls = ""
         if latency:
             p50, p95 = seconds(latency["p50"]), seconds(latency["p95"])
@@ -55,6 +55,7 @@ def engine_lines(engines: Iterable[dict[str, Any]], width: int) -> list[Text]:
             *_tokens(engine),
             f"memory peak {size(engine['memory_peak_bytes'])}" if engine["memory_peak_bytes"] else "",
             f"mean utilisation {percent(engine['utilization_mean'])}" if engine["utilization_mean"] else "",
+            f"{seconds(unseen)} of launches not observed, too many" if unseen else "",
             f"resolution {engine['resolution_ms']:g} ms" if engine["resolution_ms"] >= _COARSE_MS else "",
         ]
         lines += flow(known, width, "dim", indent="  ")

@@ -11,9 +11,11 @@ from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 from whyidle_daemon.facts import (
+    CudaFacts,
     EngineFacts,
     Host,
     HostName,
+    LaunchesSeen,
     LimitSample,
     Lookup,
     Loss,
@@ -49,6 +51,8 @@ class Kind(IntEnum):
     INFERENCE = 24
     ENGINE_FACTS = 25
     LIMIT_SAMPLE = 26
+    CUDA_FACTS = 48
+    LAUNCHES_SEEN = 49
 
 
 class Begin(NamedTuple):
@@ -156,6 +160,8 @@ LAYOUTS: Final[dict[int, Layout]] = {
         "pid:uint context:uint ns:time n_ctx:uint? kv_bytes:uint? model_bytes:uint? model:text doubt:text",
     ),
     Kind.LIMIT_SAMPLE: _layout(LimitSample, "scope:text name:text ns:time used_bytes:uint limit_bytes:uint"),
+    Kind.CUDA_FACTS: _layout(CudaFacts, "pid:uint ns:time simulated:bool"),
+    Kind.LAUNCHES_SEEN: _layout(LaunchesSeen, "ns:time seen:bool rate:uint"),
 }
 
 KIND_OF: Final[dict[type[Any], Kind]] = {
@@ -174,5 +180,7 @@ KIND_OF: Final[dict[type[Any], Kind]] = {
     Inference: Kind.INFERENCE,
     EngineFacts: Kind.ENGINE_FACTS,
     LimitSample: Kind.LIMIT_SAMPLE,
+    CudaFacts: Kind.CUDA_FACTS,
+    LaunchesSeen: Kind.LAUNCHES_SEEN,
 }
 """What ``Observation.add`` takes, and its number. A library being mapped tells a report nothing."""

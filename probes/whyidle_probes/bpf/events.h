@@ -39,6 +39,7 @@ enum wi_state {
 	WI_UNKNOWN = 25,     /* found asleep when tracking began, and not resolvable */
 	WI_GIL = 26,         /* a futex inside the interpreter's own state */
 	WI_THROTTLED = 27,   /* its cgroup has used up its CPU bandwidth */
+	WI_GPU = 28,         /* inside a CUDA synchronisation, asleep or on a CPU */
 	WI_STATES = 32,      /* size of the arrays; the rest is room to append */
 };
 
@@ -84,6 +85,7 @@ enum wi_stat {
 	WI_STAT_GAPS_LOST = 7,
 	WI_STAT_ITER_NEW = 8,      /* processes and threads the last iterator runs added */
 	WI_STAT_INFERENCES_LOST = 12, /* inferences the ring had no room for (their tokens are in the totals) */
+	WI_STAT_LAUNCHES = 14,     /* CUDA launches and copies that a probe saw, of whatever process */
 	WI_STATS = 16,
 };
 
@@ -153,6 +155,7 @@ struct wi_thread {
 };
 #define WI_THREAD_PREEXISTING 1 /* was there when tracking began */
 #define WI_THREAD_LEADER 2
+#define WI_THREAD_GPU 4 /* inside a CUDA synchronisation */
 
 struct wi_thread_exit {
 	struct wi_header header;
@@ -211,6 +214,7 @@ struct wi_library {
 	char name[32];
 };
 
+#define WI_CONTEXT_CUDA 1 /* all a process does through libcuda: no llama.cpp context has this address */
 /* A model context, by process and address. */
 struct wi_engine_key {
 	unsigned int pid;
@@ -340,6 +344,7 @@ struct wi_config {
 	unsigned long long gap_ns;
 	unsigned int self;             /* the daemon: never tracked */
 	unsigned int pad;
+	unsigned long long launches_ns; /* since when CUDA launches have probes; all ones: they have none */
 };
 
 #endif

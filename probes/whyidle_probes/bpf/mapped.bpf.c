@@ -24,7 +24,7 @@ int wi_mapped(u64 *ctx)
 			notice_process(id >> 32);
 		return 0;
 	}
-	if (start != 0x616d616c6c62696cULL) /* "libllama", little-endian */
+	if (start != 0x616d616c6c62696cULL && start != 0x2e6164756362696cULL) /* "libllama", "libcuda.", little-endian */
 		return 0;
 	struct wi_library *e = control.ringbuf_reserve(sizeof(*e));
 	if (!e) {

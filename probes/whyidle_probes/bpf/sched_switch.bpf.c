@@ -27,7 +27,7 @@ static __always_inline void switch_out(struct wi_thread *t, u64 task, bool preem
 {
 	write_begin(t);
 	if (now > t->last_ns)
-		add_time(t, WI_RUNNING, now - t->last_ns);
+		add_time(t, t->flags & WI_THREAD_GPU ? WI_GPU : WI_RUNNING, now - t->last_ns);
 	t->last_ns = now;
 	t->wake_ns = 0;
 	t->waker_pid = 0;
@@ -46,6 +46,8 @@ static __always_inline void switch_out(struct wi_thread *t, u64 task, bool preem
 		return;
 	} else {
 		resolve_wait(t, task, task_state, true);
+		if ((t->flags & WI_THREAD_GPU) && t->state != WI_STOPPED)
+			t->state = WI_GPU;
 	}
 	write_end(t);
 }
@@ -75,32 +77,15 @@ static __always_inline void switch_in(struct wi_thread *t, u64 now)
 	write_end(t);
 }
 
-/*
- * Most switches of a host concern no target, so what costs is finding that out. Whether the leaving thread is
- * tracked was found when it came; that may only have changed if the iterator has added threads since.
- */
-struct wi_cpu {
-	u64 added; /* threads that the iterator had added by then */
-	u64 tracked;
-};
-BPF_TABLE("percpu_array", int, struct wi_cpu, cpus, 1);
-
 int wi_sched_switch(u64 *ctx)
 {
 	u64 prev = ARG(ctx, 1), next = ARG(ctx, 2);
 	u32 prev_tid = TASK(prev, pid), next_tid = TASK(next, pid);
-	int zero = 0, which = WI_STAT_ITER_NEW;
-	struct wi_cpu *cpu = cpus.lookup(&zero);
-	u64 *added = stats.lookup(&which);
-	if (!cpu || !added)
-		return 0;
 	struct wi_thread *out = NULL, *in = NULL;
-	if (cpu->tracked || cpu->added != *added)
+	if (prev_tid) /* the idle thread is nobody's: half of the look-ups of a host that is not busy */
 		out = threads.lookup(&prev_tid);
-	cpu->added = *added;
-	if (next_tid) /* the idle thread is nobody's */
+	if (next_tid)
 		in = threads.lookup(&next_tid);
-	cpu->tracked = in != NULL;
 	u64 now = 0;
 	if (out) {
 #ifdef WI_SWITCH_HAS_STATE

@@ -28,6 +28,7 @@ NUMBERS = (
 )
 
 MEMORY_NUMBERS = {"INFERENCE": 24, "ENGINE_FACTS": 25, "LIMIT_SAMPLE": 26}
+CUDA_NUMBERS = {"CUDA_FACTS": 48, "LAUNCHES_SEEN": 49}
 
 
 def test_numbers_are_append_only() -> None:
@@ -35,6 +36,7 @@ def test_numbers_are_append_only() -> None:
     assert [kind.name for kind in sorted(Kind)][: len(NUMBERS.split())] == NUMBERS.split()
     assert [int(kind) for kind in sorted(Kind)][: len(NUMBERS.split())] == list(range(1, 19))
     assert {kind.name: int(kind) for kind in Kind}.items() >= MEMORY_NUMBERS.items()
+    assert {kind.name: int(kind) for kind in Kind}.items() >= CUDA_NUMBERS.items()
     assert len({int(kind) for kind in Kind}) == len(Kind.__members__)
 
 

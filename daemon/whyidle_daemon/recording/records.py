@@ -11,6 +11,10 @@ from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 from whyidle_daemon.facts import (
+    EngineSpan,
+    GpuFacts,
+    GpuSample,
+    GpuUse,
     Host,
     HostName,
     Lookup,
@@ -44,6 +48,10 @@ class Kind(IntEnum):
     ENGINE = 16
     CHECKPOINT = 17
     END = 18
+    ENGINE_SPAN = 32
+    GPU_FACTS = 33
+    GPU_SAMPLE = 34
+    GPU_USE = 35
 
 
 class Begin(NamedTuple):
@@ -136,6 +144,21 @@ LAYOUTS: Final[dict[int, Layout]] = {
     ),
     Kind.CHECKPOINT: _layout(Checkpoint, "ns:time loss:loss overhead:overhead"),
     Kind.END: _layout(End, "exit_status:int?"),
+    Kind.ENGINE_SPAN: _layout(
+        EngineSpan,
+        "engine:text start_ns:time end_ns:time busy_ns:uint copy_ns:uint edge_ns:uint pid:uint",
+    ),
+    Kind.GPU_FACTS: _layout(
+        GpuFacts,
+        "gpu:text ns:time number:uint name:text driver:text? memory_total_bytes:uint? via:text "
+        "simulated:bool parent:text unknown:texts",
+    ),
+    Kind.GPU_SAMPLE: _layout(
+        GpuSample, "gpu:text ns:time memory_used_bytes:uint? power_mw:uint? throttle:uint? lost:text"
+    ),
+    Kind.GPU_USE: _layout(
+        GpuUse, "gpu:text pid:uint ns:time memory_bytes:uint? utilization:uint? others:uint"
+    ),
 }
 
 KIND_OF: Final[dict[type[Any], Kind]] = {
@@ -151,5 +174,9 @@ KIND_OF: Final[dict[type[Any], Kind]] = {
     StackSample: Kind.STACK_SAMPLE,
     Lookup: Kind.LOOKUP,
     HostName: Kind.HOST_NAME,
+    EngineSpan: Kind.ENGINE_SPAN,
+    GpuFacts: Kind.GPU_FACTS,
+    GpuSample: Kind.GPU_SAMPLE,
+    GpuUse: Kind.GPU_USE,
 }
 """What ``Observation.add`` takes, and its number. A library being mapped tells a report nothing."""

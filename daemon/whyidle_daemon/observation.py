@@ -16,6 +16,10 @@ from typing import Any
 from whyidle_daemon import report as build
 from whyidle_daemon.attribution import ThreadTable, end_of, merged, thread_times
 from whyidle_daemon.facts import (
+    EngineSpan,
+    GpuFacts,
+    GpuSample,
+    GpuUse,
     Host,
     HostName,
     Lookup,
@@ -28,7 +32,8 @@ from whyidle_daemon.facts import (
 )
 from whyidle_daemon.findings import find_all
 from whyidle_daemon.findings.evidence import Evidence
-from whyidle_daemon.gaps import Driver, EngineActivity
+from whyidle_daemon.gaps import Driver, EngineActivity, finest
+from whyidle_daemon.gpus.devices import Gpus
 from whyidle_daemon.lasting import wait_of, with_lasting
 from whyidle_daemon.llama import MAX_PENDING, SETTLE_NS, LlamaEngine
 from whyidle_daemon.lookups import Lookups
@@ -50,7 +55,8 @@ PAGE_SIZE = 4096
 __all__ = ["Observation", "Progress"]
 
 Event = Slice | Thread | Fork | Exec | Exit | Gap | Library | ShortWaits
-Anything = Event | ProcessFacts | MemorySample | StackSample | Lookup | HostName
+Fact = ProcessFacts | MemorySample | StackSample | Lookup | HostName
+Anything = Event | Fact | EngineSpan | GpuFacts | GpuSample | GpuUse
 
 
 class Observation:
@@ -78,6 +84,7 @@ class Observation:
         self._sequences = Sequences()  # of main threads that drive no engine, as far as they were settled
         self._lines = Timelines()
         self._engines: dict[tuple[Process, int], LlamaEngine] = {}
+        self._gpus = Gpus(self._processes)
         self._drivers: set[int] = set()
         self._slices = 0
         self._newest_ns = start_ns
@@ -94,6 +101,10 @@ class Observation:
             Fork: self._processes.fork,
             Exec: self._processes.exec,
             Exit: self._processes.exit,
+            EngineSpan: self._span,
+            GpuFacts: self._gpus.facts,
+            GpuSample: self._gpus.sample,
+            GpuUse: self._gpu_use,
         }
         for pid in roots:
             root = self._processes.at(pid, start_ns)
@@ -163,6 +174,22 @@ class Observation:
             if len(engine.pending) > MAX_PENDING:
                 engine.settle(placed, self._newest_ns)
 
+    def _span(self, span: EngineSpan) -> None:
+        engine = self._gpus.span(span)
+        self._newest_ns = max(self._newest_ns, span.end_ns)
+        if engine is not None and engine.full:
+            self._gpus.settle(self._driver_of, self._placed(), self._newest_ns - SETTLE_NS)
+
+    def _gpu_use(self, use: GpuUse) -> None:
+        driver = self._gpus.use(use)
+        if driver is not None:
+            self._drivers.add(driver)
+
+    def _driver_of(self, process: Process) -> int:
+        """The thread that drives what a process runs on a GPU: of its model, if that is known."""
+        driven = (engine.drivers for (of, _), engine in self._engines.items() if of is process)
+        return min((tid for drivers in driven for tid in drivers), default=process.pid)
+
     def _short(self, waits: ShortWaits) -> None:
         process = self._processes.at(waits.pid, self._newest_ns)
         subject = (waits.state, waits.remote, waits.remote_port, waits.family)
@@ -174,12 +201,15 @@ class Observation:
         placed = self._placed()
         for engine in self._engines.values():
             engine.settle(placed, horizon)
+        self._gpus.settle(self._driver_of, placed, horizon)
 
         def until(tid: int) -> int:
             if tid not in self._drivers:
                 return horizon
             driven = [engine for engine in self._engines.values() if tid in engine.drivers]
-            return min((engine.settled_ns.get(tid, 0) for engine in driven), default=0)
+            settled = [engine.settled_ns.get(tid, 0) for engine in driven]
+            gpus = self._gpus.settled_ns(tid)
+            return min([*settled, *([gpus] if gpus is not None else [])], default=0)
 
         for records in self._alone(placed):
             self._sequences.alone(record for record in records if record.end_ns <= horizon)
@@ -235,6 +265,9 @@ class Observation:
             naming.activity(self._activity(engine, now_ns, threads, waiting, naming))
             for engine in snapshot.engines
         ]
+        lines = self._lines.named(naming.placed)
+        gpus = self._gpus.activities(now_ns, self._driver_of, threads, waiting, lines)
+        engines += [naming.activity(gpu) for gpu in gpus]
         engines.sort(key=lambda engine: (engine.first_ns, engine.id))
         end_ns = end_of(self.start_ns, now_ns, threads, self._processes)
         dropped = self._lines.dropped + waits.sockets.dropped
@@ -242,7 +275,7 @@ class Observation:
             wall_ns=end_ns - self.start_ns,
             end_ns=end_ns,
             cpus=host.cpus,
-            engines=tuple(engines),
+            engines=finest(engines),
             threads=tuple(times),
             groups=groups,
             inbound=frozenset(naming.key(key) for key in waits.inbound()),
@@ -260,7 +293,7 @@ class Observation:
         thread_list, threads_omitted = build.thread_objects(times, self._threads)
         return {
             "schema": REPORT_SCHEMA,
-            "host": build.host_object(host),
+            "host": build.host_object(host, self._gpus.host_objects()),
             "target": build.target_object(
                 self._processes.find(self.roots[0], self.start_ns) if self.roots else None,
                 (self.roots, self.command, self.started_at),

@@ -94,6 +94,7 @@ class Pulse:
         self._tick = None
         self.schedule()
         self._on_wakeup()
+        self._targets.drain_gpus()
         self._adapt()
         now = asyncio.get_running_loop().time()
         memory = now >= self._next_memory

@@ -21,6 +21,7 @@ import psutil
 
 from whyidle_daemon.access import owner_of
 from whyidle_daemon.facts import (
+    GpuFacts,
     Host,
     HostName,
     Lookup,
@@ -30,6 +31,9 @@ from whyidle_daemon.facts import (
     ProcessFacts,
     Snapshot,
 )
+from whyidle_daemon.gpus.nvidia import Nvidia
+from whyidle_daemon.gpus.routing import Routes
+from whyidle_daemon.gpus.sampler import GpuSampler, Source
 from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_daemon.libraries import EngineLibraries
 from whyidle_daemon.observation import Observation, Progress
@@ -98,6 +102,7 @@ class Target:
         self._clock_start = time.process_time()
         self._run_ns_start = kernel.run_ns()
         self._recorder: Recorder | None = None
+        self.drain_gpus: Callable[[], None] = lambda: None
         self._start_ns = monotonic_ns()
 
     def start(
@@ -309,6 +314,7 @@ class Target:
         for _ in range(_FINISH_TURNS):
             if self._kernel.consume(_FINISH_TURN) < _FINISH_TURN:
                 break
+        self.drain_gpus()
         self._sweep()
 
     def _sweep(self) -> None:
@@ -331,6 +337,11 @@ class Target:
             self.observation.add(facts)
 
 
+def gpu_sources() -> list[Source]:
+    """Every kind of GPU that can be read."""
+    return [Nvidia()]
+
+
 class Targets:
     """All targets; routes records to them by number."""
 
@@ -342,6 +353,8 @@ class Targets:
         self.on_noticed: Callable[[], None] = lambda: None
         self.kernel = make_kernel(self._dispatch)
         self.libraries = EngineLibraries(self.kernel.attach_function, proc)
+        self._gpus = GpuSampler(gpu_sources)
+        self._routes = Routes(self.kernel.target_of)
 
     def __len__(self) -> int:
         return len(self._targets)
@@ -363,11 +376,33 @@ class Targets:
             if output is not None:
                 output.discard()
             raise
+        target.drain_gpus = self.drain_gpus
+        self._routes.add(target.number, target.observation.add)
+        self._gpus.start()
         return target, processes, threads
 
     def stop(self, target: Target) -> None:
         target.close()
         self._targets.pop(target.number, None)
+        self._routes.remove(target.number)
+        if not self._targets:
+            self._gpus.stop()
+
+    def close(self) -> None:
+        """The daemon ends."""
+        self._gpus.close()
+        self.libraries.close()
+        self.kernel.close()
+
+    @property
+    def gpus(self) -> list[GpuFacts]:
+        """The host's, as far as they are known."""
+        return self._routes.gpus
+
+    def drain_gpus(self) -> None:
+        """Tell the targets what was read of the GPUs."""
+        if self._gpus.running:
+            self._routes.route(self._gpus.drain())
 
     def drain_waits(self) -> None:
         """Waits too short for events, summed by the kernel since the last call."""

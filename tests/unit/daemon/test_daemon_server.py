@@ -38,6 +38,8 @@ class FakeClient:
 class BrokenTargets:
     """Raises something nobody expected."""
 
+    gpus = ()
+
     class kernel:  # noqa: N801
         """Tracks nothing."""
 

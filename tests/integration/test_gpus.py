@@ -74,8 +74,10 @@ def test_many_small_gaps_are_found_as_well(gpus: SimulatedGpus, tmp_path: Path) 
     idle = sum(end - start for start, end in truth["gaps"]) / 1e9
     assert engine["idle_scattered_s"] >= idle / 2
     assert "of idle in small gaps" in text
+    # While the simulated GPU works its thread sleeps: half of the small gaps may count as that.
     found = next(f for f in report["findings"] if f["kind"] == "blocking_network_call")
-    assert found["function"] == "search"
+    assert found["peer"]["address"] == "127.0.0.1"
+    assert found["engine_idle_s"] >= idle / 4
 
 
 def test_doctor_lists_the_gpus(gpus: SimulatedGpus) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_schema import check
-from timeline import COST, HOST, MS, PID, START, Life, S, asleep, at, call, infer, life, observe, run
+from timeline import COST, HOST, MS, PID, START, Life, S, asleep, at, call, infer, life, observe, peer, run
 
 from whyidle_daemon.facts import EngineSpan, GpuFacts, GpuSample, GpuUse, Loss, Snapshot
 from whyidle_daemon.gpus.devices import MAX_SPANS
@@ -119,7 +119,9 @@ def test_a_gap_that_lasts_is_open() -> None:
 
 def test_the_gpu_under_a_model_does_not_count_its_waits_twice() -> None:
     """llama.cpp on a GPU: both engines are listed; findings and predictions rest on the exact one."""
-    rounds = [infer(200 * MS), *[at(call(300 * MS), "search", 3) for _ in range(3)]] * 4
+    inner = ("HTTPResponse._read_status (/usr/lib/python3.11/http/client.py:280)",)
+    calls = [at(call(300 * MS, peer(local_port=4000 + n)), "search", inner=inner) for n in range(3)]
+    rounds = [infer(200 * MS), *calls] * 4
     agent = life([*rounds, infer(200 * MS)])
     busy = [(n * 1100 * MS, n * 1100 * MS + 200 * MS) for n in range(5)]
     alone, both = observe([agent]), report_of([agent], spans(busy, 4600 * MS))

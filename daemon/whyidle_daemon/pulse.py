@@ -101,6 +101,7 @@ class Pulse:
         if memory:
             self._next_memory = now + MEMORY_EVERY_S
             self._targets.drain_waits()
+            self._targets.watch_gpu_users()
         findings = bool(self._subscribers) and now >= self._next_findings
         if findings:
             self._next_findings = now + FINDINGS_EVERY_S

@@ -31,6 +31,7 @@ from whyidle_daemon.facts import (
     ProcessFacts,
     Snapshot,
 )
+from whyidle_daemon.gpus.drm import Drm
 from whyidle_daemon.gpus.nvidia import Nvidia
 from whyidle_daemon.gpus.routing import Routes
 from whyidle_daemon.gpus.sampler import GpuSampler, Source
@@ -339,7 +340,7 @@ class Target:
 
 def gpu_sources() -> list[Source]:
     """Every kind of GPU that can be read."""
-    return [Nvidia()]
+    return [Nvidia(), Drm()]
 
 
 class Targets:
@@ -379,6 +380,7 @@ class Targets:
         target.drain_gpus = self.drain_gpus
         self._routes.add(target.number, target.observation.add)
         self._gpus.start()
+        self.watch_gpu_users()
         return target, processes, threads
 
     def stop(self, target: Target) -> None:
@@ -403,6 +405,12 @@ class Targets:
         """Tell the targets what was read of the GPUs."""
         if self._gpus.running:
             self._routes.route(self._gpus.drain())
+
+    def watch_gpu_users(self) -> None:
+        """Once a second: whose open files tell of a GPU."""
+        if self._gpus.running:
+            observed = (self.kernel.processes(number) for number in self._targets)
+            self._gpus.pids = frozenset(pid for pids in observed for pid in pids)
 
     def drain_waits(self) -> None:
         """Waits too short for events, summed by the kernel since the last call."""

@@ -26,7 +26,7 @@ JOIN_S = 2.0
 
 
 class GpuProcesses(NamedTuple):
-    """Who used a GPU at ``ns``; ``exact`` rows are of one process only and say nothing of others."""
+    """Who used a GPU at ``ns``, as far as the source can tell: NVML all, DRM those that are observed."""
 
     gpu: str
     ns: int

@@ -123,9 +123,11 @@ def _beneath(fine: list[Segment], coarse: list[Segment]) -> list[Segment]:
         busy = max(0, min(busy, left))
         copy = max(0, min(copy, left - busy))
         for start, end in holes:
-            # In proportion, each division on what is left, so that the sum is exact.
-            length = end - start
-            part, copied = busy * length // left, copy * length // left
+            # In proportion, each division on what is left: the sum is exact and no hole too full.
+            length, work = end - start, busy + copy
+            share = work * length // left
+            part = share * busy // work if work else 0
+            copied = share - part
             found.append(Segment(start, end, part, copied, whole.edge_ns))
             busy, copy, left = busy - part, copy - copied, left - length
     found.sort()

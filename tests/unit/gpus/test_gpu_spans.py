@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from whyidle_daemon.facts import EngineSpan
@@ -57,6 +57,7 @@ spans = st.lists(
 
 
 @given(spans)
+@example([EngineSpan("g", 0, 3, 1, 1, 10), EngineSpan("g", 1, 2, 0, 0, 1)])
 def test_segments_never_overlap_and_sums_hold_whatever_the_sources_say(given_spans: list[EngineSpan]) -> None:
     """Contradictory, overlapping, empty and backward spans: disjoint segments, idle + work = observed."""
     known = segments(given_spans)

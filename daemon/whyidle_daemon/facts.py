@@ -102,6 +102,17 @@ class EngineSpan(NamedTuple):
     edge_ns: int = 0
     pid: int = 0
 
+    def within(self, start_ns: int, end_ns: int) -> EngineSpan | None:
+        """The part in an interval, with its share of the work; ``None`` if there is none."""
+        start, end = max(self.start_ns, start_ns), min(self.end_ns, end_ns)
+        if start >= end:
+            return None
+        if (start, end) == (self.start_ns, self.end_ns):
+            return self
+        length, whole = end - start, self.end_ns - self.start_ns
+        busy, copy = self.busy_ns * length // whole, self.copy_ns * length // whole
+        return self._replace(start_ns=start, end_ns=end, busy_ns=busy, copy_ns=copy)
+
 
 class GpuFacts(NamedTuple):
     """One GPU of the host, or one MIG instance of it (``parent`` is then the GPU's ``gpu``).

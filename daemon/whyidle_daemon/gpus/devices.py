@@ -45,12 +45,10 @@ class GpuEngine:
 
     def add(self, span: EngineSpan) -> None:
         """Take what a source saw; what lies before what was settled comes too late."""
-        if span.end_ns <= self.settled_ns:
+        left = span.within(self.settled_ns, span.end_ns)
+        if left is None:
             return
-        if span.start_ns < self.settled_ns:
-            length, whole = span.end_ns - self.settled_ns, span.end_ns - span.start_ns
-            busy, copy = span.busy_ns * length // whole, span.copy_ns * length // whole
-            span = span._replace(start_ns=self.settled_ns, busy_ns=busy, copy_ns=copy)
+        span = left
         self._first_ns = min(self._first_ns or span.start_ns, span.start_ns)
         self._spans.append(span)
 
@@ -85,7 +83,8 @@ class GpuEngine:
     ) -> EngineActivity:
         """All that is known up to ``end_ns``; of a GPU that cannot tell, no busy and no idle time."""
         tid, of = driver
-        known = segments(_clipped(self._spans, end_ns))
+        within = (span.within(0, end_ns) for span in self._spans)
+        known = segments(span for span in within if span is not None)
         found = idleness(known)
         total = GpuEngine(self.gpu)  # only its sums
         total._scattered_ns, total._busy_ns = self._scattered_ns, self._busy_ns
@@ -168,18 +167,6 @@ def _plausible(causes: dict[Cause, int], thread: Thread | None) -> dict[Cause, i
             result[cause] = ran
             result[unknown] = result.get(unknown, 0) + ns - ran
     return {cause: ns for cause, ns in result.items() if ns}
-
-
-def _clipped(spans: Iterable[EngineSpan], end_ns: int) -> Iterable[EngineSpan]:
-    for span in spans:
-        if span.start_ns >= end_ns:
-            continue
-        if span.end_ns <= end_ns:
-            yield span
-        else:
-            length, whole = end_ns - span.start_ns, span.end_ns - span.start_ns
-            busy, copy = span.busy_ns * length // whole, span.copy_ns * length // whole
-            yield span._replace(end_ns=end_ns, busy_ns=busy, copy_ns=copy)
 
 
 def _compact(known: list[Segment]) -> list[Segment]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from whyidle_daemon.facts import EngineSpan, GpuFacts, GpuSample, GpuUse
+from whyidle_daemon.facts import EngineSpan, GpuFacts, GpuSample, GpuUse, Snapshot
 from whyidle_daemon.gpus.routing import Routes
 from whyidle_daemon.gpus.sampler import GpuProcesses
 from whyidle_daemon.gpus.samples import ProcessRow
+from whyidle_daemon.rebase import Base
 
 GPU = GpuFacts("nvml:0", 1, 0, "A", "1", 1, "nvml")
 OWNERS = {10: 1, 11: 1, 20: 2}
@@ -62,3 +63,24 @@ def test_what_one_process_did_concerns_its_target_alone() -> None:
     routes.route([looked(5, 10, 20), span(10, 10), span(20)])
     assert [s for s in one if isinstance(s, EngineSpan)] == [span(10, 10), span(20)]
     assert [s for s in two if isinstance(s, EngineSpan)] == [span(20)]
+
+
+def test_an_observation_that_is_cut_is_told_from_the_beginning_again() -> None:
+    """Its next part learns the GPUs of the host and, with the next look, which of them it uses."""
+    routes = Routes(OWNERS.get)
+    before: list[Any] = []
+    after: list[Any] = []
+    routes.add(1, before.append)
+    routes.route([GPU, looked(5, 10), span(10)])
+    routes.add(1, after.append)
+    routes.route([span(20), looked(35, 10), span(30)])
+    assert before == [GPU, GpuUse("nvml:0", 10, 5, 100, None, 0), span(10)]
+    assert after == [GPU, GpuUse("nvml:0", 10, 35, 100, None, 0), span(10), span(20), span(30)]
+
+
+def test_the_next_part_has_its_share_of_a_sample_that_the_cut_went_through() -> None:
+    """What was before the cut is in the part before."""
+    base = Base(Snapshot(15))
+    assert base.record(span(10)) == EngineSpan("nvml:0", 15, 20, 2, 0, 10)
+    assert base.record(span(20)) == span(20)
+    assert base.record(span(0)) is None

@@ -46,7 +46,7 @@ struct gpu {
 struct state {
 	uint64_t magic;
 	uint32_t driver_error, gpus; /* what every call returns, as when the module is unloaded */
-	uint64_t since_us, calls;
+	uint64_t since_us, calls, delay_us; /* of each call: a driver in trouble */
 	struct gpu gpu[MAX_GPUS];
 };
 
@@ -71,6 +71,8 @@ static ret ready(void)
 	if (!state)
 		return UNINITIALIZED;
 	__atomic_fetch_add(&state->calls, 1, __ATOMIC_RELAXED);
+	if (state->delay_us)
+		usleep(state->delay_us);
 	return state->driver_error;
 }
 

@@ -87,6 +87,7 @@ class _State(ctypes.Structure):
         ("gpus", ctypes.c_uint32),
         ("since_us", ctypes.c_uint64),
         ("calls", ctypes.c_uint64),
+        ("delay_us", ctypes.c_uint64),
         ("gpu", Gpu * MAX_GPUS),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -264,6 +265,49 @@ def test_the_thread_reads_while_something_is_observed(simulated: Make) -> None:
     assert not sampler.running
     sampler.drain()
     assert gpus.state.calls == calls
+
+
+def test_a_driver_that_hangs_stops_nothing_else(simulated: Make) -> None:
+    """While a call takes 0.3 s the queue is emptied at once, and nobody waits for the thread."""
+    gpus = simulated()
+    sampler = GpuSampler(lambda: [Nvidia()])
+    sampler.start()
+    wait_until(sampler.drain, "a reading")
+    gpus.state.delay_us = 300_000
+    calls = gpus.state.calls
+    wait_until(lambda: gpus.state.calls > calls, "a call that hangs")
+    before = gpus.state.calls
+    for _ in range(100):
+        sampler.drain()
+    assert gpus.state.calls - before <= 1  # a hundred turns of the loop fit into one call
+    thread = next(one for one in threading.enumerate() if one.name == "whyidle-gpus")
+    sampler.stop()
+    assert thread.is_alive()
+    gpus.state.delay_us = 0
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_script_says_what_the_gpus_do(
+    simulated: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a second of a timeline that lies in the past comes out of the driver's buffer as written."""
+    simulated()
+    script = "gpus 2\nperiod 0.05\n# two cards\n0: idle 0.1 busy 0.2 copy 0.1\n1: busy 0.5\n"
+    start = int(time.time() - 2)  # a whole number of periods
+    with simulator.play(tmp_path / "script", script, start) as gpus:
+        gpus.state.since_us = (start - 1) * 1_000_000
+        monkeypatch.setenv(simulator.VARIABLE, str(gpus.path))
+        driver = Nvml()
+        first, second = driver.devices
+        for device in driver.devices:  # opening has read the buffer already
+            device.utilization.restart()
+        spans = driver.spans(first)
+        others = driver.spans(second)
+        driver.close()
+    assert [round(s.busy_ns / MS) for s in spans if s.busy_ns] == [50] * 4
+    assert [round(s.copy_ns / MS) for s in spans if s.copy_ns] == [50] * 2
+    assert round(sum(s.busy_ns for s in others) / MS) == 500
 
 
 def test_a_host_without_nvidia_pays_nothing() -> None:

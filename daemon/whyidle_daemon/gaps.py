@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from whyidle_daemon.gpus.usage import DeviceActivity
+from whyidle_daemon.inferences import Inferences
 from whyidle_daemon.processes import Process
 from whyidle_daemon.sequences import Runs, RunsKey, Sequences, Tally
 from whyidle_daemon.states import state_of
@@ -91,6 +92,7 @@ class EngineActivity(NamedTuple):
     sequences: dict[RunsKey, Runs]
     gaps: tuple[ExplainedGap, ...]
     device: DeviceActivity | None = None
+    inferences: Inferences | None = None
 
     def idle_by(self, process: Process, tid: int) -> dict[tuple[int, WaitKey | None], int]:
         """Idle nanoseconds while this thread drove, by wait and peer."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from whyidle_daemon.gaps import Cause, Driver, EngineActivity, ExplainedGap, IdleSums, explain, fit
+from whyidle_daemon.inferences import InferenceLog
 from whyidle_daemon.processes import Process
 from whyidle_daemon.timelines import Record, between
 from whyidle_daemon.waits import WaitGroup
@@ -30,6 +31,7 @@ class LlamaEngine:
         self.drivers: set[int] = set()
         self.pending: list[Gap] = []
         self.settled_ns: dict[int, int] = {}  # by driver: slices up to here are accounted for
+        self.log = InferenceLog()
         self._sums = IdleSums()
 
     def add(self, gap: Gap) -> None:
@@ -87,6 +89,7 @@ class LlamaEngine:
             beyond_longest=sums.beyond_longest,
             sequences=sums.sequences.sums,
             gaps=tuple(item[-1] for item in sorted(sums.longest, key=lambda item: (-item[0], -item[1]))),
+            inferences=self.log.at(engine, end_ns, ended=end_ns < now_ns),
         )
 
     def _open(self, engine: Engine, end_ns: int, driver: Driver, lines: RecordsOf) -> ExplainedGap:

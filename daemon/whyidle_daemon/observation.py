@@ -16,12 +16,14 @@ from typing import Any
 from whyidle_daemon import report as build
 from whyidle_daemon.attribution import ThreadTable, end_of, merged, thread_times
 from whyidle_daemon.facts import (
+    EngineFacts,
     EngineSpan,
     GpuFacts,
     GpuSample,
     GpuUse,
     Host,
     HostName,
+    LimitSample,
     Lookup,
     Loss,
     MemorySample,
@@ -37,6 +39,7 @@ from whyidle_daemon.gpus.devices import Gpus
 from whyidle_daemon.lasting import wait_of, with_lasting
 from whyidle_daemon.llama import MAX_PENDING, SETTLE_NS, LlamaEngine
 from whyidle_daemon.lookups import Lookups
+from whyidle_daemon.memory import MemoryLog, memory_object
 from whyidle_daemon.naming import Hosts, Naming, dominant_places
 from whyidle_daemon.processes import Process, ProcessTable
 from whyidle_daemon.progress import Progress, progress_of
@@ -47,15 +50,28 @@ from whyidle_daemon.timelines import Record, Timelines
 from whyidle_daemon.wait_tables import Waits
 from whyidle_daemon.waits import PIPES, WaitKey
 from whyidle_daemon.whatif import what_if
-from whyidle_probes.events import Engine, Exec, Exit, Fork, Gap, Library, ShortWaits, Slice, Thread, Wait
+from whyidle_probes.events import (
+    Engine,
+    Exec,
+    Exit,
+    Fork,
+    Gap,
+    Inference,
+    Library,
+    ShortWaits,
+    Slice,
+    Thread,
+    Wait,
+)
 from whyidle_wire.report import REPORT_SCHEMA
 
 PAGE_SIZE = 4096
+MAX_ENGINES = 4096  # that nothing but their making is known of
 
 __all__ = ["Observation", "Progress"]
 
-Event = Slice | Thread | Fork | Exec | Exit | Gap | Library | ShortWaits
-Fact = ProcessFacts | MemorySample | StackSample | Lookup | HostName
+Event = Slice | Thread | Fork | Exec | Exit | Gap | Library | ShortWaits | Inference
+Fact = ProcessFacts | MemorySample | LimitSample | EngineFacts | StackSample | Lookup | HostName
 Anything = Event | Fact | EngineSpan | GpuFacts | GpuSample | GpuUse
 
 
@@ -83,6 +99,7 @@ class Observation:
         self._lookups = Lookups()
         self._sequences = Sequences()  # of main threads that drive no engine, as far as they were settled
         self._lines = Timelines()
+        self._memory = MemoryLog()
         self._engines: dict[tuple[Process, int], LlamaEngine] = {}
         self._gpus = Gpus(self._processes)
         self._drivers: set[int] = set()
@@ -96,10 +113,13 @@ class Observation:
             StackSample: self._sites.add,
             HostName: self._hosts.add,
             Lookup: self._lookup,
-            MemorySample: self._processes.memory,
+            MemorySample: self._sampled,
+            LimitSample: self._memory.limit,
+            Inference: lambda one: self._engine(one.pid, one.context, one.start_ns).log.add(one),
+            EngineFacts: self._looked_at,
             ProcessFacts: self._processes.facts,
             Fork: self._processes.fork,
-            Exec: self._processes.exec,
+            Exec: self._exec,
             Exit: self._processes.exit,
             EngineSpan: self._span,
             GpuFacts: self._gpus.facts,
@@ -160,11 +180,8 @@ class Observation:
     def _gap(self, gap: Gap) -> None:
         if gap.end_ns <= gap.start_ns:
             return
-        process = self._processes.at(gap.pid, gap.start_ns)
-        process.keep = True
-        engine = self._engines.get((process, gap.context))
-        if engine is None:
-            engine = self._engines[process, gap.context] = LlamaEngine(process, gap.context)
+        engine = self._engine(gap.pid, gap.context, gap.start_ns)
+        engine.process.keep = True
         engine.add(gap)
         self._drivers.add(gap.tid)
         self._newest_ns = max(self._newest_ns, gap.end_ns)
@@ -189,6 +206,25 @@ class Observation:
         """The thread that drives what a process runs on a GPU: of its model, if that is known."""
         driven = (engine.drivers for (of, _), engine in self._engines.items() if of is process)
         return min((tid for drivers in driven for tid in drivers), default=process.pid)
+
+    def _engine(self, pid: int, context: int, ns: int) -> LlamaEngine:
+        process = self._processes.at(pid, ns)
+        engine = self._engines.get((process, context))
+        if engine is None:
+            engine = self._engines[process, context] = LlamaEngine(process, context)
+        return engine
+
+    def _looked_at(self, facts: EngineFacts) -> None:
+        if len(self._engines) < MAX_ENGINES:
+            self._engine(facts.pid, facts.context, facts.ns).log.facts = facts
+
+    def _sampled(self, sample: MemorySample) -> None:
+        self._processes.memory(sample)
+        self._memory.sample(self._processes.at(sample.pid, sample.ns), sample)
+
+    def _exec(self, event: Exec) -> None:
+        self._processes.exec(event)
+        self._memory.replaced(self._processes.at(event.pid, event.ns))
 
     def _short(self, waits: ShortWaits) -> None:
         process = self._processes.at(waits.pid, self._newest_ns)
@@ -287,6 +323,8 @@ class Observation:
             lookups=self._lookups.all(),
             sequences=self._runs(naming, waiting) if not engines else {},
             processes=tuple(self._processes),
+            memory=self._memory.processes,
+            limits=self._memory.limits,
             loss=loss,
             slices=self._slices,
             dropped=dropped,
@@ -308,7 +346,8 @@ class Observation:
             "processes_omitted": processes_omitted,
             "threads": thread_list,
             "threads_omitted": threads_omitted,
-            "engines": build.engine_objects(engines),
+            "memory": memory_object(self._memory.processes, self._memory.limits, self.start_ns),
+            "engines": build.engine_objects(engines, self.start_ns),
             "gaps": build.gap_objects(engines, self.start_ns),
             "idle_by_cause": build.idle_objects(engines),
             "findings": find_all(evidence),

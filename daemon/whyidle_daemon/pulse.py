@@ -27,7 +27,8 @@ TURN = 2000
 BUSY_EVENTS, CALM_EVENTS, CALM_TICKS = 5000, 500, 20
 MAX_SLICE_NS = 64_000_000
 FINDINGS_EVERY_S = 2.0
-MEMORY_EVERY_S = 1.0
+MEMORY_EVERY_S = 0.25
+FLUSH_EVERY_S = 1.0
 
 
 class Pulse:
@@ -48,6 +49,7 @@ class Pulse:
         self._tick: asyncio.TimerHandle | None = None
         self._stacks: asyncio.TimerHandle | None = None
         self._next_memory = 0.0
+        self._next_flush = 0.0
         self._next_findings = 0.0
 
     def start(self) -> None:
@@ -104,6 +106,9 @@ class Pulse:
         memory = now >= self._next_memory
         if memory:
             self._next_memory = now + MEMORY_EVERY_S
+        flush = now >= self._next_flush
+        if flush:
+            self._next_flush = now + FLUSH_EVERY_S
             self._targets.drain_waits()
             self._targets.gpus.look()
         findings = bool(self._subscribers) and now >= self._next_findings
@@ -112,6 +117,7 @@ class Pulse:
         for session in self._sessions:
             if memory:
                 session.target.sample_memory()
+            if flush:
                 session.target.flush_recording()
             if session.progress_s and now >= session.next_progress:
                 session.next_progress = now + session.progress_s

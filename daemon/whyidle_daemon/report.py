@@ -8,6 +8,7 @@ from whyidle_daemon.attribution import MAX_THREADS, ThreadTable, ThreadTime, sta
 from whyidle_daemon.discovery.placement import placement_of
 from whyidle_daemon.facts import Host, Loss, Overhead
 from whyidle_daemon.gaps import EngineActivity, ExplainedGap, state_of_cause
+from whyidle_daemon.inferences import report_of as inferences_of
 from whyidle_daemon.processes import Process, ProcessTable
 from whyidle_daemon.waits import WaitKey
 
@@ -118,7 +119,7 @@ def thread_objects(
     return objects, omitted
 
 
-def engine_objects(engines: list[EngineActivity]) -> list[dict[str, Any]]:
+def engine_objects(engines: list[EngineActivity], start_ns: int) -> list[dict[str, Any]]:
     """``engines``."""
     objects = []
     for engine in engines:
@@ -142,6 +143,7 @@ def engine_objects(engines: list[EngineActivity]) -> list[dict[str, Any]]:
                 "calls": engine.calls,
                 "drivers": sorted(engine.drivers),
                 **(engine.device.fields() if engine.device is not None else {}),
+                **(inferences_of(engine.inferences, start_ns) if engine.inferences is not None else {}),
             }
         )
     return objects
@@ -236,6 +238,7 @@ def loss_object(loss: Loss, dropped: int) -> dict[str, Any]:
         "waits_lost": loss.waits_lost,
         "gaps_lost": loss.gaps_lost,
         "engines_lost": loss.engines_lost,
+        "inferences_lost": loss.inferences_lost,
         "summed_only": dropped,
     }
 

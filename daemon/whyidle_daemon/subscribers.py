@@ -71,7 +71,13 @@ class Subscribers:
     def publish(self, session: Session, findings: list[dict[str, Any]]) -> None:
         """Send the findings that are new, or whose numbers have grown."""
         for finding in findings:
-            key = (finding["kind"], finding["pid"], finding["tid"], str(finding["peer"]))
+            key = (
+                finding["kind"],
+                finding["pid"],
+                finding["tid"],
+                str(finding["peer"]),
+                finding.get("engine"),
+            )
             numbers = (finding["count"], round(finding["blocked_s"], 1), finding["severity"])
             if session.sent.get(key) == numbers:
                 continue

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from whyidle_daemon.facts import GpuFacts
+from whyidle_daemon.gpus import nvml
 from whyidle_daemon.proc import Proc
 from whyidle_probes.loader import SYSTEM_PYTHON, LoaderError, load_probes
 
@@ -185,14 +187,35 @@ def _uprobes(sys_root: Path) -> Check:
     )
 
 
+_NVIDIA_FIX = "install the NVIDIA driver, if this host has such a GPU"
+
+
 def _nvml() -> Check:
-    return _optional_library(
-        "nvml", "libnvidia-ml.so.1", "install the NVIDIA driver, if this host has such a GPU"
-    )
+    if not nvml.present():
+        return Check(
+            "nvml", "warning", f"{nvml.LIBRARY} was not found: no NVIDIA GPU is seen", _NVIDIA_FIX, GPU
+        )
+    try:
+        driver = nvml.Nvml()
+    except nvml.DriverGoneError as error:
+        return Check("nvml", "warning", str(error), "load the driver's module: nvidia-smi tells why not", GPU)
+    gpus = [device.facts for device in driver.devices]
+    driver.close()
+    if not gpus:
+        return Check("nvml", "warning", "the driver sees no GPU", "nvidia-smi tells why not", GPU)
+    unknown = sorted({f"{gpu.gpu} {reason}" for gpu in gpus for reason in gpu.unknown})
+    detail = "; ".join([*(_gpu(gpu) for gpu in gpus), *unknown])
+    return Check("nvml", "ok", detail, None, GPU)
+
+
+def _gpu(gpu: GpuFacts) -> str:
+    memory = f"{gpu.memory_total_bytes / 1e9:.1f} GB" if gpu.memory_total_bytes else "memory unknown"
+    real = " (simulated)" if gpu.simulated else ""
+    return f"{gpu.gpu}: {gpu.name}, {memory}, driver {gpu.driver or 'unknown'}{real}"
 
 
 def _cuda() -> Check:
-    return _optional_library("cuda", "libcuda.so.1", "install the NVIDIA driver, if this host has such a GPU")
+    return _optional_library("cuda", "libcuda.so.1", _NVIDIA_FIX)
 
 
 def _optional_library(name: str, file: str, fix: str) -> Check:

@@ -134,6 +134,82 @@ class LaunchesSeen(NamedTuple):
     rate: int
 
 
+class EngineSpan(NamedTuple):
+    """A source saw engine ``engine`` compute for ``busy_ns`` of ``start_ns`` to ``end_ns``, whenever in it.
+
+    ``copy_ns`` was spent on copies besides: not idle either. A source says where an engine was idle by spans
+    with nothing in them; what no span covers is unknown. ``edge_ns`` is how far from ``start_ns`` and
+    ``end_ns`` the truth may lie: microseconds for a uprobe, the sample period for NVML. ``pid``: whose work
+    it was; 0 is anybody's, so the whole device's. Of two spans the one with the smaller ``edge_ns`` counts.
+    """
+
+    engine: str
+    start_ns: int
+    end_ns: int
+    busy_ns: int
+    copy_ns: int = 0
+    edge_ns: int = 0
+    pid: int = 0
+
+    def within(self, start_ns: int, end_ns: int) -> EngineSpan | None:
+        """The part in an interval, with its share of the work; ``None`` if there is none."""
+        start, end = max(self.start_ns, start_ns), min(self.end_ns, end_ns)
+        if start >= end:
+            return None
+        if (start, end) == (self.start_ns, self.end_ns):
+            return self
+        length, whole = end - start, self.end_ns - self.start_ns
+        busy, copy = self.busy_ns * length // whole, self.copy_ns * length // whole
+        return self._replace(start_ns=start, end_ns=end, busy_ns=busy, copy_ns=copy)
+
+
+class GpuFacts(NamedTuple):
+    """One GPU of the host, or one MIG instance of it (``parent`` is then the GPU's ``gpu``).
+
+    ``gpu`` names it as an engine (``nvml:0``, ``drm:1``), ``via`` is how it is read. ``simulated``: no
+    hardware, a library that stands in for it. ``unknown`` says in words what cannot be read of it and why.
+    """
+
+    gpu: str
+    ns: int
+    number: int
+    name: str
+    driver: str | None
+    memory_total_bytes: int | None
+    via: str
+    simulated: bool = False
+    parent: str = ""
+    unknown: tuple[str, ...] = ()
+
+
+class GpuSample(NamedTuple):
+    """State of a GPU at ``ns``; ``None`` is unknown, and ``GpuFacts.unknown`` or ``lost`` says why.
+
+    ``throttle`` are NVML's clocks-event reasons (bits), ``lost`` why nothing at all could be read.
+    """
+
+    gpu: str
+    ns: int
+    memory_used_bytes: int | None
+    power_mw: int | None
+    throttle: int | None
+    lost: str = ""
+
+
+class GpuUse(NamedTuple):
+    """Process ``pid`` of the target held memory of a GPU at ``ns``; ``others`` are processes of no target.
+
+    ``utilization`` is its share of the GPU's time in permille; ``None``: not known.
+    """
+
+    gpu: str
+    pid: int
+    ns: int
+    memory_bytes: int | None
+    utilization: int | None = None
+    others: int = 0
+
+
 class Host(NamedTuple):
     """The machine. ``gpus`` holds the contract's ``{index, name, driver, memory_total_bytes}`` objects."""
 

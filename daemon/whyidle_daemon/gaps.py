@@ -13,6 +13,7 @@ import heapq
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
+from whyidle_daemon.gpus.usage import DeviceActivity
 from whyidle_daemon.inferences import Inferences
 from whyidle_daemon.processes import Process
 from whyidle_daemon.sequences import Runs, RunsKey, Sequences, Tally
@@ -48,7 +49,10 @@ class Piece(NamedTuple):
 
 
 class ExplainedGap(NamedTuple):
-    """A gap with its pieces, which add up to ``end_ns - start_ns``. Orders by length."""
+    """A gap with its pieces, which add up to ``end_ns - start_ns``. Orders by length.
+
+    The truth lies within ``edges`` nanoseconds of its start and its end.
+    """
 
     length_ns: int
     start_ns: int
@@ -56,6 +60,7 @@ class ExplainedGap(NamedTuple):
     tid: int
     pieces: tuple[Piece, ...]
     open: bool
+    edges: tuple[int, int] = (10_000, 10_000)  # a uprobe's own time
 
 
 class Driver(NamedTuple):
@@ -86,6 +91,7 @@ class EngineActivity(NamedTuple):
     beyond_longest: dict[WaitKey, int]
     sequences: dict[RunsKey, Runs]
     gaps: tuple[ExplainedGap, ...]
+    device: DeviceActivity | None = None
     inferences: Inferences | None = None
     unseen_ns: int = 0  # its launches were too many to have probes
 
@@ -214,3 +220,9 @@ class IdleSums:
 def state_of_cause(wait: int, key: WaitKey | None) -> str:
     """The report's state of a piece or a cause."""
     return state_of(wait) if key is None else key.state
+
+
+def finest(engines: Sequence[EngineActivity]) -> tuple[EngineActivity, ...]:
+    """The engines that findings are judged by: of a process with a model, not also the GPU under it."""
+    exact = {id(engine.process) for engine in engines if engine.device is None}
+    return tuple(engine for engine in engines if engine.device is None or id(engine.process) not in exact)

@@ -183,8 +183,7 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
         if serving is not None:
             serving.close()
         server.close()
-        targets.libraries.close()
-        targets.kernel.close()
+        targets.close()
         if bound is not None:
             sockets.remove(options.socket)
     return 0

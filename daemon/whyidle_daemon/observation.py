@@ -19,6 +19,10 @@ from whyidle_daemon.cuda_facts import CudaKnown
 from whyidle_daemon.facts import (
     CudaFacts,
     EngineFacts,
+    EngineSpan,
+    GpuFacts,
+    GpuSample,
+    GpuUse,
     Host,
     HostName,
     LaunchesSeen,
@@ -33,7 +37,8 @@ from whyidle_daemon.facts import (
 )
 from whyidle_daemon.findings import find_all
 from whyidle_daemon.findings.evidence import Evidence
-from whyidle_daemon.gaps import Driver, EngineActivity
+from whyidle_daemon.gaps import Driver, EngineActivity, finest
+from whyidle_daemon.gpus.devices import Gpus
 from whyidle_daemon.lasting import wait_of, with_lasting
 from whyidle_daemon.llama import MAX_PENDING, SETTLE_NS, LlamaEngine
 from whyidle_daemon.lookups import Lookups
@@ -71,7 +76,7 @@ __all__ = ["Observation", "Progress"]
 
 Event = Slice | Thread | Fork | Exec | Exit | Gap | Library | ShortWaits | Inference
 Fact = ProcessFacts | MemorySample | LimitSample | EngineFacts | StackSample | Lookup | HostName
-Anything = Event | Fact | CudaFacts | LaunchesSeen
+Anything = Event | Fact | CudaFacts | LaunchesSeen | EngineSpan | GpuFacts | GpuSample | GpuUse
 
 
 class Observation:
@@ -101,6 +106,7 @@ class Observation:
         self._lines = Timelines()
         self._memory = MemoryLog()
         self._engines: dict[tuple[Process, int], LlamaEngine] = {}
+        self._gpus = Gpus(self._processes)
         self._drivers: set[int] = set()
         self._slices = 0
         self._newest_ns = start_ns
@@ -122,6 +128,10 @@ class Observation:
             Fork: self._processes.fork,
             Exec: self._exec,
             Exit: self._processes.exit,
+            EngineSpan: self._span,
+            GpuFacts: self._gpus.facts,
+            GpuSample: self._gpu_sample,
+            GpuUse: self._gpu_use,
         }
         for pid in roots:
             root = self._processes.at(pid, start_ns)
@@ -188,6 +198,29 @@ class Observation:
             if len(engine.pending) > MAX_PENDING:
                 engine.settle(placed, self._newest_ns)
 
+    def _span(self, span: EngineSpan) -> None:
+        engine = self._gpus.span(span)
+        self._newest_ns = max(self._newest_ns, span.end_ns)
+        if engine is not None and engine.full:
+            self._gpus.settle(self._driver_of, self._placed(), self._newest_ns - SETTLE_NS)
+
+    def _gpu_sample(self, sample: GpuSample) -> None:
+        self._gpus.sample(sample)
+        total = self._gpus.memory_total(sample.gpu)
+        if total and sample.memory_used_bytes is not None:
+            used = sample.memory_used_bytes
+            self._memory.limit(LimitSample("gpu", sample.gpu, sample.ns, used, total))
+
+    def _gpu_use(self, use: GpuUse) -> None:
+        driver = self._gpus.use(use)
+        if driver is not None:
+            self._drivers.add(driver)
+
+    def _driver_of(self, process: Process) -> int:
+        """The thread that drives what a process runs on a GPU: of its model, if that is known."""
+        driven = (engine.drivers for (of, _), engine in self._engines.items() if of is process)
+        return min((tid for drivers in driven for tid in drivers), default=process.pid)
+
     def _engine(self, pid: int, context: int, ns: int) -> LlamaEngine:
         process = self._processes.at(pid, ns)
         engine = self._engines.get((process, context))
@@ -218,12 +251,15 @@ class Observation:
         placed = self._placed()
         for engine in self._engines.values():
             engine.settle(placed, horizon)
+        self._gpus.settle(self._driver_of, placed, horizon)
 
         def until(tid: int) -> int:
             if tid not in self._drivers:
                 return horizon
             driven = [engine for engine in self._engines.values() if tid in engine.drivers]
-            return min((engine.settled_ns.get(tid, 0) for engine in driven), default=0)
+            settled = [engine.settled_ns.get(tid, 0) for engine in driven]
+            gpus = self._gpus.settled_ns(tid)
+            return min([*settled, *([gpus] if gpus is not None else [])], default=0)
 
         for records in self._alone(placed):
             self._sequences.alone(record for record in records if record.end_ns <= horizon)
@@ -283,6 +319,9 @@ class Observation:
             naming.activity(self._activity(engine, now_ns, threads, waiting, naming))
             for engine in snapshot.engines
         ]
+        lines = self._lines.named(naming.placed)
+        gpus = self._gpus.activities(now_ns, self._driver_of, threads, waiting, lines)
+        engines += [naming.activity(gpu) for gpu in gpus]
         engines.sort(key=lambda engine: (engine.first_ns, engine.id))
         end_ns = end_of(self.start_ns, now_ns, threads, self._processes)
         dropped = self._lines.dropped + waits.sockets.dropped
@@ -290,7 +329,7 @@ class Observation:
             wall_ns=end_ns - self.start_ns,
             end_ns=end_ns,
             cpus=host.cpus,
-            engines=tuple(engines),
+            engines=finest(engines),
             threads=tuple(times),
             groups=groups,
             inbound=frozenset(naming.key(key) for key in waits.inbound()),
@@ -310,7 +349,7 @@ class Observation:
         thread_list, threads_omitted = build.thread_objects(times, self._threads)
         return {
             "schema": REPORT_SCHEMA,
-            "host": build.host_object(host),
+            "host": build.host_object(host, self._gpus.host_objects()),
             "target": build.target_object(
                 self._processes.find(self.roots[0], self.start_ns) if self.roots else None,
                 (self.roots, self.command, self.started_at),

@@ -101,6 +101,7 @@ class Pulse:
         self._tick = None
         self.schedule()
         self._on_wakeup()
+        self._targets.gpus.drain()
         self._adapt()
         now = asyncio.get_running_loop().time()
         memory = now >= self._next_memory
@@ -110,6 +111,7 @@ class Pulse:
         if flush:
             self._next_flush = now + FLUSH_EVERY_S
             self._targets.drain_waits()
+            self._targets.gpus.look()
         findings = bool(self._subscribers) and now >= self._next_findings
         if findings:
             self._next_findings = now + FINDINGS_EVERY_S

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from whyidle_daemon.facts import Snapshot, StackSample
+from whyidle_daemon.facts import EngineSpan, Snapshot, StackSample
 from whyidle_probes.events import Engine, Gap, Inference, Slice, Thread
 
 _COUNTED = ("prompt_tokens", "decode_tokens", "prompt_ns", "decode_ns", "inferences", "failed")
@@ -38,6 +38,8 @@ class Base:
             return record if record.end_ns > self.start_ns else None
         if isinstance(record, StackSample):
             return record._replace(since_ns=max(record.since_ns, self.start_ns))
+        if isinstance(record, EngineSpan):
+            return record.within(self.start_ns, record.end_ns)
         return record
 
     def snapshot(self, snapshot: Snapshot) -> Snapshot:

@@ -23,9 +23,9 @@ def seconds(ns: int) -> float:
     return ns / NS
 
 
-def host_object(host: Host) -> dict[str, Any]:
+def host_object(host: Host, gpus: list[dict[str, Any]]) -> dict[str, Any]:
     """``host``."""
-    return {"kernel": host.kernel, "cpus": host.cpus, "gpus": [dict(gpu) for gpu in host.gpus]}
+    return {"kernel": host.kernel, "cpus": host.cpus, "gpus": [*(dict(gpu) for gpu in host.gpus), *gpus]}
 
 
 def exit_status(code: int | None) -> int | None:
@@ -142,6 +142,7 @@ def engine_objects(engines: list[EngineActivity], start_ns: int) -> list[dict[st
                 "utilization_mean": engine.busy_ns / observed if observed else None,
                 "calls": engine.calls,
                 "drivers": sorted(engine.drivers),
+                **(engine.device.fields() if engine.device is not None else {}),
                 **(inferences_of(engine.inferences, start_ns) if engine.inferences is not None else {}),
                 "launches_unseen_s": seconds(engine.unseen_ns) if engine.kind == "cuda" else None,
             }
@@ -162,6 +163,8 @@ def gap_objects(engines: list[EngineActivity], start_ns: int) -> list[dict[str, 
             "duration_s": seconds(gap.length_ns),
             "causes": _causes(gap),
             "open": gap.open,
+            "start_uncertainty_s": seconds(gap.edges[0]),
+            "end_uncertainty_s": seconds(gap.edges[1]),
         }
         for gap, engine in longest[:MAX_GAPS]
     ]

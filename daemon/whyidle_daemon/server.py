@@ -13,6 +13,7 @@ from whyidle_daemon.admission import Admission
 from whyidle_daemon.clients import Client
 from whyidle_daemon.config import Config, Metrics
 from whyidle_daemon.discovery.watcher import Discovery
+from whyidle_daemon.gpus.devices import gpu_object
 from whyidle_daemon.history.keeper import Keeper
 from whyidle_daemon.listing import target_object
 from whyidle_daemon.proc import Proc
@@ -204,7 +205,7 @@ class Server:
         else:
             client.greeted = True
             client.name = record.client[:64]
-            client.answer(Welcome(PROTOCOL, VERSION, os.getpid(), _host_json()))
+            client.answer(Welcome(PROTOCOL, VERSION, os.getpid(), _host_json(self._targets)))
 
     def _listing(self, client: Client) -> tuple[dict[str, Any], ...]:
         rows = []
@@ -240,6 +241,6 @@ class Server:
         }
 
 
-def _host_json() -> dict[str, Any]:
+def _host_json(targets: Targets) -> dict[str, Any]:
     here = host()
-    return {"kernel": here.kernel, "cpus": here.cpus, "gpus": list(here.gpus)}
+    return {"kernel": here.kernel, "cpus": here.cpus, "gpus": [gpu_object(gpu) for gpu in targets.gpus.gpus]}

@@ -36,6 +36,7 @@ from whyidle_daemon.facts import (
     ProcessFacts,
     Snapshot,
 )
+from whyidle_daemon.gpus.watch import GpuWatch
 from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_daemon.launch_limit import LaunchLimit
 from whyidle_daemon.libraries import EngineLibraries
@@ -130,6 +131,7 @@ class Target:
         self._baseline = kernel.stats()
         self._clock_start = time.process_time()
         self._run_ns_start = kernel.run_ns()
+        self.gpus: GpuWatch | None = None
         self._recorder: Recorder | None = None  # for the client
         self._history: Recorder | None = None
         self._base: Base | None = None
@@ -209,9 +211,11 @@ class Target:
         for thread in raw.threads:  # waits that last over the cut were read before it
             sample = self._sampler.latest(thread.tid)
             if sample is not None and sample.since_ns == thread.last_ns:
-                self._add(sample)
+                self.tell(sample)
+        if self.gpus is not None:
+            self.gpus.add(self.number, self.tell)
 
-    def _add(self, record: Anything) -> None:
+    def tell(self, record: Anything) -> None:
         """Everything that the observation is told in its order, seen from where it began."""
         seen = self._base.record(record) if self._base is not None else record
         if seen is not None:
@@ -237,7 +241,7 @@ class Target:
         if isinstance(event, NameLookup):
             self._looked_up(event)
             return
-        self._add(event)
+        self.tell(event)
         if isinstance(event, Exec | Exit):
             self._looked_at = {one: facts for one, facts in self._looked_at.items() if one[0] != event.pid}
         if isinstance(event, Fork | Exec):
@@ -289,7 +293,7 @@ class Target:
             self._sampler.running = self._clocks.keys()
             self._set_clocks(threads, now)
         for sample in self._sampler.sample(self._watched, now):
-            self._add(sample)
+            self.tell(sample)
 
     def stalls(self, threshold_ns: int) -> list[StallEvent]:
         """Waits that crossed the threshold since the last call, and those that were reported and are over."""
@@ -354,7 +358,7 @@ class Target:
         if len(self._looked_at) < _MAX_CONTEXTS:
             facts = facts_of(self._proc, pid, context, monotonic_ns(), parameters)
             self._looked_at[pid, context] = facts
-            self._add(facts)
+            self.tell(facts)
 
     @property
     def placement(self) -> Placement:
@@ -470,11 +474,13 @@ class Target:
         for _ in range(_FINISH_TURNS):
             if self._kernel.consume(_FINISH_TURN) < _FINISH_TURN:
                 break
+        if self.gpus is not None:
+            self.gpus.drain()
         self._sweep()
 
     def _sweep(self) -> None:
         for thread in self._kernel.sweep_exited(self.number):
-            self._add(thread)
+            self.tell(thread)
 
     def owned_by(self, pid: int, uid: int) -> bool:
         """Whether a process belonged to a user alone whenever it was looked at. Not known is no."""
@@ -510,6 +516,7 @@ class Targets:
         self.kernel = make_kernel(self._dispatch)
         self.libraries = EngineLibraries(self.kernel.attach_functions, proc)
         self._limit: LaunchLimit | None = None
+        self.gpus = GpuWatch(self.kernel.target_of, self.kernel.processes)
 
     def __len__(self) -> int:
         return len(self._targets)
@@ -539,11 +546,20 @@ class Targets:
             raise
         if not seen and self._limit is not None:
             target.launches(LaunchesSeen(monotonic_ns(), False, round(self._limit.rate)))
+        target.gpus = self.gpus
+        self.gpus.add(target.number, target.tell)
         return target, processes, threads
 
     def stop(self, target: Target) -> None:
         target.close()
         self._targets.pop(target.number, None)
+        self.gpus.remove(target.number)
+
+    def close(self) -> None:
+        """The daemon ends."""
+        self.gpus.close()
+        self.libraries.close()
+        self.kernel.close()
 
     def limit_launches(self) -> None:
         """Twenty times a second: keep the probes on CUDA launches within their budget."""

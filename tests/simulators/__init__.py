@@ -1,0 +1,1 @@
+"""Libraries that stand in for drivers on machines without the hardware, through the drivers' real ABI."""

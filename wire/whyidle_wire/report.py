@@ -56,11 +56,11 @@ FINDING_KINDS: Final = (
 
 SEVERITIES: Final = ("high", "medium", "low", "info")
 CONFIDENCES: Final = ("high", "medium", "low")
-ENGINE_KINDS: Final = ("nvml", "cuda", "llama")
+ENGINE_KINDS: Final = ("nvml", "cuda", "llama", "drm")
 
 Severity = Literal["high", "medium", "low", "info"]
 Confidence = Literal["high", "medium", "low"]
-EngineKind = Literal["nvml", "cuda", "llama"]
+EngineKind = Literal["nvml", "cuda", "llama", "drm"]
 
 
 class Peer(TypedDict):

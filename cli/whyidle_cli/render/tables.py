@@ -12,6 +12,7 @@ from rich.text import Text
 from whyidle_cli.render.states import look, name, state_bar, state_legend
 from whyidle_cli.render.text import bar, column, fit, flow, gauge, join, peer_text
 from whyidle_cli.render.units import count, percent, seconds, size
+from whyidle_cli.sanitize import sanitize
 
 _NAME: Final = 22
 _MOST_CAUSES: Final = 8
@@ -19,6 +20,7 @@ _COARSE_MS: Final = 10
 _MOST_THREADS: Final = 6
 _FEWEST_THREADS: Final = 2
 _BUSY_SHARE: Final = 0.02
+_SMALL_SHARE: Final = 0.1
 _MOST_PROCESSES: Final = 8
 
 
@@ -32,7 +34,8 @@ def engine_lines(engines: Iterable[dict[str, Any]], width: int) -> list[Text]:
     for engine in engines:
         observed = engine["busy_s"] + engine["idle_s"]
         busy = _share(engine["busy_s"], observed)
-        label = f"{engine['kind']} {engine['id']}" if engine["id"] else engine["kind"]
+        plain = engine["id"] and not engine["id"].startswith(engine["kind"])
+        label = f"{engine['kind']} {engine['id']}" if plain else engine["id"] or engine["kind"]
         label += " (simulated)" if engine["simulated"] else ""
         room = width - 2 - _NAME - 2 - 12
         lines.append(
@@ -58,8 +61,24 @@ def engine_lines(engines: Iterable[dict[str, Any]], width: int) -> list[Text]:
             f"{seconds(unseen)} of launches not observed, too many" if unseen else "",
             f"resolution {engine['resolution_ms']:g} ms" if engine["resolution_ms"] >= _COARSE_MS else "",
         ]
-        lines += flow(known, width, "dim", indent="  ")
+        lines += flow([*known, *_device(engine)], width, "dim", indent="  ")
     return lines
+
+
+def _device(engine: dict[str, Any]) -> list[str]:
+    """What only a GPU has: copies, idle time in gaps too small to be seen, limits, and what is unknown."""
+    copies, small = engine.get("copy_s"), engine.get("idle_scattered_s") or 0.0
+    many = small > _SMALL_SHARE * engine["idle_s"]
+    others, unseen = engine.get("other_processes"), engine.get("unseen_s")
+    shares = sorted(engine.get("throttled", {}).items(), key=lambda item: -item[1])
+    return [
+        f"copies {seconds(copies)}" if copies else "",
+        f"{seconds(small)} of idle in small gaps" if many else "",
+        f"slowed by {', '.join(f'{reason} {percent(share)}' for reason, share in shares)}" if shares else "",
+        f"shared with {count(others, 'other process', 'other processes')}" if others else "",
+        f"not seen for {seconds(unseen)}" if unseen else "",
+        *(f"unknown: {sanitize(str(reason), 80)}" for reason in engine.get("unknown", ())[:3]),
+    ]
 
 
 def _tokens(engine: dict[str, Any]) -> list[str]:

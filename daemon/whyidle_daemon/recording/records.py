@@ -13,6 +13,10 @@ from typing import Any, Final, NamedTuple
 from whyidle_daemon.facts import (
     CudaFacts,
     EngineFacts,
+    EngineSpan,
+    GpuFacts,
+    GpuSample,
+    GpuUse,
     Host,
     HostName,
     LaunchesSeen,
@@ -53,6 +57,10 @@ class Kind(IntEnum):
     LIMIT_SAMPLE = 26
     CUDA_FACTS = 48
     LAUNCHES_SEEN = 49
+    ENGINE_SPAN = 32
+    GPU_FACTS = 33
+    GPU_SAMPLE = 34
+    GPU_USE = 35
 
 
 class Begin(NamedTuple):
@@ -162,6 +170,21 @@ LAYOUTS: Final[dict[int, Layout]] = {
     Kind.LIMIT_SAMPLE: _layout(LimitSample, "scope:text name:text ns:time used_bytes:uint limit_bytes:uint"),
     Kind.CUDA_FACTS: _layout(CudaFacts, "pid:uint ns:time simulated:bool"),
     Kind.LAUNCHES_SEEN: _layout(LaunchesSeen, "ns:time seen:bool rate:uint"),
+    Kind.ENGINE_SPAN: _layout(
+        EngineSpan,
+        "engine:text start_ns:time end_ns:time busy_ns:uint copy_ns:uint edge_ns:uint pid:uint",
+    ),
+    Kind.GPU_FACTS: _layout(
+        GpuFacts,
+        "gpu:text ns:time number:uint name:text driver:text? memory_total_bytes:uint? via:text "
+        "simulated:bool parent:text unknown:texts",
+    ),
+    Kind.GPU_SAMPLE: _layout(
+        GpuSample, "gpu:text ns:time memory_used_bytes:uint? power_mw:uint? throttle:uint? lost:text"
+    ),
+    Kind.GPU_USE: _layout(
+        GpuUse, "gpu:text pid:uint ns:time memory_bytes:uint? utilization:uint? others:uint"
+    ),
 }
 
 KIND_OF: Final[dict[type[Any], Kind]] = {
@@ -177,6 +200,10 @@ KIND_OF: Final[dict[type[Any], Kind]] = {
     StackSample: Kind.STACK_SAMPLE,
     Lookup: Kind.LOOKUP,
     HostName: Kind.HOST_NAME,
+    EngineSpan: Kind.ENGINE_SPAN,
+    GpuFacts: Kind.GPU_FACTS,
+    GpuSample: Kind.GPU_SAMPLE,
+    GpuUse: Kind.GPU_USE,
     Inference: Kind.INFERENCE,
     EngineFacts: Kind.ENGINE_FACTS,
     LimitSample: Kind.LIMIT_SAMPLE,

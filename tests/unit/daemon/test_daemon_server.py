@@ -38,6 +38,11 @@ class FakeClient:
 class BrokenTargets:
     """Raises something nobody expected."""
 
+    class gpus:  # noqa: N801
+        """None."""
+
+        gpus = ()
+
     class kernel:  # noqa: N801
         """Tracks nothing."""
 

@@ -27,6 +27,7 @@ NUMBERS = (
     "HOST_NAME LIVE_THREAD THREAD_GONE ENGINE CHECKPOINT END"
 )
 
+GPU_NUMBERS = {"ENGINE_SPAN": 32, "GPU_FACTS": 33, "GPU_SAMPLE": 34, "GPU_USE": 35}
 MEMORY_NUMBERS = {"INFERENCE": 24, "ENGINE_FACTS": 25, "LIMIT_SAMPLE": 26}
 CUDA_NUMBERS = {"CUDA_FACTS": 48, "LAUNCHES_SEEN": 49}
 
@@ -35,6 +36,7 @@ def test_numbers_are_append_only() -> None:
     """A kind keeps its number for ever."""
     assert [kind.name for kind in sorted(Kind)][: len(NUMBERS.split())] == NUMBERS.split()
     assert [int(kind) for kind in sorted(Kind)][: len(NUMBERS.split())] == list(range(1, 19))
+    assert {kind.name: int(kind) for kind in Kind}.items() >= GPU_NUMBERS.items()
     assert {kind.name: int(kind) for kind in Kind}.items() >= MEMORY_NUMBERS.items()
     assert {kind.name: int(kind) for kind in Kind}.items() >= CUDA_NUMBERS.items()
     assert len({int(kind) for kind in Kind}) == len(Kind.__members__)

@@ -1,0 +1,1 @@
+"""GPUs: reading them (``nvml``, ``drm``, ``sampler``) and what is made of it (``spans``, ``devices``)."""

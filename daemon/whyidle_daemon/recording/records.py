@@ -20,7 +20,7 @@ from whyidle_daemon.facts import (
     ProcessFacts,
     StackSample,
 )
-from whyidle_probes.events import Engine, Exec, Exit, Fork, Gap, ShortWaits, Slice, Thread
+from whyidle_probes.events import Engine, Exec, Exit, Fork, Gap, ShortWaits, Slice, Start, Thread
 
 
 class Kind(IntEnum):
@@ -44,6 +44,7 @@ class Kind(IntEnum):
     ENGINE = 16
     CHECKPOINT = 17
     END = 18
+    START = 40
 
 
 class Begin(NamedTuple):
@@ -96,7 +97,8 @@ def _layout(cls: type[Any], text: str) -> Layout:
 _THREAD = (
     "pid:uint tid:uint target:uint flags:uint first_ns:time last_ns:time wake_ns:time end_ns:time arg:uint "
     "inode:uint engine:uint waker_pid:uint waker_tid:uint state:wait syscall:uint fd:int peer:peer comm:text "
-    "ns:waits count:waits clock_samples:uint polling_samples:uint"
+    "ns:waits count:waits clock_samples:uint polling_samples:uint "
+    "peer_inode:uint waker_syscall:uint"
 )
 
 LAYOUTS: Final[dict[int, Layout]] = {
@@ -106,7 +108,7 @@ LAYOUTS: Final[dict[int, Layout]] = {
     Kind.SLICE: _layout(
         Slice,
         "target:uint pid:uint tid:uint start_ns:time blocked_ns:uint runqueue_ns:uint arg:uint inode:uint "
-        "waker_pid:uint waker_tid:uint state:wait syscall:uint fd:int peer:peer",
+        "waker_pid:uint waker_tid:uint state:wait syscall:uint fd:int peer:peer peer_inode:uint waker_syscall:uint",
     ),
     Kind.THREAD: _layout(Thread, _THREAD),
     Kind.FORK: _layout(Fork, "target:uint ns:time parent:uint pid:uint comm:text"),
@@ -135,6 +137,7 @@ LAYOUTS: Final[dict[int, Layout]] = {
         "idle_ns:uint calls:uint gaps:uint short_ns:uint seen:waits",
     ),
     Kind.CHECKPOINT: _layout(Checkpoint, "ns:time loss:loss overhead:overhead"),
+    Kind.START: _layout(Start, "target:uint ns:time pid:uint tid:uint creator_pid:uint creator_tid:uint"),
     Kind.END: _layout(End, "exit_status:int?"),
 }
 
@@ -142,6 +145,7 @@ KIND_OF: Final[dict[type[Any], Kind]] = {
     Slice: Kind.SLICE,
     Thread: Kind.THREAD,
     Fork: Kind.FORK,
+    Start: Kind.START,
     Exec: Kind.EXEC,
     Exit: Kind.EXIT,
     Gap: Kind.GAP,

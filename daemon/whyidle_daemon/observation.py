@@ -15,6 +15,7 @@ from typing import Any
 
 from whyidle_daemon import report as build
 from whyidle_daemon.attribution import ThreadTable, end_of, merged, thread_times
+from whyidle_daemon.chains import Walker
 from whyidle_daemon.facts import (
     Host,
     HostName,
@@ -41,15 +42,28 @@ from whyidle_daemon.states import TCP_CLOSE, TCP_SYN_SENT
 from whyidle_daemon.timelines import Record, Timelines
 from whyidle_daemon.wait_tables import Waits
 from whyidle_daemon.waits import PIPES, WaitKey
+from whyidle_daemon.wakes import Wakes
 from whyidle_daemon.whatif import what_if
-from whyidle_probes.events import Engine, Exec, Exit, Fork, Gap, Library, ShortWaits, Slice, Thread, Wait
+from whyidle_probes.events import (
+    Engine,
+    Exec,
+    Exit,
+    Fork,
+    Gap,
+    Library,
+    ShortWaits,
+    Slice,
+    Start,
+    Thread,
+    Wait,
+)
 from whyidle_wire.report import REPORT_SCHEMA
 
 PAGE_SIZE = 4096
 
 __all__ = ["Observation", "Progress"]
 
-Event = Slice | Thread | Fork | Exec | Exit | Gap | Library | ShortWaits
+Event = Slice | Thread | Fork | Exec | Exit | Gap | Library | ShortWaits | Start
 Anything = Event | ProcessFacts | MemorySample | StackSample | Lookup | HostName
 
 
@@ -73,6 +87,7 @@ class Observation:
         self._threads = ThreadTable()
         self._waits = Waits()
         self._sites = Sites()
+        self._wakes = Wakes(self._processes.find)
         self._hosts = Hosts()
         self._lookups = Lookups()
         self._sequences = Sequences()  # of main threads that drive no engine, as far as they were settled
@@ -85,6 +100,7 @@ class Observation:
             Slice: self._slice,
             Thread: self._thread,
             Gap: self._gap,
+            Start: self._wakes.start,
             ShortWaits: self._short,
             StackSample: self._sites.add,
             HostName: self._hosts.add,
@@ -112,6 +128,7 @@ class Observation:
         if record.end_ns:
             self._processes.at(record.pid, record.last_ns)
             self._threads.add(record, self._processes, self._drivers)
+            self._wakes.exit(record)
 
     def _lookup(self, record: Lookup) -> None:
         self._lookups.add(self._processes.at(record.pid, record.start_ns), record)
@@ -141,6 +158,7 @@ class Observation:
             slice_.peer.local_port,
             not connecting and slice_.peer.tcp_end == TCP_CLOSE,
         )
+        record = self._wakes.linked(record, slice_)
         self._lines.add(slice_.tid, record)
         self._newest_ns = max(self._newest_ns, record.end_ns)
         if self._lines.full:
@@ -159,9 +177,10 @@ class Observation:
         self._newest_ns = max(self._newest_ns, gap.end_ns)
         if len(engine.pending) > MAX_PENDING:
             placed = self._placed()
-            engine.settle(placed, self._newest_ns - SETTLE_NS)
+            walk = self._walker(placed).walk
+            engine.settle(placed, self._newest_ns - SETTLE_NS, walk)
             if len(engine.pending) > MAX_PENDING:
-                engine.settle(placed, self._newest_ns)
+                engine.settle(placed, self._newest_ns, walk)
 
     def _short(self, waits: ShortWaits) -> None:
         process = self._processes.at(waits.pid, self._newest_ns)
@@ -172,12 +191,15 @@ class Observation:
         """Make room among the slices: account for good for what is old enough."""
         horizon = self._newest_ns - SETTLE_NS
         placed = self._placed()
+        walk = self._walker(placed).walk
         for engine in self._engines.values():
-            engine.settle(placed, horizon)
+            engine.settle(placed, horizon, walk)
+        # The walk over a gap that still lasts needs everybody's slices since it began.
+        settled = [max(engine.settled_ns.values(), default=0) for engine in self._engines.values()]
 
         def until(tid: int) -> int:
             if tid not in self._drivers:
-                return horizon
+                return min([horizon, *settled])
             driven = [engine for engine in self._engines.values() if tid in engine.drivers]
             return min((engine.settled_ns.get(tid, 0) for engine in driven), default=0)
 
@@ -192,6 +214,18 @@ class Observation:
     def _placed(self) -> Callable[[int], list[Record]]:
         """The slices of a thread, those that were not sampled placed as far as is known now."""
         return self._lines.named(dominant_places(self._waits.groups.values(), self._short_places()))
+
+    def _walker(
+        self, lines: Callable[[int], list[Record]], waiting: dict[tuple[int, int], Record] | None = None
+    ) -> Walker:
+        return Walker(
+            self._wakes,
+            self._processes.find,
+            lines,
+            waiting=waiting,
+            known_since=self._lines.known_since,
+            processes=self._processes,
+        )
 
     def _short_places(self, lasting: Container[tuple[int, int, int]] = ()) -> dict[WaitKey, dict[Place, int]]:
         """Where waits too short for slices were; ``lasting`` are (pid, tid, since_ns) of others."""
@@ -231,8 +265,9 @@ class Observation:
         }
         groups = naming.groups()
         times = thread_times(threads, now_ns, self._processes, groups.values())
+        walker = self._walker(self._lines.named(naming.placed), waiting)
         engines = [
-            naming.activity(self._activity(engine, now_ns, threads, waiting, naming))
+            naming.activity(self._activity(engine, now_ns, threads, waiting, naming, walker=walker))
             for engine in snapshot.engines
         ]
         engines.sort(key=lambda engine: (engine.first_ns, engine.id))
@@ -296,6 +331,8 @@ class Observation:
         threads: list[Thread],
         waiting: dict[tuple[int, int], Record],
         naming: Naming,
+        *,
+        walker: Walker,
     ) -> EngineActivity:
         process = self._processes.find(engine.pid, engine.first_ns)
         process = process or Process(engine.pid, engine.first_ns, provisional=True)
@@ -312,4 +349,6 @@ class Observation:
         )
         record = waiting.get((engine.pid, engine.driver))
         driver = Driver(thread, (record,) if record is not None else ())
-        return known.activity(engine, now_ns, driver, self._lines.named(naming.placed), naming.known)
+        return known.activity(
+            engine, now_ns, driver, self._lines.named(naming.placed), naming.known, walk=walker.walk
+        )

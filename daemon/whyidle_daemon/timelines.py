@@ -10,9 +10,18 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from whyidle_daemon.things import Thing
 from whyidle_daemon.waits import WaitKey
 
 MAX_RECORDS = 32_768  # slices kept one by one: 6 MB
+
+
+class Waker(NamedTuple):
+    """Who ran when a wait ended, and in which system call."""
+
+    pid: int
+    tid: int
+    syscall: int
 
 
 class Record(NamedTuple):
@@ -26,6 +35,8 @@ class Record(NamedTuple):
     connecting: bool = False
     port: int = 0  # the local one: which connection it was
     reset: bool = False  # the connection broke: whatever was asked for got no answer
+    waker: Waker | None = None
+    thing: Thing | None = None  # what on this host it waited for
 
     @property
     def end_ns(self) -> int:
@@ -40,6 +51,8 @@ class Timelines:
         self._threads: dict[int, deque[Record]] = {}
         self._limit = limit
         self._count = 0
+        self._since: dict[int, int] = {}  # by thread: the slices before this are gone
+        self._since_all = 0
         self.dropped = 0  # of driver threads, not yet laid over a gap
 
     def __len__(self) -> int:
@@ -57,6 +70,10 @@ class Timelines:
             line = self._threads[tid] = deque()
         line.append(record)
         self._count += 1
+
+    def known_since(self, tid: int) -> int:
+        """From when on all slices of a thread are here."""
+        return max(self._since.get(tid, 0), self._since_all)
 
     @property
     def tids(self) -> list[int]:
@@ -100,14 +117,22 @@ class Timelines:
         if self._count > self._limit * 3 // 4:
             for tid in [tid for tid in self._threads if tid in drivers]:
                 line = self._threads[tid]
+                kept = deque(line)
                 for _ in range((len(line) + 1) // 2):
-                    lost.append(line.popleft())
-                self._replace(tid, line)
+                    lost.append(kept.popleft())
+                self._replace(tid, kept)
             self._count -= len(lost)
             self.dropped += len(lost)
         return lost
 
     def _replace(self, tid: int, line: deque[Record]) -> None:
+        gone = [
+            record.end_ns for record in self._threads[tid] if not line or record.start_ns < line[0].start_ns
+        ]
+        self._since[tid] = max([self._since.get(tid, 0), *gone])
+        if len(self._since) > self._limit:
+            self._since_all = max(self._since.values())
+            self._since.clear()
         if line:
             self._threads[tid] = line
         else:

@@ -16,9 +16,11 @@ from whyidle_daemon.findings import (
     busy_polling,
     cpu_starved,
     cpu_throttled,
+    engine_saturated,
     event_loop_blocked,
     gil_contention,
     lock_contention,
+    no_demand,
     sequential_calls,
     slow_dns,
 )
@@ -38,6 +40,8 @@ DETECTORS: tuple[Callable[[Evidence], list[dict[str, Any]]], ...] = (
     blocking_disk.find,
     blocking_subprocess.find,
     busy_polling.find,
+    no_demand.find,
+    engine_saturated.find,
 )
 
 

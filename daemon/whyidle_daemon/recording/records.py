@@ -108,7 +108,8 @@ LAYOUTS: Final[dict[int, Layout]] = {
     Kind.SLICE: _layout(
         Slice,
         "target:uint pid:uint tid:uint start_ns:time blocked_ns:uint runqueue_ns:uint arg:uint inode:uint "
-        "waker_pid:uint waker_tid:uint state:wait syscall:uint fd:int peer:peer peer_inode:uint waker_syscall:uint",
+        "waker_pid:uint waker_tid:uint state:wait syscall:uint fd:int peer:peer "
+        "peer_inode:uint waker_syscall:uint",
     ),
     Kind.THREAD: _layout(Thread, _THREAD),
     Kind.FORK: _layout(Fork, "target:uint ns:time parent:uint pid:uint comm:text"),

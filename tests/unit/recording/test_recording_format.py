@@ -31,7 +31,7 @@ NUMBERS = (
 def test_numbers_are_append_only() -> None:
     """A kind keeps its number for ever."""
     assert [kind.name for kind in sorted(Kind)][: len(NUMBERS.split())] == NUMBERS.split()
-    assert [int(kind) for kind in sorted(Kind)] == list(range(1, len(Kind) + 1))
+    assert [int(kind) for kind in sorted(Kind)] == [*range(1, 19), 40]
 
 
 @pytest.mark.parametrize("kind", list(Kind))

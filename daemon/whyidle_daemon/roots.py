@@ -1,0 +1,116 @@
+"""An engine's idle time by its root causes: the segments of :mod:`whyidle_daemon.chains`, summed.
+
+The kernel says exactly how the driver spent a gap by wait; between its slices that is also waits too short
+for slices. What the walk found to be the driver's own time between slices is split in that proportion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from whyidle_daemon.chains import Chain, Segment
+from whyidle_daemon.processes import Process
+from whyidle_daemon.states import SELECTORS, state_of
+from whyidle_daemon.waits import WaitKey
+from whyidle_probes.events import Wait
+
+MAX_CHAINS = 4  # of one cause
+_DATED = frozenset({int(Wait.LISTEN), int(Wait.RUNQUEUE), int(Wait.UNKNOWN)})
+
+
+class Cause(NamedTuple):
+    """What an engine was idle for: thread ``tid`` of ``process`` in ``wait``, for the peer of ``key``.
+
+    ``nobody``: it waited to be asked for work, and nobody asked.
+    """
+
+    process: Process
+    tid: int
+    wait: int
+    key: WaitKey | None
+    nobody: bool = False
+
+    @property
+    def state(self) -> str:
+        """The report's state. A loop that an answer woke waited for the network."""
+        if self.key is None:
+            return state_of(self.wait)
+        if self.wait in SELECTORS and self.key.port and not self.nobody:
+            return "network"
+        return self.key.state
+
+
+class RootPiece(NamedTuple):
+    """Part of a gap that has one cause, and the way there."""
+
+    cause: Cause
+    chain: Chain
+    ns: int
+
+
+def roots_of(
+    segments: Iterable[Segment], own: Sequence[tuple[int, WaitKey | None, int]]
+) -> tuple[RootPiece, ...]:
+    """Segments of one gap by cause and chain; ``own`` is the driver's exact ``(wait, key, ns)``, or empty."""
+    short = {wait: ns for wait, key, ns in own if key is None and wait not in _DATED}
+    total = sum(short.values())
+    found: dict[tuple[Cause, Chain], int] = {}
+
+    def take(segment: Segment, wait: int, ns: int) -> None:
+        last = segment.root._replace(wait=wait)
+        cause = Cause(last.process, last.tid, wait, last.key, segment.nobody)
+        at = cause, (*segment.chain[:-1], last)
+        found[at] = found.get(at, 0) + ns
+
+    for segment in segments:
+        length = left = segment.end_ns - segment.start_ns
+        if not segment.dated and len(segment.chain) == 1 and total and segment.root.wait == Wait.RUNNING:
+            for wait, ns in short.items():
+                if wait != Wait.RUNNING and (part := length * ns // total):
+                    take(segment, wait, part)
+                    left -= part
+        if left:
+            take(segment, segment.root.wait, left)
+    return tuple(RootPiece(cause, chain, ns) for (cause, chain), ns in found.items())
+
+
+class RootSums:
+    """Root causes over all gaps, and the ways to each."""
+
+    def __init__(self) -> None:
+        self.causes: dict[Cause, int] = {}
+        self.chains: dict[Cause, dict[Chain, int]] = {}
+
+    def copy(self) -> RootSums:
+        twin = RootSums()
+        twin.causes = dict(self.causes)
+        twin.chains = {cause: dict(chains) for cause, chains in self.chains.items()}
+        return twin
+
+    def take(self, pieces: Iterable[RootPiece], limit: int) -> None:
+        for cause, chain, ns in pieces:
+            self.causes[cause] = self.causes.get(cause, 0) + ns
+            chains = self.chains.setdefault(cause, {})
+            if chain in chains or len(chains) < MAX_CHAINS:
+                chains[chain] = chains.get(chain, 0) + ns
+        if len(self.causes) > limit:
+            self._fold(limit)
+
+    def _fold(self, limit: int) -> None:
+        """Forget the names of what cost the least; the time stays with its thread."""
+        ranked = sorted(self.causes, key=lambda cause: -self.causes[cause])
+        for cause in ranked[limit // 2 :]:
+            if cause.key is not None:
+                ns = self.causes.pop(cause)
+                self.chains.pop(cause, None)
+                nameless = cause._replace(key=None)
+                self.causes[nameless] = self.causes.get(nameless, 0) + ns
+
+    def ways(self) -> dict[Cause, Chain]:
+        """The chain by which most of each cause's time came."""
+        return {
+            cause: max(chains, key=lambda chain: (chains[chain], -len(chain)))
+            for cause, chains in self.chains.items()
+            if chains
+        }

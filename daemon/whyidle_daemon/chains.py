@@ -178,9 +178,16 @@ class _Walk:
 
     def _not_alive(self) -> bool:
         """A thread that has ended cannot be who is waited for: whoever made it may make another."""
-        if not self.at._wakes.ended(self.who, self.cursor):
+        end_ns = self.at._wakes.ended(self.who, self.cursor)
+        if not end_ns:
             return False
-        return self._to_creator()
+        birth = self.at._wakes.birth(self.who, self.cursor)
+        if birth is not None and birth.creator[0] == self.who[0]:
+            outlived = self.at._wakes.ended(birth.creator, self.cursor)
+            if (not outlived or outlived > end_ns) and self._to_creator():
+                return True
+        self._own(end_ns, int(Wait.UNKNOWN), None, dated=False)
+        return self.cursor <= self.start_ns
 
     def _to_creator(self) -> bool:
         birth = self.at._wakes.birth(self.who, self.cursor)

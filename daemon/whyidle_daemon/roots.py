@@ -53,26 +53,42 @@ def roots_of(
     segments: Iterable[Segment], own: Sequence[tuple[int, WaitKey | None, int]]
 ) -> tuple[RootPiece, ...]:
     """Segments of one gap by cause and chain; ``own`` is the driver's exact ``(wait, key, ns)``, or empty."""
-    short = {wait: ns for wait, key, ns in own if key is None and wait not in _DATED}
-    total = sum(short.values())
     found: dict[tuple[Cause, Chain], int] = {}
 
-    def take(segment: Segment, wait: int, ns: int) -> None:
-        last = segment.root._replace(wait=wait)
-        cause = Cause(last.process, last.tid, wait, last.key, segment.nobody)
+    def take(segment: Segment, wait: int, key: WaitKey | None, ns: int) -> None:
+        last = segment.root._replace(wait=wait, key=key)
+        cause = Cause(last.process, last.tid, wait, key, segment.nobody)
         at = cause, (*segment.chain[:-1], last)
         found[at] = found.get(at, 0) + ns
 
+    unsure: list[Segment] = []
+    left = {(wait, key): ns for wait, key, ns in own}
     for segment in segments:
-        length = left = segment.end_ns - segment.start_ns
-        if not segment.dated and len(segment.chain) == 1 and total and segment.root.wait == Wait.RUNNING:
-            for wait, ns in short.items():
-                if wait != Wait.RUNNING and (part := length * ns // total):
-                    take(segment, wait, part)
-                    left -= part
-        if left:
-            take(segment, segment.root.wait, left)
+        root, length = segment.root, segment.end_ns - segment.start_ns
+        if own and len(segment.chain) == 1 and not segment.dated:
+            unsure.append(segment)
+            continue
+        take(segment, root.wait, root.key, length)
+        if len(segment.chain) == 1 and (root.wait, root.key) in left:
+            left[root.wait, root.key] = max(0, left[root.wait, root.key] - length)
+    for segment in unsure:
+        length = rest = segment.end_ns - segment.start_ns
+        among = {
+            what: ns for what, ns in left.items() if segment.root.wait == Wait.UNKNOWN or _is_short(*what)
+        }
+        total = sum(among.values())
+        for (wait, key), ns in among.items():
+            if part := length * ns // total if total else 0:
+                take(segment, wait, key, part)
+                rest -= part
+        if rest:
+            take(segment, segment.root.wait, None, rest)
     return tuple(RootPiece(cause, chain, ns) for (cause, chain), ns in found.items())
+
+
+def _is_short(wait: int, key: WaitKey | None) -> bool:
+    """Time on the CPU, and in waits that no slice is of."""
+    return key is None and wait not in _DATED
 
 
 class RootSums:

@@ -142,11 +142,11 @@ class Wakes:
         birth = self._births.get(who[1])
         return birth if birth is not None and birth.ns <= ns else None
 
-    def ended(self, who: Who, ns: int) -> bool:
-        """Whether a thread is known to have ended before ``ns``, and no other to have its number."""
+    def ended(self, who: Who, ns: int) -> int:
+        """When a thread ended, if that was before ``ns`` and no other has its number since; else 0."""
         first_ns, end_ns = self._ends.get(who[1], (0, 0))
         birth = self._births.get(who[1])
-        return bool(end_ns) and end_ns < ns and (birth is None or birth.ns <= first_ns)
+        return end_ns if end_ns < ns and (birth is None or birth.ns <= first_ns) else 0
 
     def _lives(self, who: Who | None, ns: int) -> bool:
         if who is None or self.ended(who, ns):

@@ -68,31 +68,36 @@ def find(evidence: Evidence) -> list[dict[str, Any]]:
 
 def _is_call(evidence: Evidence, group: WaitGroup) -> bool:
     """A loop that rightly waits starves no engine, unless a chain leads to it."""
-    if group.key.wait in SELECTORS and group.key.port and evidence.engines and not group.blocks_loop:
-        return True
+    key = group.key
+    if key.wait in SELECTORS and key.port and evidence.engines and not group.blocks_loop:
+        drives = any(e.process is key.process and key.tid in e.drivers for e in evidence.engines)
+        return not drives and bool(evidence.engines_of(key.process, key.tid))
     return group.key.state == "network" and not is_loops(group)
 
 
 def _tools(evidence: Evidence, found: list[tuple[Waiting, dict[str, Any]]]) -> list[dict[str, Any]]:
     """One finding for a program that was started anew for each call."""
     first = successors(evidence.processes)
-    merged: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for number, (call, finding) in enumerate(found):
+    often = {first[process] for process in first if first[process] is not process}
+    merged: list[dict[str, Any]] = []
+    tools: dict[tuple[Process, str], dict[str, Any]] = {}
+    for call, finding in sorted(
+        found, key=lambda item: (item[1]["function"] is None, item[0].process.start_ns)
+    ):
         process = first.get(call.process, call.process)
-        where = (finding["function"], finding["file"], finding["line"], str(finding["peer"]))
-        own = call.tid if call.tid != call.process.pid else number
-        key = (process, *where, 0 if process is not call.process else own)
-        if process is call.process and call.tid == process.pid:
-            key = (process, *where, 0)
-        known = merged.setdefault(key, finding)
+        if process not in often or call.tid != call.process.pid:
+            merged.append(finding)
+            continue
+        known = tools.setdefault((process, str(finding["peer"])), finding)
         if known is finding:
+            merged.append(finding)
             continue
         for field in ("count", "blocked_s", "engine_idle_s", "share_of_idle", "saves_s", "connections"):
             if field in known and field in finding:
                 known[field] += finding[field]
         known["longest_s"] = max(known["longest_s"], finding["longest_s"])
         known["processes"] = known.get("processes", 1) + 1
-    return list(merged.values())
+    return merged
 
 
 def _driver_finding(evidence: Evidence, calls: Waiting, idle: Idle) -> dict[str, Any]:

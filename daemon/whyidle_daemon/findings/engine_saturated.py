@@ -38,9 +38,9 @@ def find(evidence: Evidence) -> list[dict[str, Any]]:
                 saves_s=0.0,
                 engine=engine.id,
                 advice=(
-                    f"The engine was busy for {say(engine.busy_ns)} of {say(observed)}: who waits for "
-                    "it waits for work that is being done. A faster model or device, batching or fewer tokens would "
-                    "help; nothing around it would."
+                    f"The engine was busy for {say(engine.busy_ns)} of {say(observed)}: who waits for it "
+                    "waits for work being done. A faster model or device, batching or fewer tokens would help; "
+                    "nothing around it would."
                 ),
             )
         )

@@ -157,6 +157,14 @@ def agent(name="server", keep=""):
     model.ask(3)
 
 
+def lasting():
+    """Thinks and searches until it is ended."""
+    model = Model()
+    while True:
+        model.ask()
+        search_web()
+
+
 def burst():
     """Innocent: asks one thing after another, then waits for its next task as long as the others work."""
     model = Model()

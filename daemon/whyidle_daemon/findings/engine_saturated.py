@@ -39,8 +39,8 @@ def find(evidence: Evidence) -> list[dict[str, Any]]:
                 engine=engine.id,
                 advice=(
                     f"The engine was busy for {say(engine.busy_ns)} of {say(observed)}: who waits for it "
-                    "waits for work being done. A faster model or device, batching or fewer tokens would help; "
-                    "nothing around it would."
+                    "waits for work being done. A faster model or device, batching or fewer tokens help; "
+                    "nothing around it does."
                 ),
             )
         )

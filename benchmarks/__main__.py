@@ -8,7 +8,7 @@ import platform
 import sys
 from datetime import UTC, datetime
 
-from benchmarks import demo, readme, scale, service, startup, switches, syscalls
+from benchmarks import blame, demo, readme, scale, service, startup, switches, syscalls
 from benchmarks.measure import OUT, Row, say
 
 ALL = {
@@ -16,6 +16,7 @@ ALL = {
     "switches": switches.run,
     "startup": startup.run,
     "demo": demo.run,
+    "blame": blame.run,
     "scale": scale.run,
     "service": service.run,
 }

@@ -25,12 +25,45 @@ class ProcessFacts(NamedTuple):
 
 
 class MemorySample(NamedTuple):
-    """Resident memory of a process at ``ns``; ``peak_bytes`` is the kernel's own high-water mark."""
+    """Resident memory of a process at ``ns``; ``peak_bytes`` is the kernel's own high-water mark.
+
+    ``own_bytes`` is what no file backs: anonymous, shared and swapped; ``None`` before Linux 4.5.
+    """
 
     pid: int
     ns: int
     rss_bytes: int
     peak_bytes: int | None
+    own_bytes: int | None = None
+
+
+class LimitSample(NamedTuple):
+    """What bounds the memory of the target, at ``ns``: ``scope`` is ``cgroup``, ``host`` or ``gpu``.
+
+    ``name`` is the group's path or the GPU, ``used_bytes`` what cannot be given back, by whomever it is used.
+    """
+
+    scope: str
+    name: str
+    ns: int
+    used_bytes: int
+    limit_bytes: int
+
+
+class EngineFacts(NamedTuple):
+    """What a llama.cpp context holds, as found at ``ns``; ``None`` is not known, ``doubt`` says why.
+
+    ``n_ctx`` is in tokens, ``kv_bytes`` the KV cache, ``model_bytes`` the model's file, ``model`` its name.
+    """
+
+    pid: int
+    context: int
+    ns: int
+    n_ctx: int | None
+    kv_bytes: int | None
+    model_bytes: int | None
+    model: str
+    doubt: str = ""
 
 
 class Site(NamedTuple):
@@ -104,6 +137,7 @@ class Loss(NamedTuple):
     engines_lost: int = 0
     stacks_lost: int = 0
     blind_ns: int = 0
+    inferences_lost: int = 0
 
     @property
     def events_lost(self) -> int:
@@ -115,6 +149,7 @@ class Loss(NamedTuple):
             + self.waits_lost
             + self.gaps_lost
             + self.engines_lost
+            + self.inferences_lost
         )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from whyidle_daemon.chains import Chain, Link
+from whyidle_daemon.inferences import Inferences
 from whyidle_daemon.processes import Process
 from whyidle_daemon.roots import Cause, RootPiece, RootSums
 from whyidle_daemon.sequences import Runs, RunsKey, Sequences, Tally
@@ -81,6 +82,7 @@ class EngineActivity(NamedTuple):
     gaps: tuple[ExplainedGap, ...]
     roots: dict[Cause, int] | None = None
     chains: dict[Cause, Chain] | None = None
+    inferences: Inferences | None = None
 
     @property
     def idle_roots(self) -> dict[Cause, int]:

@@ -190,7 +190,8 @@ class Kernel:
     def attach_function(self, kind: str, path: str, offset: int) -> tuple[int, int]:
         """Uprobes on entry and return of a function; closing both descriptors detaches.
 
-        ``kind`` is ``"llama"`` or ``"lookup"``. Raises :class:`KeyError` when the kernel refused it.
+        ``kind`` is ``"llama"``, ``"context"`` or ``"lookup"``. Raises :class:`KeyError` when
+        the kernel refused it.
         """
         enter = self._probes.program(f"wi_{kind}_enter")
         leave = self._probes.program(f"wi_{kind}_return")

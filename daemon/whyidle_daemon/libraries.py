@@ -18,10 +18,18 @@ from whyidle_daemon.proc import Mapping, Proc
 
 log = logging.getLogger(__name__)
 
-# Name of the file, kind of program, functions. A file counts by how its name begins.
-LLAMA = ("libllama", "llama", ("llama_decode", "llama_encode"))
-LIBC = ("libc.so", "lookup", ("getaddrinfo",))
-MUSL = ("ld-musl-", "lookup", ("getaddrinfo",))
+_Wanted = dict[str, tuple[str, ...]]
+
+# Name of the file, and by kind of program the functions. A file counts by how its name begins.
+LLAMA: tuple[str, _Wanted] = (
+    "libllama",
+    {
+        "llama": ("llama_decode", "llama_encode"),
+        "context": ("llama_init_from_model", "llama_new_context_with_model"),  # its name until January 2025
+    },
+)
+LIBC: tuple[str, _Wanted] = ("libc.so", {"lookup": ("getaddrinfo",)})
+MUSL: tuple[str, _Wanted] = ("ld-musl-", {"lookup": ("getaddrinfo",)})
 KNOWN = (LLAMA, LIBC, MUSL)
 
 Attach = Callable[[str, str, int], tuple[int, int]]
@@ -55,7 +63,7 @@ class EngineLibraries:
             found = found or known is LLAMA
             key = (mapping.device, mapping.inode)
             if key not in self._files:
-                self._files[key] = self._attach_file(pid, mapping, known[1], known[2])
+                self._files[key] = self._attach_file(pid, mapping, known[1])
         return found
 
     @property
@@ -70,7 +78,7 @@ class EngineLibraries:
                     os.close(descriptor)
         self._files.clear()
 
-    def _attach_file(self, pid: int, mapping: Mapping, kind: str, wanted: tuple[str, ...]) -> Attached | None:
+    def _attach_file(self, pid: int, mapping: Mapping, wanted: _Wanted) -> Attached | None:
         path = str(self._proc.path(pid, "map_files", f"{mapping.start:x}-{mapping.end:x}"))
         functions: list[str] = []
         descriptors: list[int] = []
@@ -78,7 +86,7 @@ class EngineLibraries:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 elf = ElfFile(lambda offset, size: os.pread(file, size, offset))
-                for function in wanted:
+                for kind, function in ((kind, name) for kind, names in wanted.items() for name in names):
                     address = elf.symbol(function)
                     if address is None:
                         continue

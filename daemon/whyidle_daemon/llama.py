@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 from whyidle_daemon.chains import Chain, Segment
 from whyidle_daemon.gaps import Driver, EngineActivity, ExplainedGap, IdleSums, explain, fit
+from whyidle_daemon.inferences import InferenceLog
 from whyidle_daemon.processes import Process
 from whyidle_daemon.roots import Cause, roots_of
 from whyidle_daemon.timelines import Record, between
@@ -33,6 +34,7 @@ class LlamaEngine:
         self.drivers: set[int] = set()
         self.pending: list[Gap] = []
         self.settled_ns: dict[int, int] = {}  # by driver: slices up to here are accounted for
+        self.log = InferenceLog()
         self._sums = IdleSums()
 
     def add(self, gap: Gap) -> None:
@@ -97,6 +99,7 @@ class LlamaEngine:
             roots=roots,
             chains=_ways(roots, sums.roots.ways()),
             gaps=tuple(item[-1] for item in sorted(sums.longest, key=lambda item: (-item[0], -item[1]))),
+            inferences=self.log.at(engine, end_ns, ended=end_ns < now_ns),
         )
 
     def _open(

@@ -17,8 +17,10 @@ from whyidle_daemon import report as build
 from whyidle_daemon.attribution import ThreadTable, end_of, merged, thread_times
 from whyidle_daemon.chains import Walker
 from whyidle_daemon.facts import (
+    EngineFacts,
     Host,
     HostName,
+    LimitSample,
     Lookup,
     Loss,
     MemorySample,
@@ -33,6 +35,7 @@ from whyidle_daemon.gaps import Driver, EngineActivity
 from whyidle_daemon.lasting import wait_of, with_lasting
 from whyidle_daemon.llama import MAX_PENDING, SETTLE_NS, LlamaEngine
 from whyidle_daemon.lookups import Lookups
+from whyidle_daemon.memory import MemoryLog, memory_object
 from whyidle_daemon.naming import Hosts, Naming, dominant_places
 from whyidle_daemon.processes import Process, ProcessTable
 from whyidle_daemon.progress import Progress, progress_of
@@ -50,6 +53,7 @@ from whyidle_probes.events import (
     Exit,
     Fork,
     Gap,
+    Inference,
     Library,
     ShortWaits,
     Slice,
@@ -60,11 +64,12 @@ from whyidle_probes.events import (
 from whyidle_wire.report import REPORT_SCHEMA
 
 PAGE_SIZE = 4096
+MAX_ENGINES = 4096  # that nothing but their making is known of
 
 __all__ = ["Observation", "Progress"]
 
-Event = Slice | Thread | Fork | Exec | Exit | Gap | Library | ShortWaits | Start
-Anything = Event | ProcessFacts | MemorySample | StackSample | Lookup | HostName
+Event = Slice | Thread | Fork | Exec | Exit | Gap | Library | ShortWaits | Inference | Start
+Anything = Event | ProcessFacts | MemorySample | LimitSample | EngineFacts | StackSample | Lookup | HostName
 
 
 class Observation:
@@ -92,6 +97,7 @@ class Observation:
         self._lookups = Lookups()
         self._sequences = Sequences()  # of main threads that drive no engine, as far as they were settled
         self._lines = Timelines()
+        self._memory = MemoryLog()
         self._engines: dict[tuple[Process, int], LlamaEngine] = {}
         self._drivers: set[int] = set()
         self._slices = 0
@@ -105,10 +111,13 @@ class Observation:
             StackSample: self._sites.add,
             HostName: self._hosts.add,
             Lookup: self._lookup,
-            MemorySample: self._processes.memory,
+            MemorySample: self._sampled,
+            LimitSample: self._memory.limit,
+            Inference: lambda one: self._engine(one.pid, one.context, one.start_ns).log.add(one),
+            EngineFacts: self._looked_at,
             ProcessFacts: self._processes.facts,
             Fork: self._processes.fork,
-            Exec: self._processes.exec,
+            Exec: self._exec,
             Exit: self._processes.exit,
         }
         for pid in roots:
@@ -167,11 +176,8 @@ class Observation:
     def _gap(self, gap: Gap) -> None:
         if gap.end_ns <= gap.start_ns:
             return
-        process = self._processes.at(gap.pid, gap.start_ns)
-        process.keep = True
-        engine = self._engines.get((process, gap.context))
-        if engine is None:
-            engine = self._engines[process, gap.context] = LlamaEngine(process, gap.context)
+        engine = self._engine(gap.pid, gap.context, gap.start_ns)
+        engine.process.keep = True
         engine.add(gap)
         self._drivers.add(gap.tid)
         self._newest_ns = max(self._newest_ns, gap.end_ns)
@@ -181,6 +187,25 @@ class Observation:
             engine.settle(placed, self._newest_ns - SETTLE_NS, walk)
             if len(engine.pending) > MAX_PENDING:
                 engine.settle(placed, self._newest_ns, walk)
+
+    def _engine(self, pid: int, context: int, ns: int) -> LlamaEngine:
+        process = self._processes.at(pid, ns)
+        engine = self._engines.get((process, context))
+        if engine is None:
+            engine = self._engines[process, context] = LlamaEngine(process, context)
+        return engine
+
+    def _looked_at(self, facts: EngineFacts) -> None:
+        if len(self._engines) < MAX_ENGINES:
+            self._engine(facts.pid, facts.context, facts.ns).log.facts = facts
+
+    def _sampled(self, sample: MemorySample) -> None:
+        self._processes.memory(sample)
+        self._memory.sample(self._processes.at(sample.pid, sample.ns), sample)
+
+    def _exec(self, event: Exec) -> None:
+        self._processes.exec(event)
+        self._memory.replaced(self._processes.at(event.pid, event.ns))
 
     def _short(self, waits: ShortWaits) -> None:
         process = self._processes.at(waits.pid, self._newest_ns)
@@ -289,6 +314,8 @@ class Observation:
             lookups=self._lookups.all(),
             sequences=self._runs(naming, waiting) if not engines else {},
             processes=tuple(self._processes),
+            memory=self._memory.processes,
+            limits=self._memory.limits,
             loss=loss,
             slices=self._slices,
             dropped=dropped,
@@ -310,7 +337,8 @@ class Observation:
             "processes_omitted": processes_omitted,
             "threads": thread_list,
             "threads_omitted": threads_omitted,
-            "engines": build.engine_objects(engines),
+            "memory": memory_object(self._memory.processes, self._memory.limits, self.start_ns),
+            "engines": build.engine_objects(engines, self.start_ns),
             "gaps": build.gap_objects(engines, self.start_ns),
             "idle_by_cause": build.idle_objects(engines),
             "findings": find_all(evidence),

@@ -157,16 +157,17 @@ class Proc:
         found = unified if unified != b"/" else paths.get(b"cpu", paths.get(b"0"))
         return found.decode("utf-8", "replace") if found else None
 
-    def memory(self, pid: int) -> tuple[int, int] | None:
-        """Resident bytes now, and the most they ever were in this image."""
+    def memory(self, pid: int) -> tuple[int, int, int | None] | None:
+        """Resident bytes now, the most they ever were in this image, and what no file backs."""
         values: dict[bytes, int] = {}
         for line in self.read(pid, "status").splitlines():
             name, _, rest = line.partition(b":")
-            if name in (b"VmRSS", b"VmHWM"):
+            if name in (b"VmRSS", b"VmHWM", b"RssAnon", b"RssShmem", b"VmSwap"):
                 values[name] = int(rest.split()[0]) * 1024
         if b"VmRSS" not in values:
             return None
-        return values[b"VmRSS"], values.get(b"VmHWM", values[b"VmRSS"])
+        own = sum(values.get(name, 0) for name in (b"RssAnon", b"RssShmem", b"VmSwap"))
+        return values[b"VmRSS"], values.get(b"VmHWM", values[b"VmRSS"]), own if b"RssAnon" in values else None
 
     def thread_name(self, pid: int, tid: int) -> str:
         return self.read(pid, f"task/{tid}/comm").strip().decode("utf-8", "replace")

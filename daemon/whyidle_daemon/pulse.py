@@ -28,7 +28,8 @@ BUSY_EVENTS, CALM_EVENTS, CALM_TICKS = 5000, 500, 20
 MAX_SLICE_NS = 64_000_000
 FINDINGS_EVERY_S = 0.3
 FINDINGS_COST = 50  # a report takes longer the longer it has run: no more than 2 % of a core
-MEMORY_EVERY_S = 1.0
+MEMORY_EVERY_S = 0.25
+FLUSH_EVERY_S = 1.0
 
 
 class Pulse:
@@ -49,6 +50,7 @@ class Pulse:
         self._tick: asyncio.TimerHandle | None = None
         self._stacks: asyncio.TimerHandle | None = None
         self._next_memory = 0.0
+        self._next_flush = 0.0
         self._next_findings = 0.0
 
     def start(self) -> None:
@@ -104,12 +106,16 @@ class Pulse:
         memory = now >= self._next_memory
         if memory:
             self._next_memory = now + MEMORY_EVERY_S
+        flush = now >= self._next_flush
+        if flush:
+            self._next_flush = now + FLUSH_EVERY_S
             self._targets.drain_waits()
         findings = bool(self._subscribers) and now >= self._next_findings
         began = monotonic_ns()
         for session in self._sessions:
             if memory:
                 session.target.sample_memory()
+            if flush:
                 session.target.flush_recording()
             if session.progress_s and now >= session.next_progress:
                 session.next_progress = now + session.progress_s

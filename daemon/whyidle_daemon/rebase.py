@@ -12,7 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 from whyidle_daemon.facts import Snapshot, StackSample
-from whyidle_probes.events import Engine, Gap, Slice, Thread
+from whyidle_probes.events import Engine, Gap, Inference, Slice, Thread
+
+_COUNTED = ("prompt_tokens", "decode_tokens", "prompt_ns", "decode_ns", "inferences", "failed")
 
 
 class Base:
@@ -32,6 +34,8 @@ class Base:
             return self._gap(record)
         if isinstance(record, Thread):
             return self.thread(record)
+        if isinstance(record, Inference):  # one that was under way at the cut took as long as it took
+            return record if record.end_ns > self.start_ns else None
         if isinstance(record, StackSample):
             return record._replace(since_ns=max(record.since_ns, self.start_ns))
         return record
@@ -79,6 +83,8 @@ class Base:
             gaps=max(0, engine.gaps - base.gaps),
             short_ns=max(0, min(engine.short_ns - base.short_ns, idle)),
             seen=seen,
+            **{name: max(0, getattr(engine, name) - getattr(base, name)) for name in _COUNTED},
+            run_end_ns=engine.run_end_ns if engine.run_end_ns > self.start_ns else 0,  # else told before
         )
 
     def _seen(self, engine: Engine) -> tuple[int, ...]:

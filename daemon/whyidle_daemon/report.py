@@ -9,6 +9,7 @@ from whyidle_daemon.chains import Chain
 from whyidle_daemon.discovery.placement import placement_of
 from whyidle_daemon.facts import Host, Loss, Overhead
 from whyidle_daemon.gaps import EngineActivity, ExplainedGap, own_roots
+from whyidle_daemon.inferences import report_of as inferences_of
 from whyidle_daemon.processes import Process, ProcessTable, successors
 from whyidle_daemon.roots import Cause
 from whyidle_daemon.waits import WaitKey
@@ -120,7 +121,7 @@ def thread_objects(
     return objects, omitted
 
 
-def engine_objects(engines: list[EngineActivity]) -> list[dict[str, Any]]:
+def engine_objects(engines: list[EngineActivity], start_ns: int) -> list[dict[str, Any]]:
     """``engines``."""
     objects = []
     for engine in engines:
@@ -143,6 +144,7 @@ def engine_objects(engines: list[EngineActivity]) -> list[dict[str, Any]]:
                 "utilization_mean": engine.busy_ns / observed if observed else None,
                 "calls": engine.calls,
                 "drivers": sorted(engine.drivers),
+                **(inferences_of(engine.inferences, start_ns) if engine.inferences is not None else {}),
             }
         )
     return objects
@@ -259,6 +261,7 @@ def loss_object(loss: Loss, dropped: int) -> dict[str, Any]:
         "waits_lost": loss.waits_lost,
         "gaps_lost": loss.gaps_lost,
         "engines_lost": loss.engines_lost,
+        "inferences_lost": loss.inferences_lost,
         "summed_only": dropped,
     }
 

@@ -74,7 +74,13 @@ class Subscribers:
     def publish(self, session: Session, findings: list[dict[str, Any]]) -> None:
         """Send the findings that are new, that cost a quarter more than before, or whose wait has ended."""
         for finding in findings:
-            key = (finding["kind"], finding["pid"], finding["tid"], str(finding["peer"]))
+            key = (
+                finding["kind"],
+                finding["pid"],
+                finding["tid"],
+                str(finding["peer"]),
+                finding.get("engine"),
+            )
             size = int(math.log(max(finding["blocked_s"], 0.001), GROWTH))
             numbers = (finding["count"], size, finding["severity"], finding.get("open_s") is not None)
             if session.sent.get(key) == numbers:

@@ -20,10 +20,13 @@ from typing import Any
 import psutil
 
 from whyidle_daemon.access import owner_of
+from whyidle_daemon.contexts import facts_of
 from whyidle_daemon.discovery.placement import Placement, placement_of
 from whyidle_daemon.facts import (
+    EngineFacts,
     Host,
     HostName,
+    LimitSample,
     Lookup,
     Loss,
     MemorySample,
@@ -33,6 +36,7 @@ from whyidle_daemon.facts import (
 )
 from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_daemon.libraries import EngineLibraries
+from whyidle_daemon.limits import Limits
 from whyidle_daemon.observation import Anything, Observation, Progress
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.rebase import Base
@@ -44,6 +48,7 @@ from whyidle_daemon.spins import HERTZ, Spins
 from whyidle_daemon.stalls import Stall, StallTracker
 from whyidle_daemon.states import peer_object, state_of
 from whyidle_probes.events import (
+    ContextMade,
     Event,
     Exec,
     Exit,
@@ -62,6 +67,9 @@ from whyidle_wire.records import StallEvent
 log = logging.getLogger(__name__)
 
 _MEMORY_PROCESSES = 256
+_MEMORY_COSTS = 200  # half a percent of a core at most
+_MAX_LIMITS = 32
+_MAX_CONTEXTS = 64
 _KNOWN_OWNERS = 16384
 _WATCHED_THREADS = 64
 _WATCH_EVERY_NS = 250_000_000
@@ -106,6 +114,9 @@ class Target:
         self._proc = proc
         self._owners: dict[int, int | None] | None = {} if know_owners else None
         self._unmapped: dict[int, int] = {}
+        self._limits = Limits(proc)
+        self._next_memory_ns = 0
+        self._looked_at: dict[tuple[int, int], EngineFacts] = {}
         self._watched: list[int] = []
         self._stalls = StallTracker()
         self._spins = Spins()
@@ -186,6 +197,8 @@ class Target:
             self._learn(pid)
         for name in before.names():
             self.observation.add(name)
+        for facts in self._looked_at.values():
+            self.observation.add(facts._replace(ns=raw.ns))
         for thread in raw.threads:  # waits that last over the cut were read before it
             sample = self._sampler.latest(thread.tid)
             if sample is not None and sample.since_ns == thread.last_ns:
@@ -211,10 +224,15 @@ class Target:
             if not self._libraries.scan(event.pid):
                 self._unmapped[event.pid] = _LIBRARY_RETRIES
             return
+        if isinstance(event, ContextMade):
+            self._look_at_context(event.pid, event.context, event.parameters)
+            return
         if isinstance(event, NameLookup):
             self._looked_up(event)
             return
         self._add(event)
+        if isinstance(event, Exec | Exit):
+            self._looked_at = {one: facts for one, facts in self._looked_at.items() if one[0] != event.pid}
         if isinstance(event, Fork | Exec):
             self._learn(event.pid)
             self._sampler.started(event.pid, event.ns)
@@ -282,12 +300,38 @@ class Target:
     def sample_memory(self) -> None:
         """Resident memory of the live processes, and what was kept back in the kernel."""
         now = monotonic_ns()
+        if now < self._next_memory_ns:
+            return
+        groups: dict[tuple[str, str], LimitSample] = {}
         for pid in self._kernel.processes(self.number)[:_MEMORY_PROCESSES]:
             memory = self._proc.memory(pid)
             if memory:
                 self.observation.add(MemorySample(pid, now, *memory))
+            if len(groups) < _MAX_LIMITS:
+                for one in self._limits.cgroups(pid):
+                    sample = LimitSample(one.scope, one.name, now, one.used_bytes, one.limit_bytes)
+                    groups.setdefault((one.scope, one.name), sample)
+        for sample in groups.values():
+            self.observation.add(sample)
+        if (host := self._limits.host()) is not None:
+            self.observation.add(LimitSample(host.scope, host.name, now, host.used_bytes, host.limit_bytes))
+        self._look_at_contexts()
+        self._next_memory_ns = now + _MEMORY_COSTS * (monotonic_ns() - now)
         if self._kernel.stat(Stat.EXITS_KEPT) != self._baseline[Stat.EXITS_KEPT]:
             self._sweep()
+
+    def _look_at_contexts(self) -> None:
+        """Those that were made before anybody looked."""
+        for engine in self._kernel.engines(self.number):
+            if (engine.pid, engine.context) not in self._looked_at:
+                self._look_at_context(engine.pid, engine.context, None)
+
+    def _look_at_context(self, pid: int, context: int, parameters: bytes | None) -> None:
+        """What a model context holds; at once, for its program may be a short one."""
+        if len(self._looked_at) < _MAX_CONTEXTS:
+            facts = facts_of(self._proc, pid, context, monotonic_ns(), parameters)
+            self._looked_at[pid, context] = facts
+            self._add(facts)
 
     @property
     def placement(self) -> Placement:
@@ -324,6 +368,7 @@ class Target:
             threads_lost=lost[Stat.THREADS_LOST],
             waits_lost=lost[Stat.WAITS_LOST],
             gaps_lost=lost[Stat.GAPS_LOST],
+            inferences_lost=lost[Stat.INFERENCES_LOST],
             engines_lost=lost[Stat.ENGINES_LOST],
             stacks_lost=self._sampler.dropped,
             blind_ns=self.blind_ns,

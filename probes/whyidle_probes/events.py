@@ -11,6 +11,7 @@ be sanitised before a terminal sees them.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -63,6 +64,8 @@ class EventType(IntEnum):
     LIBRARY = 6
     GAP = 7
     LOOKUP = 8
+    INFERENCE = 16
+    CONTEXT = 17
     START = 24
     NOTICED = 64
 
@@ -79,6 +82,7 @@ class Stat(IntEnum):
     ENGINES_LOST = 6
     GAPS_LOST = 7
     ITER_NEW = 8
+    INFERENCES_LOST = 12
 
 
 class Notice(IntEnum):
@@ -92,6 +96,8 @@ class Notice(IntEnum):
 STATS = 16
 THREAD_PREEXISTING = 1
 THREAD_LEADER = 2
+ENGINE_PARALLEL = 4
+INFERENCE_GAP_NS = 200_000_000
 
 
 class Peer(NamedTuple):
@@ -307,7 +313,13 @@ class Noticed(NamedTuple):
 
 
 class Engine(NamedTuple):
-    """Totals of one model context. ``last_ns`` is when the current busy or idle interval began."""
+    """Totals of one model context. ``last_ns`` is when the current busy or idle interval began.
+
+    Tokens and their times are of finished calls: ``prompt_*`` of batches of more than one token, ``decode_*``
+    of the others. ``inferences`` were sent as events; the ``run_*`` are of the one that goes on, or that
+    nothing has followed yet (``run_start_ns`` 0: none). ``position`` counts the tokens of the longest
+    sequence in the context, ``failed`` the calls that returned an error.
+    """
 
     pid: int
     context: int
@@ -322,6 +334,54 @@ class Engine(NamedTuple):
     gaps: int
     short_ns: int
     seen: tuple[int, ...]
+    prompt_tokens: int = 0
+    decode_tokens: int = 0
+    prompt_ns: int = 0
+    decode_ns: int = 0
+    inferences: int = 0
+    failed: int = 0
+    run_start_ns: int = 0
+    run_end_ns: int = 0
+    run_prompt_ns: int = 0
+    run_decode_ns: int = 0
+    run_prompt_tokens: int = 0
+    run_decode_tokens: int = 0
+    position: int = 0
+    position_peak: int = 0
+    flags: int = 0
+
+
+class Inference(NamedTuple):
+    """One inference that has ended: a prompt, and the tokens decoded after it.
+
+    ``position`` is how many tokens the longest sequence of the context has at its end. With
+    ``ENGINE_PARALLEL`` in ``flags`` a batch held several sequences: where it begins and ends is a guess.
+    """
+
+    target: int
+    pid: int
+    tid: int
+    context: int
+    start_ns: int
+    end_ns: int
+    prompt_ns: int
+    decode_ns: int
+    prompt_tokens: int
+    decode_tokens: int
+    position: int
+    flags: int = 0
+
+
+class ContextMade(NamedTuple):
+    """A model context was made. ``parameters``: the first bytes of ``llama_context_params``, unparsed."""
+
+    target: int
+    ns: int
+    pid: int
+    tid: int
+    context: int
+    model: int
+    parameters: bytes
 
 
 class ShortWaits(NamedTuple):
@@ -339,7 +399,20 @@ class ShortWaits(NamedTuple):
     target: int = 0
 
 
-Event = Slice | Thread | Fork | Exec | Exit | Library | Gap | NameLookup | Noticed | Start
+Event = (
+    Slice
+    | Thread
+    | Fork
+    | Exec
+    | Exit
+    | Library
+    | Gap
+    | NameLookup
+    | Noticed
+    | Inference
+    | ContextMade
+    | Start
+)
 
 _PEER = "16s16sHHBBBB"
 _PEER_FAMILY = Peer._fields.index("family")
@@ -354,7 +427,9 @@ _EXIT = struct.Struct("<IIQIiQ16s")
 _LIBRARY = struct.Struct("<IIQII32s")
 _GAP = struct.Struct("<IIIIQQQII32Q")
 _ENGINE_KEY = struct.Struct("<IIQ")
-_ENGINE = struct.Struct("<IIII7Q32Q")
+_ENGINE = struct.Struct("<IIII7Q32Q10Q7I4x")
+_INFERENCE = struct.Struct("<IIIIQQQQQIIII")
+_CONTEXT = struct.Struct("<IIQIIQQ160s")
 _WAIT_KEY = struct.Struct("<II16sHHBxxx")
 _WAIT = struct.Struct("<QQQIxxxx")
 _LOOKUP = struct.Struct("<IIQQIIiI4I16s16s16s16s96s")
@@ -377,9 +452,18 @@ SIZES = {
     "wi_wait_key": _WAIT_KEY.size,
     "wi_wait": _WAIT.size,
     "wi_lookup": _LOOKUP.size,
+    "wi_inference": _INFERENCE.size,
+    "wi_context": _CONTEXT.size,
     "wi_noticed": _HEADER.size,
     "wi_range": RANGE.size,
     "wi_config": CONFIG.size,
+}
+
+
+# Records whose fields are those of their tuple, one by one.
+_PLAIN: dict[int, tuple[struct.Struct, Callable[[Iterable[Any]], Inference | ContextMade]]] = {
+    EventType.INFERENCE: (_INFERENCE, Inference._make),
+    EventType.CONTEXT: (_CONTEXT, ContextMade._make),
 }
 
 
@@ -414,7 +498,8 @@ def decode_engine(key: bytes, value: bytes) -> Engine:
     """Decode an entry of the ``engines`` map."""
     pid, _, context = _ENGINE_KEY.unpack(key)
     f = _ENGINE.unpack(value)
-    return Engine._make((pid, context, f[0], f[1], bool(f[2]), *f[4:11], f[11:43]))
+    runs = (*f[43:55], f[55], f[57], f[59])  # without what only the kernel side needs: the current call
+    return Engine._make((pid, context, f[0], f[1], bool(f[2]), *f[4:11], f[11:43], *runs))
 
 
 def decode_wait(key: bytes, value: bytes) -> ShortWaits:
@@ -422,7 +507,7 @@ def decode_wait(key: bytes, value: bytes) -> ShortWaits:
     return ShortWaits(*_WAIT_KEY.unpack(key), *_WAIT.unpack(value))
 
 
-def decode_event(data: bytes) -> Event:
+def decode_event(data: bytes) -> Event:  # noqa: PLR0912 (one branch for each type)
     """Decode one ring-buffer record.
 
     Raises :class:`BadEventError` for an unknown type or a record that is too short.
@@ -440,6 +525,9 @@ def decode_event(data: bytes) -> Event:
         if kind == EventType.GAP:
             f = _GAP.unpack_from(data)
             return Gap._make((target, *f[2:7], f[9:41] if f[7] else None))
+        if kind in _PLAIN:
+            form, make = _PLAIN[kind]
+            return make((target, *form.unpack_from(data)[2:]))
         if kind == EventType.FORK:
             f = _FORK.unpack_from(data)
             return Fork._make((target, *f[2:5], _text(f[5])))

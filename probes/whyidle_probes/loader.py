@@ -55,6 +55,8 @@ PROGRAMS = (
     ("wi_oncpu", "clock", "cpu-clock", True),
     ("wi_llama_enter", "uprobe", "llama_decode", False),
     ("wi_llama_return", "uprobe", "llama_decode", False),
+    ("wi_context_enter", "uprobe", "llama_init_from_model", True),
+    ("wi_context_return", "uprobe", "llama_init_from_model", True),
     ("wi_lookup_enter", "uprobe", "getaddrinfo", True),
     ("wi_lookup_return", "uprobe", "getaddrinfo", True),
 )

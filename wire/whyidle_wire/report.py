@@ -134,16 +134,76 @@ class Thread(TypedDict):
 
 
 class Latency(TypedDict):
-    """How long one engine call takes."""
+    """How long one inference takes: a prompt and the tokens decoded after it.
+
+    Each quantile is within ``relative_error`` of the value of its rank. ``guessed``: calls held several
+    sequences, so that where an inference ends is not known.
+    """
 
     count: int
     p50: float
     p95: float
     p99: float
+    relative_error: NotRequired[float]
+    guessed: NotRequired[bool]
+
+
+class Tokens(TypedDict):
+    """What an engine computed, and how long that took."""
+
+    prompt: int
+    decoded: int
+    prompt_s: float
+    decode_s: float
+
+
+class Context(TypedDict):
+    """Tokens in an engine's context: its size, those of the longest sequence now, and at most."""
+
+    size: int | None
+    fill: int
+    fill_peak: int
+
+
+class Inference(TypedDict):
+    """One inference; ``fill`` is how many tokens the context held at its end."""
+
+    start_s: float
+    latency_s: float
+    prompt_tokens: int
+    decoded_tokens: int
+    fill: int
+
+
+class MemoryOf(TypedDict):
+    """Memory of a process over time: points ``[seconds, bytes]``, of what no file backs."""
+
+    pid: int
+    points: list[list[float]]
+
+
+class MemoryLimit(TypedDict):
+    """A limit (``scope``: ``cgroup``, ``host`` or ``gpu``) and how much of it was used over time."""
+
+    scope: str
+    name: str
+    limit_bytes: int
+    points: list[list[float]]
+
+
+class Memory(TypedDict):
+    """The 32 largest processes, and every limit above them."""
+
+    processes: list[MemoryOf]
+    limits: list[MemoryLimit]
 
 
 class Engine(TypedDict):
-    """What ran the model. ``idle_attributed_s`` is the part of ``idle_s`` that has a known cause."""
+    """What ran the model. ``idle_attributed_s`` is the part of ``idle_s`` that has a known cause.
+
+    Of a llama.cpp context: ``memory_peak_bytes`` is its model's file and KV cache, ``memory_reason`` why that
+    is not known or what was assumed; ``inferences`` are at most 100, evenly chosen.
+    """
 
     kind: EngineKind
     id: str
@@ -156,6 +216,14 @@ class Engine(TypedDict):
     latency_s: Latency | None
     memory_peak_bytes: int | None
     utilization_mean: float | None
+    memory_reason: NotRequired[str]
+    kv_cache_bytes: NotRequired[int | None]
+    model_bytes: NotRequired[int | None]
+    model: NotRequired[str]
+    tokens: NotRequired[Tokens]
+    context: NotRequired[Context]
+    failed_calls: NotRequired[int]
+    inferences: NotRequired[list[Inference]]
 
 
 class ChainLink(TypedDict):
@@ -306,3 +374,4 @@ class ReportDict(TypedDict):
     what_if: NotRequired[list[WhatIf]]
     loss: Loss
     overhead: Overhead
+    memory: NotRequired[Memory]

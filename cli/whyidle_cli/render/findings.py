@@ -59,6 +59,8 @@ def place(finding: dict[str, Any]) -> str:
 def times(finding: dict[str, Any]) -> str:
     """How often and how long: the mean, the longest, the sum."""
     number, blocked = finding["count"], finding["blocked_s"]
+    if not blocked:  # it is not about time
+        return ""
     if not number:
         return seconds(blocked)
     longest = finding.get("longest_s")

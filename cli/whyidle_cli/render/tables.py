@@ -48,17 +48,37 @@ def engine_lines(engines: Iterable[dict[str, Any]], width: int) -> list[Text]:
         calls = ""
         if latency:
             p50, p95 = seconds(latency["p50"]), seconds(latency["p95"])
-            calls = f"{count(latency['count'], 'call')}: p50 {p50}, p95 {p95}"
+            p99 = seconds(latency["p99"])
+            calls = f"{count(latency['count'], 'inference')}: p50 {p50}, p95 {p95}, p99 {p99}"
         known = [
             f"busy {seconds(engine['busy_s'])}, idle {seconds(engine['idle_s'])}",
             f"{percent(explained)} of idle explained" if explained is not None else "",
             calls,
+            *_tokens(engine),
             f"memory peak {size(engine['memory_peak_bytes'])}" if engine["memory_peak_bytes"] else "",
             f"mean utilisation {percent(engine['utilization_mean'])}" if engine["utilization_mean"] else "",
             f"resolution {engine['resolution_ms']:g} ms" if engine["resolution_ms"] >= _COARSE_MS else "",
         ]
         lines += flow(known, width, "dim", indent="  ")
     return lines
+
+
+def _tokens(engine: dict[str, Any]) -> list[str]:
+    """What an engine computed and holds, where it says so."""
+    said = []
+    tokens, context = engine.get("tokens"), engine.get("context")
+    if tokens:
+        rate = _share(tokens["decoded"], tokens["decode_s"])
+        speed = f" at {rate:.0f}/s" if rate is not None and tokens["decoded"] else ""
+        said.append(f"{tokens['prompt']} tokens of prompt, {tokens['decoded']} decoded{speed}")
+    if context and context["size"]:
+        full = _share(context["fill_peak"], context["size"])
+        said.append(f"context {context['fill_peak']} of {context['size']} tokens at most ({percent(full)})")
+    if engine.get("kv_cache_bytes"):
+        said.append(f"KV cache {size(engine['kv_cache_bytes'])}")
+    if engine.get("failed_calls"):
+        said.append(f"{count(engine['failed_calls'], 'failed call')}")
+    return said
 
 
 def cause_lines(causes: list[dict[str, Any]], width: int, commands: dict[int, str]) -> list[Text]:

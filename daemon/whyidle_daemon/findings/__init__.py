@@ -19,7 +19,10 @@ from whyidle_daemon.findings import (
     engine_saturated,
     event_loop_blocked,
     gil_contention,
+    kv_cache_growth,
     lock_contention,
+    memory_growth,
+    memory_limit_near,
     no_demand,
     sequential_calls,
     slow_dns,
@@ -42,14 +45,18 @@ DETECTORS: tuple[Callable[[Evidence], list[dict[str, Any]]], ...] = (
     busy_polling.find,
     no_demand.find,
     engine_saturated.find,
+    memory_growth.find,
+    memory_limit_near.find,
+    kv_cache_growth.find,
 )
 
 
 def find_all(evidence: Evidence) -> list[dict[str, Any]]:
-    """Every finding, the most expensive first."""
+    """Every finding: first what ends the run, then the most expensive."""
     findings = [finding for detect in DETECTORS for finding in detect(evidence)]
     findings.sort(
         key=lambda finding: (
+            (finding["kind"], finding["severity"]) != ("memory_limit_near", "high"),
             -max(finding["engine_idle_s"] or 0.0, finding["saves_s"] or 0.0),
             SEVERITIES.index(finding["severity"]),
             finding["kind"],

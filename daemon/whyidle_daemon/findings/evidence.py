@@ -8,8 +8,10 @@ from whyidle_daemon.attribution import ThreadTime
 from whyidle_daemon.facts import Loss
 from whyidle_daemon.gaps import EngineActivity
 from whyidle_daemon.lookups import LookupSums
+from whyidle_daemon.memory import LimitSeries
 from whyidle_daemon.processes import Process
 from whyidle_daemon.sequences import Runs, RunsKey
+from whyidle_daemon.series import Point
 from whyidle_daemon.sites import Place, Sites
 from whyidle_daemon.waits import WaitGroup, WaitKey
 from whyidle_wire import report as wire
@@ -38,6 +40,8 @@ class Evidence(NamedTuple):
     lookups: tuple[LookupSums, ...]
     sequences: dict[RunsKey, Runs]  # of main threads, in a target without an engine
     processes: tuple[Process, ...]
+    memory: dict[Process, tuple[Point, ...]] = {}  # noqa: RUF012 (never changed)
+    limits: tuple[LimitSeries, ...] = ()
 
     def engines_of(self, process: Process, tid: int) -> list[EngineActivity]:
         """The engines that a thread drives, or keeps from work from afar."""

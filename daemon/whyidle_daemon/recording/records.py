@@ -11,8 +11,10 @@ from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 from whyidle_daemon.facts import (
+    EngineFacts,
     Host,
     HostName,
+    LimitSample,
     Lookup,
     Loss,
     MemorySample,
@@ -20,7 +22,7 @@ from whyidle_daemon.facts import (
     ProcessFacts,
     StackSample,
 )
-from whyidle_probes.events import Engine, Exec, Exit, Fork, Gap, ShortWaits, Slice, Start, Thread
+from whyidle_probes.events import Engine, Exec, Exit, Fork, Gap, Inference, ShortWaits, Slice, Start, Thread
 
 
 class Kind(IntEnum):
@@ -44,6 +46,9 @@ class Kind(IntEnum):
     ENGINE = 16
     CHECKPOINT = 17
     END = 18
+    INFERENCE = 24
+    ENGINE_FACTS = 25
+    LIMIT_SAMPLE = 26
     START = 40
 
 
@@ -119,7 +124,9 @@ LAYOUTS: Final[dict[int, Layout]] = {
     Kind.EXIT: _layout(Exit, "target:uint ns:time pid:uint code:int rss_peak_pages:uint comm:text"),
     Kind.GAP: _layout(Gap, "target:uint pid:uint tid:uint context:uint start_ns:time end_ns:time ns:waits?"),
     Kind.PROCESS_FACTS: _layout(ProcessFacts, "pid:uint ppid:uint command:texts cgroup:text? ns:time"),
-    Kind.MEMORY_SAMPLE: _layout(MemorySample, "pid:uint ns:time rss_bytes:uint peak_bytes:uint?"),
+    Kind.MEMORY_SAMPLE: _layout(
+        MemorySample, "pid:uint ns:time rss_bytes:uint peak_bytes:uint? own_bytes:uint?"
+    ),
     Kind.SHORT_WAITS: _layout(
         ShortWaits,
         "pid:uint tid:uint remote:ip remote_port:port state:wait family:uint ns:uint count:uint "
@@ -135,11 +142,24 @@ LAYOUTS: Final[dict[int, Layout]] = {
     Kind.ENGINE: _layout(
         Engine,
         "pid:uint context:uint target:uint driver:uint busy:bool first_ns:time last_ns:time busy_ns:uint "
-        "idle_ns:uint calls:uint gaps:uint short_ns:uint seen:waits",
+        "idle_ns:uint calls:uint gaps:uint short_ns:uint seen:waits prompt_tokens:uint decode_tokens:uint "
+        "prompt_ns:uint decode_ns:uint inferences:uint failed:uint run_start_ns:time run_end_ns:time "
+        "run_prompt_ns:uint run_decode_ns:uint run_prompt_tokens:uint run_decode_tokens:uint position:uint "
+        "position_peak:uint flags:uint",
     ),
     Kind.CHECKPOINT: _layout(Checkpoint, "ns:time loss:loss overhead:overhead"),
     Kind.START: _layout(Start, "target:uint ns:time pid:uint tid:uint creator_pid:uint creator_tid:uint"),
     Kind.END: _layout(End, "exit_status:int?"),
+    Kind.INFERENCE: _layout(
+        Inference,
+        "target:uint pid:uint tid:uint context:uint start_ns:time end_ns:time prompt_ns:uint decode_ns:uint "
+        "prompt_tokens:uint decode_tokens:uint position:uint flags:uint",
+    ),
+    Kind.ENGINE_FACTS: _layout(
+        EngineFacts,
+        "pid:uint context:uint ns:time n_ctx:uint? kv_bytes:uint? model_bytes:uint? model:text doubt:text",
+    ),
+    Kind.LIMIT_SAMPLE: _layout(LimitSample, "scope:text name:text ns:time used_bytes:uint limit_bytes:uint"),
 }
 
 KIND_OF: Final[dict[type[Any], Kind]] = {
@@ -156,5 +176,8 @@ KIND_OF: Final[dict[type[Any], Kind]] = {
     StackSample: Kind.STACK_SAMPLE,
     Lookup: Kind.LOOKUP,
     HostName: Kind.HOST_NAME,
+    Inference: Kind.INFERENCE,
+    EngineFacts: Kind.ENGINE_FACTS,
+    LimitSample: Kind.LIMIT_SAMPLE,
 }
 """What ``Observation.add`` takes, and its number. A library being mapped tells a report nothing."""

@@ -68,6 +68,8 @@ enum wi_event {
 	WI_EV_LIBRARY = 6,
 	WI_EV_GAP = 7,
 	WI_EV_LOOKUP = 8,
+	WI_EV_INFERENCE = 16,
+	WI_EV_CONTEXT = 17,
 	WI_EV_START = 24,
 	WI_EV_NOTICED = 64,  /* for discovery alone: never recorded */
 };
@@ -82,6 +84,7 @@ enum wi_stat {
 	WI_STAT_ENGINES_LOST = 6,
 	WI_STAT_GAPS_LOST = 7,
 	WI_STAT_ITER_NEW = 8,      /* processes and threads the last iterator runs added */
+	WI_STAT_INFERENCES_LOST = 12, /* inferences the ring had no room for (their tokens are in the totals) */
 	WI_STATS = 16,
 };
 
@@ -245,6 +248,58 @@ struct wi_engine {
 	unsigned long long gaps;
 	unsigned long long short_ns;    /* idle in gaps below the threshold, which are not emitted */
 	unsigned long long seen[WI_STATES]; /* the driver's totals when the last call returned */
+	/* Of finished calls. A batch of more than one token of one sequence is prompt, any other is decoding. */
+	unsigned long long prompt_tokens;
+	unsigned long long decode_tokens;
+	unsigned long long prompt_ns;
+	unsigned long long decode_ns;
+	unsigned long long inferences;      /* finished ones, which were sent as events */
+	unsigned long long failed;          /* calls that returned an error: their tokens do not count */
+	/* The inference that goes on, or that nothing has followed yet. */
+	unsigned long long run_start_ns;    /* 0: none */
+	unsigned long long run_end_ns;      /* when its last call returned; 0: none has */
+	unsigned long long run_prompt_ns;
+	unsigned long long run_decode_ns;
+	unsigned int run_prompt_tokens;
+	unsigned int run_decode_tokens;
+	unsigned int position;              /* tokens of the longest sequence after the current call */
+	unsigned int position_before;       /* and before it */
+	unsigned int position_peak;
+	unsigned int batch;                 /* tokens of the current call */
+	unsigned int flags;                 /* WI_ENGINE_* */
+	unsigned int pad2;
+};
+#define WI_ENGINE_DECODED 1  /* the last call was no prompt */
+#define WI_ENGINE_PROMPT 2   /* the current call is one */
+#define WI_ENGINE_PARALLEL 4 /* a batch held several sequences: where an inference ends is a guess */
+
+/* A run of calls between a prompt (or an idle time of WI_INFERENCE_GAP_NS) and the next. */
+#define WI_INFERENCE_GAP_NS 200000000ULL
+struct wi_inference {
+	struct wi_header header;
+	unsigned int pid;
+	unsigned int tid;
+	unsigned long long context;
+	unsigned long long start_ns;
+	unsigned long long end_ns;
+	unsigned long long prompt_ns;
+	unsigned long long decode_ns;
+	unsigned int prompt_tokens;
+	unsigned int decode_tokens;
+	unsigned int position;     /* tokens of the longest sequence at its end */
+	unsigned int flags;        /* WI_ENGINE_* */
+};
+
+#define WI_PARAMETERS 160
+/* A model context was made; parameters are the first bytes of llama_context_params, whatever its version. */
+struct wi_context {
+	struct wi_header header;
+	unsigned long long ns;
+	unsigned int pid;
+	unsigned int tid;
+	unsigned long long context;
+	unsigned long long model;
+	unsigned char parameters[WI_PARAMETERS];
 };
 
 /* An idle interval that has ended, with where the driver thread spent it. */

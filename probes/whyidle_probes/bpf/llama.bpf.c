@@ -35,6 +35,7 @@ int wi_llama_enter(struct pt_regs *ctx)
 		fresh->busy = 1;
 		fresh->first_ns = now;
 		fresh->last_ns = now;
+		batch_begins(ctx, fresh, key.context, key.pid, tid, now, 0);
 		if (engines.update(&key, fresh))
 			count_stat(WI_STAT_ENGINES_LOST);
 		return 0;
@@ -51,6 +52,7 @@ int wi_llama_enter(struct pt_regs *ctx)
 	e->busy = 1;
 	e->driver = tid;
 	e->last_ns = now;
+	batch_begins(ctx, e, key.context, key.pid, tid, now, idle);
 	int zero = 0;
 	struct wi_config *c = config.lookup(&zero);
 	if (!c || idle < c->gap_ns) {
@@ -91,8 +93,9 @@ int wi_llama_return(struct pt_regs *ctx)
 	struct wi_engine *e = engines.lookup(&key);
 	if (!e || !e->busy)
 		return 0;
-	if (now > e->last_ns)
-		e->busy_ns += now - e->last_ns;
+	u64 took = now > e->last_ns ? now - e->last_ns : 0;
+	e->busy_ns += took;
+	batch_ends(e, (int)PT_REGS_RC(ctx), now, took);
 	e->calls++;
 	e->busy = 0;
 	e->last_ns = now;

@@ -26,6 +26,8 @@ FORMATS = {
     "wi_wait_key": events._WAIT_KEY,
     "wi_wait": events._WAIT,
     "wi_lookup": events._LOOKUP,
+    "wi_inference": events._INFERENCE,
+    "wi_context": events._CONTEXT,
     "wi_range": events.RANGE,
     "wi_config": events.CONFIG,
 }

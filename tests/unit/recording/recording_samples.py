@@ -9,13 +9,24 @@ from typing import Any
 import timeline
 from hypothesis import strategies as st
 
-from whyidle_daemon.facts import Host, Loss, MemorySample, Overhead, ProcessFacts, Site, Snapshot, StackSample
+from whyidle_daemon.facts import (
+    EngineFacts,
+    Host,
+    LimitSample,
+    Loss,
+    MemorySample,
+    Overhead,
+    ProcessFacts,
+    Site,
+    Snapshot,
+    StackSample,
+)
 from whyidle_daemon.recording.blocks import Header, blocks, read_file_header
 from whyidle_daemon.recording.output import Output
 from whyidle_daemon.recording.reader import ordered
 from whyidle_daemon.recording.recorder import RecordedObservation
 from whyidle_daemon.recording.records import KIND_OF, LAYOUTS
-from whyidle_probes.events import STATES, Peer, Wait
+from whyidle_probes.events import STATES, Inference, Peer, Wait
 
 _uint = st.integers(0, (1 << 64) - 1)
 _small = st.integers(0, 1000)
@@ -98,6 +109,12 @@ def record(path: Path, seconds: int = 6, finish: bool = True, output: Output | N
         site = Site("search", "agent.py", 7, ("search (agent.py:7)",))
         observation.add(StackSample(timeline.PID, timeline.PID, at - 700 * timeline.MS, site))
         observation.add(MemorySample(timeline.PID, at, 50_000_000 + second, 60_000_000))
+        observation.add(LimitSample("cgroup", "/user", at, 50_000_000 + second, 60_000_000))
+        observation.add(EngineFacts(timeline.PID, timeline.CONTEXT, at, 1024, 2 << 20, 13_000_000, "m.gguf"))
+        began = at - timeline.S
+        spent = (began, began + 300 * timeline.MS, 100 * timeline.MS, 200 * timeline.MS)
+        fill = 60 * (second + 1)
+        observation.add(Inference(1, timeline.PID, timeline.PID, timeline.CONTEXT, *spent, 40, 20, fill))
         observation.add(ProcessFacts(timeline.PID, 1, ("python", "agent.py"), "/user", at))
         sleeper = timeline.life([asleep], tid=9999, open_last=True).thread
         assert life.engine is not None

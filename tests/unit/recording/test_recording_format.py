@@ -27,11 +27,16 @@ NUMBERS = (
     "HOST_NAME LIVE_THREAD THREAD_GONE ENGINE CHECKPOINT END"
 )
 
+MEMORY_NUMBERS = {"INFERENCE": 24, "ENGINE_FACTS": 25, "LIMIT_SAMPLE": 26}
+
 
 def test_numbers_are_append_only() -> None:
     """A kind keeps its number for ever."""
     assert [kind.name for kind in sorted(Kind)][: len(NUMBERS.split())] == NUMBERS.split()
-    assert [int(kind) for kind in sorted(Kind)] == [*range(1, 19), 40]
+    assert [int(kind) for kind in sorted(Kind)][: len(NUMBERS.split())] == list(range(1, 19))
+    assert {kind.name: int(kind) for kind in Kind}.items() >= MEMORY_NUMBERS.items()
+    assert Kind.START == 40
+    assert len({int(kind) for kind in Kind}) == len(Kind.__members__)
 
 
 @pytest.mark.parametrize("kind", list(Kind))

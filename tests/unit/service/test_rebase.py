@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from whyidle_daemon.facts import Snapshot, StackSample
 from whyidle_daemon.rebase import Base, difference
-from whyidle_probes.events import NO_PEER, STATES, Engine, Gap, Slice, Thread, Wait
+from whyidle_probes.events import NO_PEER, STATES, Engine, Gap, Inference, Slice, Thread, Wait
 
 PID, TID, CONTEXT = 7, 8, 0xC0DE
 BEGAN = 1000
@@ -167,3 +167,21 @@ def test_a_difference_is_never_negative_and_its_sum_is_kept(pairs: list[tuple[in
     found = difference(after, before)
     assert min(found) >= 0
     assert sum(found) == max(0, sum(after) - sum(before))
+
+
+def test_tokens_and_inferences_count_from_the_cut_on() -> None:
+    """What was computed before it is another observation's, and so is an inference that ended before."""
+    now = Engine(PID, CONTEXT, 1, TID, False, BEGAN, 5000, 400, 3600, 9, 8, 0, (0,) * STATES)._replace(
+        prompt_tokens=70, decode_tokens=30, prompt_ns=300, decode_ns=100, inferences=3, failed=1, position=90
+    )
+    then = now._replace(
+        prompt_tokens=40, decode_tokens=10, prompt_ns=200, decode_ns=50, inferences=1, failed=1
+    )
+    base = Base(Snapshot(4000, (), (then,)))
+    seen = base.engine(now._replace(run_start_ns=4500, run_end_ns=5000))
+    assert (seen.prompt_tokens, seen.decode_tokens, seen.prompt_ns, seen.decode_ns) == (30, 20, 100, 50)
+    assert (seen.inferences, seen.failed, seen.position, seen.run_end_ns) == (2, 0, 90, 5000)
+    assert base.engine(now._replace(run_start_ns=3000, run_end_ns=3900)).run_end_ns == 0
+    ended = Inference(1, PID, TID, CONTEXT, 3000, 3900, 100, 0, 40, 0, 40)
+    assert base.record(ended) is None
+    assert base.record(ended._replace(end_ns=4100)) is not None

@@ -1,0 +1,118 @@
+"""What a llama.cpp context holds in memory: read from its parameters, its memory and its model's file.
+
+KV cache bytes = layers x pad256(n_ctx) x kv heads x (key length x bytes of K + value length x bytes of V).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import PurePath
+
+from whyidle_daemon.facts import EngineFacts
+from whyidle_daemon.gguf import GgufError, Shape, read_shape
+from whyidle_daemon.proc import Proc
+from whyidle_daemon.pystack.errors import StackError
+from whyidle_daemon.pystack.memory import Memory
+
+MAX_CONTEXT = 1 << 24
+MAX_FILES = 64
+# ggml_type: bytes of one element, block scales included.
+ELEMENT_BYTES = {
+    0: 4.0, 1: 2.0, 2: 18 / 32, 3: 20 / 32, 6: 22 / 32, 7: 24 / 32, 8: 34 / 32, 20: 18 / 32, 30: 2.0,
+}  # fmt: skip
+_F16 = 1
+_POINTER_FROM, _POINTER_END = 1 << 22, 1 << 47
+_SWITCHES = 4  # bools after the pointers: embeddings, offload_kqv, no_perf, op_offload
+
+
+def types_in(parameters: bytes) -> tuple[int, int] | None:
+    """``type_k`` and ``type_v`` of a ``llama_context_params`` of any version; ``None`` if that is not plain.
+
+    They stand between two pairs of pointers (callback, its data), and bools follow: the only place where all
+    of that fits.
+    """
+    found = set()
+    for offset in range(64, len(parameters) - 24 - _SWITCHES, 8):
+        before = struct.unpack_from("<QQ", parameters, offset - 16)
+        key, value = struct.unpack_from("<II", parameters, offset)
+        after = struct.unpack_from("<QQ", parameters, offset + 8)
+        switches = parameters[offset + 24 : offset + 24 + _SWITCHES]
+        if (
+            all(not pointer or 1 << 33 <= pointer < _POINTER_END for pointer in (*before, *after))
+            and key in ELEMENT_BYTES
+            and value in ELEMENT_BYTES
+            and max(switches) <= 1
+            and any(switches)
+        ):
+            found.add((key, value))
+    return found.pop() if len(found) == 1 else None
+
+
+def facts_of(proc: Proc, pid: int, context: int, ns: int, parameters: bytes | None) -> EngineFacts:
+    """Look at a context. What cannot be known is ``None``, and ``doubt`` says why."""
+    n_ctx = _context_size(pid, context, parameters)
+    name, model_bytes, shape, doubt = _model(proc, pid)
+    if n_ctx is None:
+        doubt = doubt or "the size of the context could not be read"
+    if shape is None or n_ctx is None or shape.doubt:
+        return EngineFacts(
+            pid, context, ns, n_ctx, None, model_bytes, name, doubt or (shape and shape.doubt) or ""
+        )
+    types = types_in(parameters) if parameters is not None else None
+    if types is None:
+        doubt = "the cache's type is not known: counted as f16"
+    key, value = types or (_F16, _F16)
+    cells = -(-n_ctx // 256) * 256
+    kv = int(cells * shape.kv_bytes_per_cell(ELEMENT_BYTES[key], ELEMENT_BYTES[value]))
+    return EngineFacts(pid, context, ns, n_ctx, kv, model_bytes, name, doubt)
+
+
+def _context_size(pid: int, context: int, parameters: bytes | None) -> int | None:
+    """``n_ctx``: asked for, or else the second word of ``llama_context``: its parameters follow its model."""
+    asked = int.from_bytes(parameters[:4], "little") if parameters else 0
+    try:
+        memory = Memory(pid)
+        try:
+            model, n_ctx = struct.unpack("<QI", memory.read(context, 12))
+        finally:
+            memory.close()
+    except StackError:
+        return asked if 0 < asked <= MAX_CONTEXT else None
+    if not _POINTER_FROM <= model < _POINTER_END or not 0 < n_ctx <= MAX_CONTEXT:
+        return asked if 0 < asked <= MAX_CONTEXT else None
+    if asked and not asked <= n_ctx < asked + 65536:  # it is padded, by the number of sequences at most
+        return asked if asked <= MAX_CONTEXT else None
+    return int(n_ctx)
+
+
+def _model(proc: Proc, pid: int) -> tuple[str, int | None, Shape | None, str]:
+    """Name, bytes and shape of the only model that a process maps."""
+    files: dict[tuple[tuple[int, int], int], tuple[str, str]] = {}
+    for mapping in proc.mappings(pid):
+        if mapping.path.removesuffix(" (deleted)").endswith(".gguf") and len(files) < MAX_FILES:
+            path = str(proc.path(pid, "map_files", f"{mapping.start:x}-{mapping.end:x}"))
+            files.setdefault((mapping.device, mapping.inode), (mapping.path, path))
+    if not files:
+        return "", None, None, "the model's file is not mapped"
+    shapes: set[Shape] = set()
+    total = 0
+    for _, path in files.values():
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return "", None, None, "the model's file cannot be opened"
+        try:
+            total += os.fstat(descriptor).st_size
+            shapes.add(read_shape(lambda offset, size, file=descriptor: os.pread(file, size, offset)))  # type: ignore[misc]
+        except GgufError as error:
+            if not str(error).startswith("no architecture"):
+                return "", None, None, f"the model's file is not understood: {error}"
+        except OSError:
+            return "", None, None, "the model's file cannot be read"
+        finally:
+            os.close(descriptor)
+    name = PurePath(next(iter(files.values()))[0]).name[:128]
+    if len(shapes) != 1:
+        return "", None, None, "the process has several models"
+    return name, total, shapes.pop(), ""

@@ -1,0 +1,96 @@
+"""What bounds the memory of a process: its control groups, from its own up to the root, and the host.
+
+Used memory is what cannot be given back: without the page cache. The roots are injected.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from whyidle_daemon.proc import Proc
+
+_MAX_DEPTH = 32
+_UNLIMITED = 1 << 60  # v1 says 2^63 less a page
+
+
+class Limit(NamedTuple):
+    """A bound on memory, in bytes. ``scope`` is ``cgroup`` or ``host``, ``name`` the group's path."""
+
+    scope: str
+    name: str
+    used_bytes: int
+    limit_bytes: int
+
+
+class Limits:
+    """Reader of limits."""
+
+    def __init__(
+        self, proc: Proc, cgroups: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/proc/meminfo")
+    ):
+        self._proc = proc
+        self._cgroups = cgroups
+        self._meminfo = meminfo
+
+    def host(self) -> Limit | None:
+        """RAM and swap of this machine."""
+        values = _table(self._meminfo, 1024)
+        total, available = values.get("MemTotal"), values.get("MemAvailable")
+        if not total or available is None:
+            return None
+        swap = values.get("SwapTotal", 0)
+        used = total - available + swap - values.get("SwapFree", swap)
+        return Limit("host", "", max(0, used), total + swap)
+
+    def cgroups(self, pid: int) -> list[Limit]:
+        """Every group above a process that has a limit of its own, the innermost first."""
+        found = []
+        for line in self._proc.read(pid, "cgroup").decode("utf-8", "replace").splitlines():
+            number, _, rest = line.partition(":")
+            controllers, _, path = rest.partition(":")
+            if number == "0":
+                for root in (self._cgroups, self._cgroups / "unified"):
+                    if (root / "cgroup.controllers").exists():
+                        found += self._walk(root, path, "memory.max", "memory.current")
+                        break
+            elif "memory" in controllers.split(","):
+                names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+                found += self._walk(self._cgroups / "memory", path, *names)
+        return found
+
+    def _walk(self, root: Path, path: str, limit: str, usage: str) -> list[Limit]:
+        parts = [part for part in path.split("/") if part]
+        if ".." in parts:  # a group outside of this process's namespace
+            return []
+        found = []
+        for depth in range(min(len(parts), _MAX_DEPTH), 0, -1):
+            group = root.joinpath(*parts[:depth])
+            most, now = _number(group / limit), _number(group / usage)
+            if most is None or now is None or most >= _UNLIMITED:
+                continue
+            stat = _table(group / "memory.stat", 1)
+            prefix = "total_" if "total_inactive_file" in stat else ""
+            cache = stat.get(f"{prefix}inactive_file", 0) + stat.get(f"{prefix}active_file", 0)
+            found.append(Limit("cgroup", "/" + "/".join(parts[:depth]), max(0, now - cache), most))
+        return found
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # "max", too
+        return None
+
+
+def _table(path: Path, unit: int) -> dict[str, int]:
+    values = {}
+    try:
+        for line in path.read_text().splitlines():
+            name, _, rest = line.replace(":", " ", 1).partition(" ")
+            words = rest.split()
+            if words and words[0].isdigit():
+                values[name] = int(words[0]) * unit
+    except (OSError, ValueError):
+        return {}
+    return values

@@ -8,7 +8,7 @@ import platform
 import sys
 from datetime import UTC, datetime
 
-from benchmarks import cuda, demo, gpus, readme, scale, service, startup, switches, syscalls
+from benchmarks import blame, cuda, demo, gpus, readme, scale, service, startup, switches, syscalls
 from benchmarks.measure import OUT, Row, say
 
 ALL = {
@@ -17,6 +17,7 @@ ALL = {
     "startup": startup.run,
     "cuda": cuda.run,
     "demo": demo.run,
+    "blame": blame.run,
     "scale": scale.run,
     "gpus": gpus.run,
     "service": service.run,

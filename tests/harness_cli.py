@@ -93,12 +93,12 @@ class SearchServer:
     """``whyidle-search``, with the log of how long it held each request."""
 
     def __init__(self, folder: Path, latency_s: float) -> None:
-        self._log = folder / "requests.jsonl"
+        self.log = folder / "requests.jsonl"
         port = folder / "port"
         self.process = subprocess.Popen(
             [
                 BIN / "whyidle-search",
-                *("--latency", str(latency_s), "--port-file", str(port), "--requests-log", str(self._log)),
+                *("--latency", str(latency_s), "--port-file", str(port), "--requests-log", str(self.log)),
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -109,7 +109,7 @@ class SearchServer:
 
     def held_s(self) -> list[float]:
         """Seconds each request was held, by the server's own clock."""
-        return [json.loads(line)["held_s"] for line in self._log.read_text().splitlines()]
+        return [json.loads(line)["held_s"] for line in self.log.read_text().splitlines()]
 
     def close(self) -> None:
         self.process.terminate()

@@ -10,12 +10,14 @@ what no slice covers stays without a peer. All sums are integers of nanoseconds 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
+from whyidle_daemon.chains import Chain, Link
 from whyidle_daemon.gpus.usage import DeviceActivity
 from whyidle_daemon.inferences import Inferences
 from whyidle_daemon.processes import Process
+from whyidle_daemon.roots import Cause, RootPiece, RootSums
 from whyidle_daemon.sequences import Runs, RunsKey, Sequences, Tally
 from whyidle_daemon.states import state_of
 from whyidle_daemon.timelines import Record
@@ -25,15 +27,6 @@ from whyidle_probes.events import Thread, Wait
 _K = TypeVar("_K")
 MAX_CAUSES = 4096
 MAX_LONGEST = 100
-
-
-class Cause(NamedTuple):
-    """What an engine was idle for: thread ``tid`` of ``process`` in ``wait``, for the peer of ``key``."""
-
-    process: Process
-    tid: int
-    wait: int
-    key: WaitKey | None
 
 
 class Piece(NamedTuple):
@@ -60,6 +53,7 @@ class ExplainedGap(NamedTuple):
     tid: int
     pieces: tuple[Piece, ...]
     open: bool
+    roots: tuple[RootPiece, ...] = ()
     edges: tuple[int, int] = (10_000, 10_000)  # a uprobe's own time
 
 
@@ -92,14 +86,36 @@ class EngineActivity(NamedTuple):
     sequences: dict[RunsKey, Runs]
     gaps: tuple[ExplainedGap, ...]
     device: DeviceActivity | None = None
+    roots: dict[Cause, int] | None = None
+    chains: dict[Cause, Chain] | None = None
     inferences: Inferences | None = None
     unseen_ns: int = 0  # its launches were too many to have probes
 
+    @property
+    def idle_roots(self) -> dict[Cause, int]:
+        """Idle nanoseconds by root cause; by what the driver waited for, of a source without chains."""
+        return self.causes if self.roots is None else self.roots
+
+    def blames(self, process: Process, tid: int) -> bool:
+        """Whether a chain leads to this thread."""
+        return any(cause.process is process and cause.tid == tid for cause in self.idle_roots)
+
+    def way_to(self, process: Process, tid: int, keys: Container[WaitKey | None]) -> Chain:
+        """The chain to the costliest of these waits of a thread; empty: there is none, or none is known."""
+        found = [
+            cause
+            for cause in self.chains or {}
+            if cause.process is process and cause.tid == tid and cause.key in keys
+        ]
+        worst = max(found, key=lambda cause: (self.idle_roots.get(cause, 0), str(cause[1:3])), default=None)
+        return self.chains[worst] if worst is not None and self.chains else ()
+
     def idle_by(self, process: Process, tid: int) -> dict[tuple[int, WaitKey | None], int]:
-        """Idle nanoseconds while this thread drove, by wait and peer."""
+        """Idle nanoseconds while this thread drove, or was to blame, by wait and peer."""
+        drives = self.process is process and tid in self.drivers
         return {
             (cause.wait, cause.key): ns
-            for cause, ns in self.causes.items()
+            for cause, ns in (self.causes if drives else self.idle_roots).items()
             if cause.process is process and cause.tid == tid
         }
 
@@ -180,6 +196,7 @@ class IdleSums:
         self.causes: dict[Cause, int] = {}
         self.beyond_longest: dict[WaitKey, int] = {}
         self.sequences = Sequences()
+        self.roots = RootSums()
         self.longest: list[tuple[int, int, int, ExplainedGap]] = []
         self.order = 0
 
@@ -187,6 +204,7 @@ class IdleSums:
         twin = IdleSums()
         twin.causes, twin.beyond_longest = dict(self.causes), dict(self.beyond_longest)
         twin.sequences = self.sequences.copy()
+        twin.roots = self.roots.copy()
         twin.longest, twin.order = list(self.longest), self.order
         return twin
 
@@ -199,6 +217,7 @@ class IdleSums:
                 self.beyond_longest[piece.key] = beyond
         if len(self.causes) > MAX_CAUSES:
             self._fold()
+        self.roots.take(gap.roots or own_roots(gap), MAX_CAUSES)
         self.order += 1
         item = (gap.length_ns, -gap.start_ns, self.order, gap)
         if len(self.longest) < MAX_LONGEST:
@@ -215,6 +234,18 @@ class IdleSums:
                 nameless = cause._replace(key=None)
                 self.causes[nameless] = self.causes.get(nameless, 0) + ns
                 self.beyond_longest.pop(cause.key, None)
+
+
+def own_roots(gap: ExplainedGap) -> list[RootPiece]:
+    """Of a gap that was not walked over: what the driver itself waited for."""
+    return [
+        RootPiece(
+            Cause(gap.process, gap.tid, piece.wait, piece.key),
+            (Link(gap.process, gap.tid, piece.wait, piece.key),),
+            piece.ns,
+        )
+        for piece in gap.pieces
+    ]
 
 
 def state_of_cause(wait: int, key: WaitKey | None) -> str:

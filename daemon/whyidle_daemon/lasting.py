@@ -8,6 +8,7 @@ from whyidle_daemon.attribution import open_wait
 from whyidle_daemon.processes import ProcessTable
 from whyidle_daemon.sites import Sites
 from whyidle_daemon.states import TCP_LISTEN
+from whyidle_daemon.things import thing_of
 from whyidle_daemon.timelines import Record
 from whyidle_daemon.wait_tables import Waits
 from whyidle_probes.events import Thread, Wait
@@ -30,7 +31,14 @@ def with_lasting(
             place = sites.peek(thread.pid, thread.tid, start_ns)
             key = waits.table(wait).open(process, thread.tid, what, place)
         waiting[thread.pid, thread.tid] = Record(
-            start_ns, blocked_ns, runqueue_ns, wait, key, False, thread.peer.local_port
+            start_ns,
+            blocked_ns,
+            runqueue_ns,
+            wait,
+            key,
+            False,
+            thread.peer.local_port,
+            thing=thing_of(wait, thread.peer, thread.inode, thread.peer_inode) if blocked_ns else None,
         )
     return waits, waiting
 

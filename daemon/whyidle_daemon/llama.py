@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from whyidle_daemon import cuda
-from whyidle_daemon.gaps import Cause, Driver, EngineActivity, ExplainedGap, IdleSums, explain, fit
+from whyidle_daemon.chains import Chain, Segment
+from whyidle_daemon.gaps import Driver, EngineActivity, ExplainedGap, IdleSums, explain, fit
 from whyidle_daemon.inferences import InferenceLog
 from whyidle_daemon.processes import Process
+from whyidle_daemon.roots import Cause, roots_of
 from whyidle_daemon.timelines import Record, between
 from whyidle_daemon.waits import WaitGroup
 from whyidle_probes.events import CONTEXT_CUDA, Engine, Gap, Wait
@@ -22,6 +24,7 @@ from whyidle_probes.events import CONTEXT_CUDA, Engine, Gap, Wait
 MAX_PENDING = 4096
 SETTLE_NS = 2_000_000_000  # both rings have been drained of everything older
 RecordsOf = Callable[[int], list[Record]]  # by thread, in order of time
+Walk = Callable[[int, int, tuple[int, int], bool], list[Segment]]
 RESOLUTION_MS = 0.01  # a uprobe's entry and return, each late by its own few microseconds
 
 
@@ -42,12 +45,12 @@ class LlamaEngine:
         self.pending.append(gap)
         self.drivers.add(gap.tid)
 
-    def settle(self, lines: RecordsOf, until_ns: int) -> None:
+    def settle(self, lines: RecordsOf, until_ns: int, walk: Walk) -> None:
         """Explain the gaps that ended by ``until_ns`` for good; their slices can go then."""
         for gap in self.pending:
             if gap.end_ns <= until_ns:
                 self.settled_ns[gap.tid] = max(self.settled_ns.get(gap.tid, 0), gap.end_ns)
-        self.pending = _explain_into(self._sums, self.process, self.pending, lines, until_ns)
+        self.pending = _explain_into(self._sums, self.process, self.pending, lines, until_ns, walk=walk)
 
     def activity(
         self,
@@ -56,27 +59,32 @@ class LlamaEngine:
         driver: Driver,
         lines: RecordsOf,
         groups: Iterable[WaitGroup],
+        *,
+        walk: Walk,
     ) -> EngineActivity:
         """All that is known up to ``now_ns``; ``driver`` is thread ``engine.driver``."""
         end_ns = max(self.process.image_end(engine.last_ns, now_ns), engine.first_ns)
         sums = self._sums.copy()
         # A gap that began after the engine was read is one that the reading still counts as open.
         known = [gap for gap in self.pending if gap.start_ns < engine.last_ns]
-        _explain_into(sums, self.process, known, lines, max(end_ns, now_ns))
+        _explain_into(sums, self.process, known, lines, max(end_ns, now_ns), walk=walk)
         busy_ns = engine.busy_ns + (max(0, end_ns - engine.last_ns) if engine.busy else 0)
         idle_ns = max(0, end_ns - engine.first_ns - busy_ns)
         busy_ns = end_ns - engine.first_ns - idle_ns
         if not engine.busy and end_ns > engine.last_ns:
-            sums.take(self._open(engine, end_ns, driver, lines))
+            sums.take(self._open(engine, end_ns, driver, lines, walk))
             current = [*between(lines(engine.driver), engine.last_ns, end_ns), *driver.waiting]
             sums.sequences.gap(engine.last_ns, end_ns, current)
         causes = sums.causes
         if engine.short_ns:
             between_calls = Cause(self.process, engine.driver, int(Wait.RUNNING), None)
             causes[between_calls] = causes.get(between_calls, 0) + engine.short_ns
+            sums.roots.causes[between_calls] = sums.roots.causes.get(between_calls, 0) + engine.short_ns
         lost = Cause(self.process, engine.driver, int(Wait.UNKNOWN), None)
+        groups = list(groups)
         causes = fit(_name_undated(causes, groups), idle_ns, lost)
         cuda_context = engine.context == CONTEXT_CUDA
+        roots = fit(_name_undated(sums.roots.causes, groups), idle_ns, lost)
         return EngineActivity(
             kind="cuda" if cuda_context else "llama",
             id=f"cuda:{engine.pid}" if cuda_context else f"llama:{engine.pid}:{engine.context:x}",
@@ -92,11 +100,15 @@ class LlamaEngine:
             causes=causes,
             beyond_longest=sums.beyond_longest,
             sequences=sums.sequences.sums,
+            roots=roots,
+            chains=_ways(roots, sums.roots.ways()),
             gaps=tuple(item[-1] for item in sorted(sums.longest, key=lambda item: (-item[0], -item[1]))),
             inferences=self.log.at(engine, end_ns, ended=end_ns < now_ns),
         )
 
-    def _open(self, engine: Engine, end_ns: int, driver: Driver, lines: RecordsOf) -> ExplainedGap:
+    def _open(
+        self, engine: Engine, end_ns: int, driver: Driver, lines: RecordsOf, walk: Walk
+    ) -> ExplainedGap:
         """The gap since the last call, from the driver's totals then and now."""
         exact = None
         if driver.thread is not None:
@@ -105,11 +117,23 @@ class LlamaEngine:
         records = [*between(lines(engine.driver), engine.last_ns, end_ns), *driver.waiting]
         pieces = explain(engine.last_ns, end_ns, exact, records)
         length = end_ns - engine.last_ns
-        return ExplainedGap(length, engine.last_ns, self.process, engine.driver, pieces, True)
+        segments = walk(engine.last_ns, end_ns, (engine.pid, engine.driver), True)
+        roots = roots_of(segments, [piece[:3] for piece in pieces] if exact is not None else ())
+        return ExplainedGap(length, engine.last_ns, self.process, engine.driver, pieces, True, roots)
+
+
+def _ways(roots: dict[Cause, int], ways: dict[Cause, Chain]) -> dict[Cause, Chain]:
+    """The chain of each cause; of a wait that got its name afterwards, that of the nameless one."""
+    found = {}
+    for cause in roots:
+        way = ways.get(cause) or ways.get(cause._replace(key=None))
+        if way is not None:
+            found[cause] = (*way[:-1], way[-1]._replace(key=cause.key))
+    return found
 
 
 def _explain_into(
-    sums: IdleSums, process: Process, gaps: list[Gap], records_of: RecordsOf, until_ns: int
+    sums: IdleSums, process: Process, gaps: list[Gap], records_of: RecordsOf, until_ns: int, *, walk: Walk
 ) -> list[Gap]:
     """Explain gaps that ended by ``until_ns`` into ``sums``; returns the others."""
     left = []
@@ -124,7 +148,9 @@ def _explain_into(
         sums.sequences.gap(gap.start_ns, gap.end_ns, records)
         pieces = explain(gap.start_ns, gap.end_ns, gap.ns, records)
         length = gap.end_ns - gap.start_ns
-        sums.take(ExplainedGap(length, gap.start_ns, process, gap.tid, pieces, False))
+        segments = walk(gap.start_ns, gap.end_ns, (gap.pid, gap.tid), False)
+        roots = roots_of(segments, [piece[:3] for piece in pieces] if gap.ns is not None else ())
+        sums.take(ExplainedGap(length, gap.start_ns, process, gap.tid, pieces, False, roots))
     return left
 
 

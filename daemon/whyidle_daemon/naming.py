@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from whyidle_daemon.chains import Chain
 from whyidle_daemon.facts import HostName
-from whyidle_daemon.gaps import Cause, EngineActivity, ExplainedGap, Piece
+from whyidle_daemon.gaps import EngineActivity, ExplainedGap, Piece
 from whyidle_daemon.processes import Process
+from whyidle_daemon.roots import Cause, RootPiece
 from whyidle_daemon.sites import Place
 from whyidle_daemon.states import AF_INET, AF_INET6, MAPPED, SOCKET_WAITS
 from whyidle_daemon.waits import WaitGroup, WaitKey
@@ -168,15 +170,39 @@ class Naming:
 
     def activity(self, engine: EngineActivity) -> EngineActivity:
         """An engine's idle time under these names."""
-        causes: dict[Cause, int] = {}
-        for cause, ns in engine.causes.items():
-            name = cause._replace(key=self._cause_key(cause.process, cause.tid, cause.wait, cause.key))
-            causes[name] = causes.get(name, 0) + ns
+        causes = self._causes(engine.causes)
         beyond: dict[WaitKey, int] = {}
         for key, ns in engine.beyond_longest.items():
             beyond[self.key(key)] = beyond.get(self.key(key), 0) + ns
-        gaps = tuple(gap._replace(pieces=self._pieces(gap)) for gap in engine.gaps)
-        return engine._replace(causes=causes, beyond_longest=beyond, gaps=gaps)
+        gaps = tuple(
+            gap._replace(pieces=self._pieces(gap), roots=tuple(self._root(root) for root in gap.roots))
+            for gap in engine.gaps
+        )
+        named = engine._replace(causes=causes, beyond_longest=beyond, gaps=gaps)
+        if engine.roots is None:
+            return named
+        chains: dict[Cause, Chain] = {}
+        for cause in sorted(engine.chains or {}, key=lambda cause: -(engine.roots or {}).get(cause, 0)):
+            chains.setdefault(self._cause(cause), self._chain((engine.chains or {})[cause]))
+        return named._replace(roots=self._causes(engine.roots), chains=chains)
+
+    def _causes(self, causes: Mapping[Cause, int]) -> dict[Cause, int]:
+        named: dict[Cause, int] = {}
+        for cause, ns in causes.items():
+            name = self._cause(cause)
+            named[name] = named.get(name, 0) + ns
+        return named
+
+    def _cause(self, cause: Cause) -> Cause:
+        return cause._replace(key=self._cause_key(cause.process, cause.tid, cause.wait, cause.key))
+
+    def _chain(self, chain: Chain) -> Chain:
+        return tuple(
+            link._replace(key=self._cause_key(link.process, link.tid, link.wait, link.key)) for link in chain
+        )
+
+    def _root(self, piece: RootPiece) -> RootPiece:
+        return piece._replace(cause=self._cause(piece.cause), chain=self._chain(piece.chain))
 
     def _pieces(self, gap: ExplainedGap) -> tuple[Piece, ...]:
         return tuple(

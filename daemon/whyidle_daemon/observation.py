@@ -15,6 +15,7 @@ from typing import Any
 
 from whyidle_daemon import report as build
 from whyidle_daemon.attribution import ThreadTable, end_of, merged, thread_times
+from whyidle_daemon.chains import Walker
 from whyidle_daemon.cuda_facts import CudaKnown
 from whyidle_daemon.facts import (
     CudaFacts,
@@ -52,6 +53,7 @@ from whyidle_daemon.states import TCP_CLOSE, TCP_SYN_SENT
 from whyidle_daemon.timelines import Record, Timelines
 from whyidle_daemon.wait_tables import Waits
 from whyidle_daemon.waits import PIPES, WaitKey
+from whyidle_daemon.wakes import Wakes
 from whyidle_daemon.whatif import what_if
 from whyidle_probes.events import (
     CONTEXT_CUDA,
@@ -64,6 +66,7 @@ from whyidle_probes.events import (
     Library,
     ShortWaits,
     Slice,
+    Start,
     Thread,
     Wait,
 )
@@ -74,7 +77,7 @@ MAX_ENGINES = 4096  # that nothing but their making is known of
 
 __all__ = ["Observation", "Progress"]
 
-Event = Slice | Thread | Fork | Exec | Exit | Gap | Library | ShortWaits | Inference
+Event = Slice | Thread | Fork | Exec | Exit | Gap | Library | ShortWaits | Inference | Start
 Fact = ProcessFacts | MemorySample | LimitSample | EngineFacts | StackSample | Lookup | HostName
 Anything = Event | Fact | CudaFacts | LaunchesSeen | EngineSpan | GpuFacts | GpuSample | GpuUse
 
@@ -99,6 +102,7 @@ class Observation:
         self._threads = ThreadTable()
         self._waits = Waits()
         self._sites = Sites()
+        self._wakes = Wakes(self._processes.find)
         self._hosts = Hosts()
         self._lookups = Lookups()
         self._cuda = CudaKnown()
@@ -114,6 +118,7 @@ class Observation:
             Slice: self._slice,
             Thread: self._thread,
             Gap: self._gap,
+            Start: self._wakes.start,
             ShortWaits: self._short,
             StackSample: self._sites.add,
             HostName: self._hosts.add,
@@ -150,6 +155,7 @@ class Observation:
         if record.end_ns:
             self._processes.at(record.pid, record.last_ns)
             self._threads.add(record, self._processes, self._drivers)
+            self._wakes.exit(record)
 
     def _lookup(self, record: Lookup) -> None:
         self._lookups.add(self._processes.at(record.pid, record.start_ns), record)
@@ -179,6 +185,7 @@ class Observation:
             slice_.peer.local_port,
             not connecting and slice_.peer.tcp_end == TCP_CLOSE,
         )
+        record = self._wakes.linked(record, slice_)
         self._lines.add(slice_.tid, record)
         self._newest_ns = max(self._newest_ns, record.end_ns)
         if self._lines.full:
@@ -194,9 +201,10 @@ class Observation:
         self._newest_ns = max(self._newest_ns, gap.end_ns)
         if len(engine.pending) > MAX_PENDING:
             placed = self._placed()
-            engine.settle(placed, self._newest_ns - SETTLE_NS)
+            walk = self._walker(placed).walk
+            engine.settle(placed, self._newest_ns - SETTLE_NS, walk)
             if len(engine.pending) > MAX_PENDING:
-                engine.settle(placed, self._newest_ns)
+                engine.settle(placed, self._newest_ns, walk)
 
     def _span(self, span: EngineSpan) -> None:
         engine = self._gpus.span(span)
@@ -249,17 +257,20 @@ class Observation:
         """Make room among the slices: account for good for what is old enough."""
         horizon = self._newest_ns - SETTLE_NS
         placed = self._placed()
+        walk = self._walker(placed).walk
         for engine in self._engines.values():
-            engine.settle(placed, horizon)
+            engine.settle(placed, horizon, walk)
         self._gpus.settle(self._driver_of, placed, horizon)
+        # The walk over a gap that still lasts needs everybody's slices since it began.
+        settled = [max(engine.settled_ns.values(), default=0) for engine in self._engines.values()]
 
         def until(tid: int) -> int:
             if tid not in self._drivers:
-                return horizon
+                return min([horizon, *settled])
             driven = [engine for engine in self._engines.values() if tid in engine.drivers]
-            settled = [engine.settled_ns.get(tid, 0) for engine in driven]
+            done = [engine.settled_ns.get(tid, 0) for engine in driven]
             gpus = self._gpus.settled_ns(tid)
-            return min([*settled, *([gpus] if gpus is not None else [])], default=0)
+            return min([*done, *([gpus] if gpus is not None else [])], default=0)
 
         for records in self._alone(placed):
             self._sequences.alone(record for record in records if record.end_ns <= horizon)
@@ -272,6 +283,18 @@ class Observation:
     def _placed(self) -> Callable[[int], list[Record]]:
         """The slices of a thread, those that were not sampled placed as far as is known now."""
         return self._lines.named(dominant_places(self._waits.groups.values(), self._short_places()))
+
+    def _walker(
+        self, lines: Callable[[int], list[Record]], waiting: dict[tuple[int, int], Record] | None = None
+    ) -> Walker:
+        return Walker(
+            self._wakes,
+            self._processes.find,
+            lines,
+            waiting=waiting,
+            known_since=self._lines.known_since,
+            processes=self._processes,
+        )
 
     def _short_places(self, lasting: Container[tuple[int, int, int]] = ()) -> dict[WaitKey, dict[Place, int]]:
         """Where waits too short for slices were; ``lasting`` are (pid, tid, since_ns) of others."""
@@ -315,8 +338,9 @@ class Observation:
         }
         groups = naming.groups()
         times = thread_times(threads, now_ns, self._processes, groups.values())
+        walker = self._walker(self._lines.named(naming.placed), waiting)
         engines = [
-            naming.activity(self._activity(engine, now_ns, threads, waiting, naming))
+            naming.activity(self._activity(engine, now_ns, threads, waiting, naming, walker=walker))
             for engine in snapshot.engines
         ]
         lines = self._lines.named(naming.placed)
@@ -386,6 +410,8 @@ class Observation:
         threads: list[Thread],
         waiting: dict[tuple[int, int], Record],
         naming: Naming,
+        *,
+        walker: Walker,
     ) -> EngineActivity:
         process = self._processes.find(engine.pid, engine.first_ns)
         process = process or Process(engine.pid, engine.first_ns, provisional=True)
@@ -403,7 +429,7 @@ class Observation:
         record = waiting.get((engine.pid, engine.driver))
         driver = Driver(thread, (record,) if record is not None else ())
         placed = self._lines.named(naming.placed)
-        activity = known.activity(engine, now_ns, driver, placed, naming.known)
+        activity = known.activity(engine, now_ns, driver, placed, naming.known, walk=walker.walk)
         if engine.context != CONTEXT_CUDA:
             return activity
         unseen = self._cuda.unseen_ns(activity.first_ns, activity.end_ns)

@@ -7,7 +7,7 @@ exit is another process: everything is looked up by PID and time, never by PID a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from whyidle_daemon.facts import MemorySample, ProcessFacts
 from whyidle_probes.events import Exec, Exit, Fork
@@ -85,6 +85,22 @@ class Process:
         if self.end_ns:
             ends.append(max(self.end_ns, ns))
         return min([*ends, max(now_ns, ns)])
+
+
+def successors(processes: Iterable[Process]) -> dict[Process, Process]:
+    """Each process, and the first of those that ran the same command for the same parent one after another.
+
+    A tool that is started for each call is one culprit, not a hundred; two agents beside each other are two.
+    """
+    first: dict[Process, Process] = {}
+    latest: dict[tuple[int, tuple[str, ...]], Process] = {}
+    for process in sorted(processes, key=lambda process: (process.start_ns, process.pid)):
+        what = (process.ppid or 0, process.command)
+        before = latest.get(what)
+        alike = before is not None and process.ppid and before.end_ns and before.end_ns <= process.start_ns
+        first[process] = first[before] if before is not None and alike else process
+        latest[what] = process
+    return first
 
 
 class ProcessTable:

@@ -11,10 +11,10 @@ import asyncio
 
 from whyidle_daemon.access import Scope
 from whyidle_daemon.history.keeper import Keeper
-from whyidle_daemon.kernel import DEFAULT_GAP_NS, DEFAULT_SLICE_NS
+from whyidle_daemon.kernel import DEFAULT_GAP_NS, DEFAULT_SLICE_NS, monotonic_ns
 from whyidle_daemon.sessions import Session, Sessions
 from whyidle_daemon.subscribers import Subscribers
-from whyidle_daemon.targets import Targets
+from whyidle_daemon.targets import NS, Targets
 from whyidle_probes.events import Stat
 from whyidle_wire.records import Progress
 
@@ -26,7 +26,8 @@ LIBRARY_RETRY_S = 0.002
 TURN = 2000
 BUSY_EVENTS, CALM_EVENTS, CALM_TICKS = 5000, 500, 20
 MAX_SLICE_NS = 64_000_000
-FINDINGS_EVERY_S = 2.0
+FINDINGS_EVERY_S = 0.3
+FINDINGS_COST = 50  # a report takes longer the longer it has run: no more than 2 % of a core
 MEMORY_EVERY_S = 0.25
 FLUSH_EVERY_S = 1.0
 
@@ -113,8 +114,7 @@ class Pulse:
             self._targets.drain_waits()
             self._targets.gpus.look()
         findings = bool(self._subscribers) and now >= self._next_findings
-        if findings:
-            self._next_findings = now + FINDINGS_EVERY_S
+        began = monotonic_ns()
         for session in self._sessions:
             if memory:
                 session.target.sample_memory()
@@ -131,6 +131,9 @@ class Pulse:
                 self._sessions.over(session)
         if self._keeper is not None:
             self._keeper.tick()
+        if findings:
+            took_s = (monotonic_ns() - began) / NS
+            self._next_findings = now + max(FINDINGS_EVERY_S, FINDINGS_COST * took_s)
 
     def _adapt(self) -> None:
         """Under a storm only longer intervals become events; the shorter ones are still in the totals."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from whyidle_daemon.attribution import MAX_THREADS, ThreadTable, ThreadTime, states_of
+from whyidle_daemon.chains import Chain
 from whyidle_daemon.discovery.placement import placement_of
 from whyidle_daemon.facts import Host, Loss, Overhead
-from whyidle_daemon.gaps import EngineActivity, ExplainedGap, state_of_cause
+from whyidle_daemon.gaps import EngineActivity, ExplainedGap, own_roots
 from whyidle_daemon.inferences import report_of as inferences_of
-from whyidle_daemon.processes import Process, ProcessTable
+from whyidle_daemon.processes import Process, ProcessTable, successors
+from whyidle_daemon.roots import Cause
 from whyidle_daemon.waits import WaitKey
 
 NS = 1_000_000_000
@@ -124,7 +126,7 @@ def engine_objects(engines: list[EngineActivity], start_ns: int) -> list[dict[st
     objects = []
     for engine in engines:
         attributed = sum(
-            ns for cause, ns in engine.causes.items() if state_of_cause(cause.wait, cause.key) != "other"
+            ns for cause, ns in engine.idle_roots.items() if cause.nobody or cause.state != "other"
         )
         observed = engine.busy_ns + engine.idle_ns
         objects.append(
@@ -171,24 +173,51 @@ def gap_objects(engines: list[EngineActivity], start_ns: int) -> list[dict[str, 
 
 
 def _causes(gap: ExplainedGap) -> list[dict[str, Any]]:
-    merged: dict[tuple[str, str | None, str | None], tuple[int, WaitKey | None]] = {}
-    for piece in gap.pieces:
-        where = (state_of_cause(piece.wait, piece.key), *_names(piece.key))
-        ns, _ = merged.get(where, (0, None))
-        merged[where] = (ns + piece.ns, piece.key)
+    merged: dict[tuple[Any, ...], tuple[int, Cause, Chain]] = {}
+    for cause, chain, ns in gap.roots or own_roots(gap):
+        before, _, _ = merged.get(_where(cause), (0, cause, chain))
+        merged[_where(cause)] = (before + ns, cause, chain)
     return [
-        {
-            "state": state,
-            "share": ns / gap.length_ns,
-            "pid": gap.process.pid,
-            "tid": gap.tid,
-            "function": function,
-            "peer": key.peer if key is not None else None,
-        }
-        for (state, _, function), (ns, key) in sorted(
-            merged.items(), key=lambda item: (-item[1][0], str(item[0]))
-        )
+        _cause(cause, chain) | {"share": ns / gap.length_ns}
+        for _, (ns, cause, chain) in sorted(merged.items(), key=lambda item: (-item[1][0], str(item[0])))
     ]
+
+
+def _where(cause: Cause) -> tuple[Any, ...]:
+    """What makes two causes one row."""
+    return (cause.state, cause.process.pid, cause.tid, cause.nobody, *_names(cause.key))
+
+
+def _cause(cause: Cause, chain: Chain) -> dict[str, Any]:
+    return {
+        "state": cause.state,
+        "cause": "no_demand" if cause.nobody else cause.state,
+        "pid": cause.process.pid,
+        "tid": cause.tid,
+        "function": cause.key.function if cause.key is not None else None,
+        "peer": cause.key.peer if cause.key is not None else None,
+        "chain": chain_objects(chain),
+    }
+
+
+def chain_objects(chain: Chain) -> list[dict[str, Any]]:
+    """``chain``: the threads from the driver to the root, each with what it waited in and through what."""
+    objects = []
+    for link in chain:
+        place = link.key.place if link.key is not None else None
+        objects.append(
+            {
+                "pid": link.process.pid,
+                "tid": link.tid,
+                "state": Cause(link.process, link.tid, link.wait, link.key).state,
+                "via": link.via or None,
+                "function": place.function if place is not None else None,
+                "file": place.file if place is not None else None,
+                "line": place.line if place is not None else None,
+                "peer": link.key.peer if link.key is not None else None,
+            }
+        )
+    return objects
 
 
 def _names(key: WaitKey | None) -> tuple[str | None, str | None]:
@@ -199,31 +228,28 @@ def _names(key: WaitKey | None) -> tuple[str | None, str | None]:
 def idle_objects(engines: list[EngineActivity]) -> list[dict[str, Any]]:
     """``idle_by_cause``: the idle time of all engines, summed; the smallest causes lose their names."""
     total = sum(engine.idle_ns for engine in engines)
-    rows: dict[tuple[str, int, int, str | None, str | None], list[Any]] = {}
+    rows: dict[tuple[Any, ...], tuple[int, Cause, Chain]] = {}
+
+    first = successors({cause.process for engine in engines for cause in engine.idle_roots})
+
+    def take(cause: Cause, chain: Chain, ns: int) -> None:
+        process = first[cause.process]
+        if process is not cause.process and cause.tid == cause.process.pid:
+            cause = cause._replace(process=process, tid=process.pid)
+        before, shown, known = rows.get(_where(cause), (0, cause, chain))
+        rows[_where(cause)] = (before + ns, shown, known or chain)
+
     for engine in engines:
-        for cause, ns in engine.causes.items():
-            state = state_of_cause(cause.wait, cause.key)
-            where = (state, cause.process.pid, cause.tid, *_names(cause.key))
-            row = rows.setdefault(where, [0, cause.key.peer if cause.key is not None else None])
-            row[0] += ns
+        for cause, ns in engine.idle_roots.items():
+            take(cause, (engine.chains or {}).get(cause, ()), ns)
     ranked = sorted(rows.items(), key=lambda item: (-item[1][0], str(item[0])))
-    for where, (ns, _) in ranked[MAX_REPORTED_CAUSES:]:
-        if where[-2:] != (None, None):
+    for where, (ns, cause, chain) in ranked[MAX_REPORTED_CAUSES:]:
+        if cause.key is not None:  # the time stays with its thread
             del rows[where]
-            rows.setdefault((*where[:-2], None, None), [0, None])[0] += ns
+            take(cause._replace(key=None), chain, ns)
     return [
-        {
-            "state": state,
-            "seconds": seconds(ns),
-            "share": ns / total,
-            "pid": pid,
-            "tid": tid,
-            "function": function,
-            "peer": peer,
-        }
-        for (state, pid, tid, _, function), (ns, peer) in sorted(
-            rows.items(), key=lambda item: (-item[1][0], str(item[0]))
-        )
+        _cause(cause, chain) | {"seconds": seconds(ns), "share": ns / total}
+        for _, (ns, cause, chain) in sorted(rows.items(), key=lambda item: (-item[1][0], str(item[0])))
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -15,6 +16,8 @@ from whyidle_daemon.targets import NS
 from whyidle_probes.events import Event, Exec, Exit, Fork, Slice
 from whyidle_probes.syscalls import syscall_name
 from whyidle_wire.records import FindingEvent, ProcessEvent, SliceEvent, Subscribe
+
+GROWTH = 1.25
 
 
 class Watch:
@@ -69,7 +72,7 @@ class Subscribers:
             self._listen(session)
 
     def publish(self, session: Session, findings: list[dict[str, Any]]) -> None:
-        """Send the findings that are new, or whose numbers have grown."""
+        """Send the findings that are new, that cost a quarter more than before, or whose wait has ended."""
         for finding in findings:
             key = (
                 finding["kind"],
@@ -78,7 +81,8 @@ class Subscribers:
                 str(finding["peer"]),
                 finding.get("engine"),
             )
-            numbers = (finding["count"], round(finding["blocked_s"], 1), finding["severity"])
+            size = int(math.log(max(finding["blocked_s"], 0.001), GROWTH))
+            numbers = (finding["count"], size, finding["severity"], finding.get("open_s") is not None)
             if session.sent.get(key) == numbers:
                 continue
             session.sent[key] = numbers

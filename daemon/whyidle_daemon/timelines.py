@@ -9,9 +9,18 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from whyidle_daemon.things import Thing
 from whyidle_daemon.waits import WaitKey
 
 MAX_RECORDS = 32_768  # slices kept one by one: 6 MB
+
+
+class Waker(NamedTuple):
+    """Who ran when a wait ended, and in which system call."""
+
+    pid: int
+    tid: int
+    syscall: int
 
 
 class Record(NamedTuple):
@@ -25,6 +34,8 @@ class Record(NamedTuple):
     connecting: bool = False
     port: int = 0  # the local one: which connection it was
     reset: bool = False  # the connection broke: whatever was asked for got no answer
+    waker: Waker | None = None
+    thing: Thing | None = None  # what on this host it waited for
 
     @property
     def end_ns(self) -> int:
@@ -39,6 +50,8 @@ class Timelines:
         self._threads: dict[int, list[Record]] = {}  # a deque takes 600 bytes however short
         self._limit = limit
         self._count = 0
+        self._since: dict[int, int] = {}  # by thread: the slices before this are gone
+        self._since_all = 0
         self.dropped = 0  # of driver threads, not yet laid over a gap
 
     def __len__(self) -> int:
@@ -56,6 +69,10 @@ class Timelines:
             line = self._threads[tid] = []
         line.append(record)
         self._count += 1
+
+    def known_since(self, tid: int) -> int:
+        """From when on all slices of a thread are here."""
+        return max(self._since.get(tid, 0), self._since_all)
 
     @property
     def tids(self) -> list[int]:
@@ -107,6 +124,12 @@ class Timelines:
         return lost
 
     def _replace(self, tid: int, line: list[Record]) -> None:
+        first_ns = line[0].start_ns if line else None
+        gone = [r.end_ns for r in self._threads[tid] if first_ns is None or r.start_ns < first_ns]
+        self._since[tid] = max([self._since.get(tid, 0), *gone])
+        if len(self._since) > self._limit:
+            self._since_all = max(self._since.values())
+            self._since.clear()
         if line:
             self._threads[tid] = line
         else:

@@ -67,6 +67,7 @@ class EventType(IntEnum):
     LOOKUP = 8
     INFERENCE = 16
     CONTEXT = 17
+    START = 24
     NOTICED = 64
 
 
@@ -139,6 +140,8 @@ class Slice(NamedTuple):
     syscall: int
     fd: int
     peer: Peer
+    peer_inode: int = 0  # of the other end of a Unix socket
+    waker_syscall: int = NO_SYSCALL  # none: an interrupt met the waker by chance
 
     @property
     def end_ns(self) -> int:
@@ -176,6 +179,8 @@ class Thread(NamedTuple):
     count: tuple[int, ...]  # type: ignore[assignment] # hides tuple.count, which nobody wants here
     clock_samples: int = 0
     polling_samples: int = 0
+    peer_inode: int = 0
+    waker_syscall: int = NO_SYSCALL
 
     def totals_at(self, now_ns: int) -> list[int]:
         """``ns`` with the current, unfinished interval added: sums to ``now_ns - first_ns`` exactly.
@@ -228,6 +233,17 @@ class Fork(NamedTuple):
     parent: int
     pid: int
     comm: str
+
+
+class Start(NamedTuple):
+    """A thread began, the first of a process too; ``creator_tid`` made it."""
+
+    target: int
+    ns: int
+    pid: int
+    tid: int
+    creator_pid: int
+    creator_tid: int
 
 
 class Exec(NamedTuple):
@@ -389,15 +405,29 @@ class ShortWaits(NamedTuple):
     target: int = 0
 
 
-Event = Slice | Thread | Fork | Exec | Exit | Library | Gap | NameLookup | Noticed | Inference | ContextMade
+Event = (
+    Slice
+    | Thread
+    | Fork
+    | Exec
+    | Exit
+    | Library
+    | Gap
+    | NameLookup
+    | Noticed
+    | Inference
+    | ContextMade
+    | Start
+)
 
 _PEER = "16s16sHHBBBB"
 _PEER_FAMILY = Peer._fields.index("family")
 _HEADER = struct.Struct("<II")
-_SLICE = struct.Struct("<IIIIQQQQQIIHHi" + _PEER)
-_THREAD = struct.Struct("<QIIIIQQQQQQQIIHHi" + _PEER + "16s32Q32IIIQ")
+_SLICE = struct.Struct("<IIIIQQQQQIIHHi" + _PEER + "QHxxxxxx")
+_THREAD = struct.Struct("<QIIIIQQQQQQQIIHHi" + _PEER + "16s32Q32IIIQHxxxxxxQ")
 _GLANCE = struct.Struct("<8xII16xQQQ32xHHi" + _PEER + "16xQ")
 _FORK = struct.Struct("<IIQII16s")
+_START = struct.Struct("<IIQIIII")
 _EXEC = struct.Struct("<IIQII16s64sQ")
 _EXIT = struct.Struct("<IIQIiQ16s")
 _LIBRARY = struct.Struct("<IIQII32s")
@@ -418,6 +448,7 @@ SIZES = {
     "wi_thread": _THREAD.size,
     "wi_thread_exit": _HEADER.size + _THREAD.size,
     "wi_fork": _FORK.size,
+    "wi_start": _START.size,
     "wi_exec": _EXEC.size,
     "wi_exit": _EXIT.size,
     "wi_library": _LIBRARY.size,
@@ -460,7 +491,7 @@ def decode_thread(data: bytes | memoryview, offset: int = 0) -> Thread | None:
     f = _THREAD.unpack_from(data, offset)
     if f[0] != f[-1]:
         return None
-    return Thread._make((*f[1:17], _peer(f[17:25]), _text(f[25]), f[26:58], f[58:90], f[90], f[91]))
+    return Thread._make((*f[1:17], _peer(f[17:25]), _text(f[25]), f[26:58], f[58:90], *f[90:94]))
 
 
 def decode_glance(data: bytes) -> Glance:
@@ -482,7 +513,7 @@ def decode_wait(key: bytes, value: bytes) -> ShortWaits:
     return ShortWaits(*_WAIT_KEY.unpack(key), *_WAIT.unpack(value))
 
 
-def decode_event(data: bytes) -> Event:
+def decode_event(data: bytes) -> Event:  # noqa: PLR0912 (one branch for each type)
     """Decode one ring-buffer record.
 
     Raises :class:`BadEventError` for an unknown type or a record that is too short.
@@ -491,7 +522,7 @@ def decode_event(data: bytes) -> Event:
         kind, target = _HEADER.unpack_from(data)
         if kind == EventType.SLICE:
             f = _SLICE.unpack_from(data)
-            return Slice._make((target, *f[2:14], _peer(f[14:22])))
+            return Slice._make((target, *f[2:14], _peer(f[14:22]), *f[22:24]))
         if kind == EventType.THREAD_EXIT:
             thread = decode_thread(data, _HEADER.size)
             if thread is None:
@@ -506,6 +537,8 @@ def decode_event(data: bytes) -> Event:
         if kind == EventType.FORK:
             f = _FORK.unpack_from(data)
             return Fork._make((target, *f[2:5], _text(f[5])))
+        if kind == EventType.START:
+            return Start._make((target, *_START.unpack_from(data)[2:7]))
         if kind == EventType.EXEC:
             f = _EXEC.unpack_from(data)
             return Exec._make((target, *f[2:5], _text(f[5]), _text(f[6]), f[7]))

@@ -226,8 +226,25 @@ class Engine(TypedDict):
     inferences: NotRequired[list[Inference]]
 
 
+class ChainLink(TypedDict):
+    """A thread on the way from the engine's driver to a root cause, in the wait that the next one held up.
+
+    ``via`` is through what: ``tcp``, ``unix``, ``pipe``, ``lock``, ``child``, ``start`` (the next one made
+    it), ...; None for the last link, the root.
+    """
+
+    pid: int
+    tid: int
+    state: str
+    via: str | None
+    function: str | None
+    file: str | None
+    line: int | None
+    peer: Peer | None
+
+
 class GapCause(TypedDict):
-    """What the driver thread waited for during ``share`` (0 to 1) of a gap."""
+    """What an engine waited for during ``share`` (0 to 1) of a gap: the root of ``chain``."""
 
     state: str
     share: float
@@ -235,6 +252,8 @@ class GapCause(TypedDict):
     tid: int | None
     function: str | None
     peer: Peer | None
+    cause: NotRequired[str]
+    chain: NotRequired[list[ChainLink]]
 
 
 class Gap(TypedDict):
@@ -247,7 +266,11 @@ class Gap(TypedDict):
 
 
 class IdleCause(TypedDict):
-    """Engine idle time by cause, over all gaps; ``share`` is of all idle time, 0 to 1."""
+    """Engine idle time by root cause, over all gaps; ``share`` is of all idle time, 0 to 1.
+
+    ``cause`` is the state, or ``no_demand`` for an engine that waited to be called and nobody who could is
+    known. ``chain`` leads from the driver to the root, in its most frequent form.
+    """
 
     state: str
     seconds: float
@@ -255,6 +278,8 @@ class IdleCause(TypedDict):
     pid: int | None
     function: str | None
     peer: Peer | None
+    cause: NotRequired[str]
+    chain: NotRequired[list[ChainLink]]
 
 
 class Finding(TypedDict):
@@ -263,6 +288,7 @@ class Finding(TypedDict):
     ``function`` is the innermost frame of the user's own code, None when no frames were read; ``stack`` has
     them all, innermost first. ``syscall`` is the system call that the thread waited in. ``share_of_idle`` is
     0 to 1. ``saves_s`` is how much sooner the target would have finished, ``longest_s`` the longest wait.
+    ``chain`` is there when another process's engine was idle because of it: over whom the blame went.
     """
 
     kind: str
@@ -285,6 +311,7 @@ class Finding(TypedDict):
     advice: str
     syscall: NotRequired[str | None]
     longest_s: NotRequired[float | None]
+    chain: NotRequired[list[ChainLink]]
 
 
 class Predicted(TypedDict):

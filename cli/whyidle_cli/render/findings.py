@@ -8,6 +8,7 @@ from typing import Any, Final
 from rich.cells import cell_len
 from rich.text import Text
 
+from whyidle_cli.render.chain import chain_text
 from whyidle_cli.render.text import fit, gauge, peer_text, wrap
 from whyidle_cli.render.units import TIMES, percent, seconds
 from whyidle_cli.sanitize import sanitize
@@ -97,6 +98,7 @@ def finding_lines(number: int, finding: dict[str, Any], processes: dict[int, str
     say("who", who(finding, processes))
     say("where", place(finding), "bold")
     say("waits for", peer_text(finding["peer"]), "bold")
+    say("chain", chain_text(finding.get("chain") or [], processes))
     say("how long", times(finding))
     share = finding["share_of_idle"]
     if share is not None:

@@ -76,7 +76,7 @@ def report_lines(report: dict[str, Any], width: int) -> list[Text]:
     section("FINDINGS", body or [Text("  Nothing that costs enough to be worth changing.")])
     section("WHAT IF", what_if_lines(report.get("what_if", ()), width))
     section("ENGINES", engine_lines(report["engines"], width))
-    section("WHY IDLE", cause_lines(report["idle_by_cause"], width))
+    section("WHY IDLE", cause_lines(report["idle_by_cause"], width, commands))
     involved = {finding["tid"] for finding in findings if finding["tid"] is not None}
     section("THREADS", thread_lines(report["threads"], involved, width))
     section("PROCESSES", process_lines(report["processes"], width))
@@ -165,7 +165,7 @@ def _verdict(report: dict[str, Any], width: int) -> list[Text]:
     causes = sorted(report["idle_by_cause"], key=lambda cause: -cause["seconds"])
     if causes:
         largest = causes[0]
-        what = sanitize(str(largest["state"]), 20).replace("_", " ")
+        what = sanitize(str(largest.get("cause") or largest["state"]), 20).replace("_", " ")
         text += f", {percent(largest['share'])} of that because of {_phrase(what)}"
     return wrap(text + ".", width, "bold")
 
@@ -183,6 +183,7 @@ def _phrase(state: str) -> str:
         "local ipc": "waiting for another local process",
         "running": "its driver thread's own work on the CPU",
         "event loop": "an event loop with nothing to do",
+        "no demand": "nobody calling it",
     }.get(state, state)
 
 

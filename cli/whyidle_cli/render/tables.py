@@ -9,14 +9,16 @@ from typing import Any, Final
 from rich.cells import cell_len
 from rich.text import Text
 
+from whyidle_cli.render.chain import chain_text
 from whyidle_cli.render.states import look, name, state_bar, state_legend
-from whyidle_cli.render.text import bar, column, fit, flow, gauge, join, peer_text
+from whyidle_cli.render.text import bar, column, fit, flow, gauge, join, peer_text, wrap
 from whyidle_cli.render.units import count, percent, seconds, size
 from whyidle_cli.sanitize import sanitize
 
 _NAME: Final = 22
 _MOST_CAUSES: Final = 8
 _COARSE_MS: Final = 10
+_CHAIN_SHARE: Final = 0.05  # of all idle time
 _MOST_THREADS: Final = 6
 _FEWEST_THREADS: Final = 2
 _BUSY_SHARE: Final = 0.02
@@ -99,8 +101,8 @@ def _tokens(engine: dict[str, Any]) -> list[str]:
     return said
 
 
-def cause_lines(causes: list[dict[str, Any]], width: int) -> list[Text]:
-    """The engine's idle time by what was waited for, as bars."""
+def cause_lines(causes: list[dict[str, Any]], width: int, commands: dict[int, str]) -> list[Text]:
+    """The engine's idle time by what was waited for, as bars; below, over which processes the blame went."""
     lines: list[Text] = []
     ranked = sorted(causes, key=lambda cause: -cause["seconds"])
     what = (width - 2 - 11) * 2 // 5
@@ -113,16 +115,24 @@ def cause_lines(causes: list[dict[str, Any]], width: int) -> list[Text]:
         _, style = look(cause["state"])
         lines.append(
             Text.assemble(
-                "  ", column(name(cause["state"]), 11), column(detail, what), " ",
+                "  ", column(cause_name(cause), 11), column(detail, what), " ",
                 (bar(cause["share"], room), style),
                 seconds(cause["seconds"]).rjust(10), percent(cause["share"]).rjust(7),
             )
         )  # fmt: skip
+        way = chain_text(cause.get("chain") or [], commands, cause.get("cause") == "no_demand")
+        if way and cause["share"] >= _CHAIN_SHARE:
+            lines += [Text("    ").append_text(line) for line in wrap(way, width - 4, "dim")]
     if rest := ranked[_MOST_CAUSES:]:
         total, share = sum(cause["seconds"] for cause in rest), sum(cause["share"] for cause in rest)
         text = column(f"{len(rest)} more causes", 11 + what + 1 + room)
         lines.append(Text.assemble("  ", text, seconds(total).rjust(10), percent(share).rjust(7)))
     return lines
+
+
+def cause_name(cause: dict[str, Any]) -> str:
+    """The state, or that there was no demand."""
+    return "no demand" if cause.get("cause") == "no_demand" else name(cause["state"])
 
 
 def _thread(label: str, states: dict[str, float], wall: float, width: int) -> list[Text]:

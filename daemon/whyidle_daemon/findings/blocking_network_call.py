@@ -39,7 +39,9 @@ from whyidle_daemon.findings.waiting import (
     syscalls_of,
     who_waits,
 )
-from whyidle_daemon.processes import Process
+from whyidle_daemon.processes import Process, successors
+from whyidle_daemon.states import SELECTORS
+from whyidle_daemon.waits import WaitGroup
 
 MIN_ALONE_NS = 500_000_000
 MIN_ALONE_SHARE = 0.20
@@ -52,14 +54,50 @@ def find(evidence: Evidence) -> list[dict[str, Any]]:
         (
             group
             for key, group in evidence.groups.items()
-            if key.state == "network" and key not in evidence.inbound and not is_loops(group)
+            if key not in evidence.inbound and _is_call(evidence, group)
         ),
         lambda key: (key.end_text, key.place and key.place.where),
     )
     if evidence.engines:
         costs = [(call, idle_of(evidence, call)) for call in calls]
-        return [_driver_finding(evidence, call, idle) for call, idle in costs if idle is not None]
+        return _tools(
+            evidence, [(c, _driver_finding(evidence, c, idle)) for c, idle in costs if idle is not None]
+        )
     return _without_engine(evidence, calls)
+
+
+def _is_call(evidence: Evidence, group: WaitGroup) -> bool:
+    """A loop that rightly waits starves no engine, unless a chain leads to it."""
+    key = group.key
+    if key.wait in SELECTORS and key.port and evidence.engines and not group.blocks_loop:
+        drives = any(e.process is key.process and key.tid in e.drivers for e in evidence.engines)
+        return not drives and bool(evidence.engines_of(key.process, key.tid))
+    return group.key.state == "network" and not is_loops(group)
+
+
+def _tools(evidence: Evidence, found: list[tuple[Waiting, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """One finding for a program that was started anew for each call."""
+    first = successors(evidence.processes)
+    often = {first[process] for process in first if first[process] is not process}
+    merged: list[dict[str, Any]] = []
+    tools: dict[tuple[Process, str], dict[str, Any]] = {}
+    for call, finding in sorted(
+        found, key=lambda item: (item[1]["function"] is None, item[0].process.start_ns)
+    ):
+        process = first.get(call.process, call.process)
+        if process not in often or call.tid != call.process.pid:
+            merged.append(finding)
+            continue
+        known = tools.setdefault((process, str(finding["peer"])), finding)
+        if known is finding:
+            merged.append(finding)
+            continue
+        for field in ("count", "blocked_s", "engine_idle_s", "share_of_idle", "saves_s", "connections"):
+            if field in known and field in finding:
+                known[field] += finding[field]
+        known["longest_s"] = max(known["longest_s"], finding["longest_s"])
+        known["processes"] = known.get("processes", 1) + 1
+    return merged
 
 
 def _driver_finding(evidence: Evidence, calls: Waiting, idle: Idle) -> dict[str, Any]:

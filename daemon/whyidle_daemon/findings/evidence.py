@@ -44,8 +44,12 @@ class Evidence(NamedTuple):
     limits: tuple[LimitSeries, ...] = ()
 
     def engines_of(self, process: Process, tid: int) -> list[EngineActivity]:
-        """The engines that a thread drives."""
-        return [engine for engine in self.engines if engine.process is process and tid in engine.drivers]
+        """The engines that a thread drives, or keeps from work from afar."""
+        return [
+            engine
+            for engine in self.engines
+            if (engine.process is process and tid in engine.drivers) or engine.blames(process, tid)
+        ]
 
     def where(self, place: Place | None) -> dict[str, Any]:
         """A finding's ``function``, ``file``, ``line`` and ``stack``."""

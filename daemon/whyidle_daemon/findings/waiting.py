@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from whyidle_daemon.attribution import ThreadTime
 from whyidle_daemon.findings.evidence import Evidence, confidence, finding, printable, seconds, severity
 from whyidle_daemon.gaps import EngineActivity, state_of_cause
 from whyidle_daemon.processes import Process
+from whyidle_daemon.report import chain_objects
 from whyidle_daemon.sites import Place
 from whyidle_daemon.states import state_of
 from whyidle_daemon.waits import WaitGroup, WaitKey
@@ -156,10 +158,19 @@ def savings(waiting: Waiting, idle: Idle) -> tuple[int, int]:
 
 def who_waits(evidence: Evidence, process: Process, tid: int) -> str:
     """The thread, for a sentence."""
-    if tid == process.pid:
-        return "The main thread"
     time = evidence.thread(process, tid)
-    return f"Thread {printable(time.name) if time is not None else tid}"
+    whose = ""
+    if evidence.engines and all(engine.process is not process for engine in evidence.engines):
+        whose = f" of {printable(program_of(process), 40)}"
+    if tid == process.pid:
+        return f"The main thread{whose}"
+    return f"Thread {printable(time.name) if time is not None else tid}{whose}"
+
+
+def program_of(process: Process) -> str:
+    """What people call a process: its script rather than what interprets that."""
+    names = [PurePath(word).name for word in process.command[:2] if not word.startswith("-")]
+    return (names[-1] if names[:1] and names[0].startswith("python") else names[0]) if names else "?"
 
 
 def in_function(place: Place | None) -> str:
@@ -220,6 +231,9 @@ def report_of(
     )
     if engine is not None:
         found["engine"] = engine.id
+        chain = engine.way_to(waiting.process, waiting.tid, waiting.keys)
+        if len({link.process for link in chain}) > 1:
+            found["chain"] = chain_objects(chain)
     return found | fields
 
 

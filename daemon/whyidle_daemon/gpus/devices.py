@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from whyidle_daemon.facts import EngineSpan, GpuFacts, GpuSample, GpuUse
-from whyidle_daemon.gaps import Cause, Driver, EngineActivity, ExplainedGap, IdleSums, Piece, explain, fit
+from whyidle_daemon.gaps import Driver, EngineActivity, ExplainedGap, IdleSums, Piece, explain, fit
 from whyidle_daemon.gpus.spans import Idle, Idleness, Scattered, Segment, cut, idleness, segments
 from whyidle_daemon.gpus.usage import Usage
 from whyidle_daemon.processes import Process, ProcessTable
+from whyidle_daemon.roots import Cause
 from whyidle_daemon.timelines import Record, between
 from whyidle_probes.events import Thread, Wait
 
@@ -137,7 +138,7 @@ def _explained(gap: Idle, who: tuple[Process, int], records: list[Record], is_op
     inside = between(records, gap.start_ns, gap.end_ns)
     pieces = tuple(_ran(piece) for piece in explain(gap.start_ns, gap.end_ns, None, inside))
     edges = (gap.start_edge_ns, gap.end_edge_ns)
-    return ExplainedGap(gap.length_ns, gap.start_ns, *who, pieces, is_open, edges)
+    return ExplainedGap(gap.length_ns, gap.start_ns, *who, pieces, is_open, edges=edges)
 
 
 def _spread(part: Scattered, records: list[Record]) -> list[Piece]:

@@ -186,7 +186,8 @@ def _causes(parts: list[Report], total_idle: float) -> list[dict[str, Any]]:
 
 
 def _cause_key(cause: dict[str, Any]) -> tuple[Any, ...]:
-    return cause["state"], cause["pid"], cause.get("tid"), cause["function"], str(cause["peer"])
+    who = cause["pid"], cause.get("tid"), cause["function"], str(cause["peer"])
+    return cause["state"], cause.get("cause"), *who
 
 
 def _findings(parts: list[Report], total_idle: float) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from whyidle_daemon.facts import (
     ProcessFacts,
     StackSample,
 )
-from whyidle_probes.events import Engine, Exec, Exit, Fork, Gap, Inference, ShortWaits, Slice, Thread
+from whyidle_probes.events import Engine, Exec, Exit, Fork, Gap, Inference, ShortWaits, Slice, Start, Thread
 
 
 class Kind(IntEnum):
@@ -61,6 +61,7 @@ class Kind(IntEnum):
     GPU_FACTS = 33
     GPU_SAMPLE = 34
     GPU_USE = 35
+    START = 40
 
 
 class Begin(NamedTuple):
@@ -113,7 +114,8 @@ def _layout(cls: type[Any], text: str) -> Layout:
 _THREAD = (
     "pid:uint tid:uint target:uint flags:uint first_ns:time last_ns:time wake_ns:time end_ns:time arg:uint "
     "inode:uint engine:uint waker_pid:uint waker_tid:uint state:wait syscall:uint fd:int peer:peer comm:text "
-    "ns:waits count:waits clock_samples:uint polling_samples:uint"
+    "ns:waits count:waits clock_samples:uint polling_samples:uint "
+    "peer_inode:uint waker_syscall:uint"
 )
 
 LAYOUTS: Final[dict[int, Layout]] = {
@@ -123,7 +125,8 @@ LAYOUTS: Final[dict[int, Layout]] = {
     Kind.SLICE: _layout(
         Slice,
         "target:uint pid:uint tid:uint start_ns:time blocked_ns:uint runqueue_ns:uint arg:uint inode:uint "
-        "waker_pid:uint waker_tid:uint state:wait syscall:uint fd:int peer:peer",
+        "waker_pid:uint waker_tid:uint state:wait syscall:uint fd:int peer:peer "
+        "peer_inode:uint waker_syscall:uint",
     ),
     Kind.THREAD: _layout(Thread, _THREAD),
     Kind.FORK: _layout(Fork, "target:uint ns:time parent:uint pid:uint comm:text"),
@@ -157,6 +160,7 @@ LAYOUTS: Final[dict[int, Layout]] = {
         "position_peak:uint flags:uint",
     ),
     Kind.CHECKPOINT: _layout(Checkpoint, "ns:time loss:loss overhead:overhead"),
+    Kind.START: _layout(Start, "target:uint ns:time pid:uint tid:uint creator_pid:uint creator_tid:uint"),
     Kind.END: _layout(End, "exit_status:int?"),
     Kind.INFERENCE: _layout(
         Inference,
@@ -191,6 +195,7 @@ KIND_OF: Final[dict[type[Any], Kind]] = {
     Slice: Kind.SLICE,
     Thread: Kind.THREAD,
     Fork: Kind.FORK,
+    Start: Kind.START,
     Exec: Kind.EXEC,
     Exit: Kind.EXIT,
     Gap: Kind.GAP,

@@ -71,6 +71,7 @@ enum wi_event {
 	WI_EV_LOOKUP = 8,
 	WI_EV_INFERENCE = 16,
 	WI_EV_CONTEXT = 17,
+	WI_EV_START = 24,
 	WI_EV_NOTICED = 64,  /* for discovery alone: never recorded */
 };
 
@@ -124,6 +125,9 @@ struct wi_slice {
 	unsigned short syscall;    /* 0xffff: none */
 	int fd;                    /* -1: none */
 	struct wi_peer peer;
+	unsigned long long peer_inode; /* of the other end of a Unix socket; 0: none */
+	unsigned short waker_syscall; /* what the waker was in; 0xffff: none, an interrupt met it by chance */
+	unsigned char pad[6];
 };
 
 /* Everything known of one thread. The map's value, and the payload of WI_EV_THREAD_EXIT. */
@@ -151,6 +155,9 @@ struct wi_thread {
 	unsigned int count[WI_STATES];
 	unsigned int clock_samples;   /* how often it was found on a CPU, while a clock asked */
 	unsigned int polling_samples; /* and in a poll with a time-out of zero */
+	unsigned long long peer_inode;
+	unsigned short waker_syscall;
+	unsigned char pad[6];
 	unsigned long long begun;  /* seqlock: written first */
 };
 #define WI_THREAD_PREEXISTING 1 /* was there when tracking began */
@@ -168,6 +175,16 @@ struct wi_fork {
 	unsigned int parent;
 	unsigned int pid;
 	char comm[WI_COMM];
+};
+
+/* A thread began, the first of a process too: who made it is who it has its work from. */
+struct wi_start {
+	struct wi_header header;
+	unsigned long long ns;
+	unsigned int pid;
+	unsigned int tid;
+	unsigned int creator_pid;
+	unsigned int creator_tid;
 };
 
 struct wi_exec {

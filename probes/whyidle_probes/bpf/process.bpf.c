@@ -43,6 +43,19 @@ int wi_fork(u64 *ctx)
 	t->state = WI_RUNQUEUE;
 	insert_thread(t);
 	u32 pid = t->pid, parent_pid = TASK(parent, tgid);
+	struct wi_start *s = events.ringbuf_reserve(sizeof(*s));
+	if (s) {
+		s->header.type = WI_EV_START;
+		s->header.target = target;
+		s->ns = now;
+		s->pid = pid;
+		s->tid = t->tid;
+		s->creator_pid = parent_pid;
+		s->creator_tid = parent_tid;
+		events.ringbuf_submit(s, BPF_RB_NO_WAKEUP);
+	} else {
+		count_stat(WI_STAT_SLICES_LOST);
+	}
 	if (pid == parent_pid)
 		return 0;
 	processes.update(&pid, &target);

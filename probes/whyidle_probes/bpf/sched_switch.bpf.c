@@ -32,6 +32,7 @@ static __always_inline void switch_out(struct wi_thread *t, u64 task, bool preem
 	t->wake_ns = 0;
 	t->waker_pid = 0;
 	t->waker_tid = 0;
+	t->waker_syscall = 0xffff;
 	if (preempted || task_state == 0) {
 		t->state = WI_RUNQUEUE;
 #ifdef WI_TASK_THROTTLED

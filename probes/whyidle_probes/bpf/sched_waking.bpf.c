@@ -64,6 +64,12 @@ int wi_sched_waking(u64 *ctx)
 	u64 waker = bpf_get_current_pid_tgid();
 	t->waker_pid = waker >> 32;
 	t->waker_tid = (u32)waker;
+	t->waker_syscall = 0xffff;
+	if (t->waker_pid) {
+		u64 nr = FIELD(pt_regs, wi_task_pt_regs(wi_current_task()), orig_ax);
+		if (nr < WI_SYSCALLS)
+			t->waker_syscall = nr;
+	}
 	if (t->state == WI_EPOLL || t->state == WI_POLL || t->state == WI_TCP)
 		note_cause(t);
 	write_end(t);

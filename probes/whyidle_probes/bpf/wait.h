@@ -40,8 +40,18 @@ static __always_inline u16 resolve_sock(struct wi_thread *t, u64 sk)
 	t->peer.family = family;
 	t->peer.type = type;
 	t->peer.tcp_state = SOCK_AT(&head, u8, skc_state);
-	if (family == WI_AF_UNIX)
+	if (family == WI_AF_UNIX) {
+#ifdef WI_UNIX_PEER
+		u64 other = 0, socket = 0;
+		PROBE_READ(&other, sk + offsetof(struct unix_sock, peer));
+		if (other)
+			PROBE_READ(&socket, other + offsetof(struct sock, sk_socket));
+		if (socket)
+			PROBE_READ(&t->peer_inode, socket - offsetof(struct socket_alloc, socket) +
+				   offsetof(struct socket_alloc, vfs_inode) + offsetof(struct inode, i_ino));
+#endif
 		return WI_UNIX;
+	}
 	if (family == WI_AF_INET) {
 		__builtin_memset(t->peer.local, 0, 32);
 		*(u32 *)t->peer.local = SOCK_AT(&head, u32, skc_rcv_saddr);
@@ -267,6 +277,7 @@ static __always_inline void resolve_wait(struct wi_thread *t, u64 task, u32 task
 	t->fd = -1;
 	t->arg = 0;
 	t->inode = 0;
+	t->peer_inode = 0;
 	t->peer.family = 0;
 	t->peer.tcp_end = 0;
 	if (task_state & (WI_TASK_STOPPED_OR_TRACED | WI_TASK_FROZEN)) {

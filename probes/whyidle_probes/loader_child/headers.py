@@ -18,7 +18,7 @@ _TYPEDEFS = (
 ).split()
 _STRUCTS = (
     "task_struct signal_struct linux_binprm file path dentry inode qstr fdtable files_struct socket sock "
-    "sock_common pt_regs"
+    "sock_common pt_regs unix_sock socket_alloc"
 ).split()
 _EMPTY = (
     "linux/types.h linux/bpf_common.h linux/log2.h linux/version.h uapi/linux/bpf.h uapi/linux/if_ether.h "
@@ -56,6 +56,9 @@ def features(types: KernelTypes) -> dict[str, str]:
     # 6.18 throttles single tasks on their way to user mode (e1fad12dcb66).
     if types.member_bits("task_struct", "throttled"):
         found["WI_TASK_THROTTLED"] = "1"
+    # Both are absent where Unix sockets are a module.
+    if types.member_bits("unix_sock", "peer") and types.member_bits("socket_alloc", "vfs_inode"):
+        found["WI_UNIX_PEER"] = "1"
     iowait = types.member_bits("task_struct", "in_iowait")
     if iowait is None:
         raise BtfError("task_struct has no in_iowait")

@@ -28,6 +28,7 @@ from timeline import (
 
 from whyidle_daemon.facts import Lookup
 from whyidle_probes.events import NO_PEER, Exec, Wait
+from whyidle_wire.report import FINDING_KINDS
 
 LIB = "/usr/lib/python3.11"
 HEAD = (f"HTTPResponse._read_status ({LIB}/http/client.py:280)",)
@@ -38,7 +39,8 @@ LOCK = 0xABC0
 def findings(lives: list[Life], kind: str | None = None, **options: Any) -> list[dict[str, Any]]:
     report = observe(lives, **options)
     check(report)
-    return [found for found in report["findings"] if kind in (None, found["kind"])]
+    wanted = [kind] if kind else [k for k in FINDING_KINDS if k not in ("no_demand", "engine_saturated")]
+    return [found for found in report["findings"] if found["kind"] in wanted]  # no mere information
 
 
 def kinds(lives: list[Life], **options: Any) -> list[str]:

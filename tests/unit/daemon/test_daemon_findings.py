@@ -25,6 +25,7 @@ from timeline import (
 
 from whyidle_daemon.facts import Loss, ProcessFacts
 from whyidle_probes.events import Wait
+from whyidle_wire.report import FINDING_KINDS
 
 CONNECT, POLL, RECV = 42, 7, 45
 NET = "blocking_network_call"
@@ -33,7 +34,8 @@ NET = "blocking_network_call"
 def findings(lives: list[Life], kind: str | None = None, **options: Any) -> list[dict[str, Any]]:
     report = observe(lives, **options)
     check(report)
-    return [found for found in report["findings"] if kind in (None, found["kind"])]
+    wanted = [kind] if kind else [k for k in FINDING_KINDS if k not in ("no_demand", "engine_saturated")]
+    return [found for found in report["findings"] if found["kind"] in wanted]  # no mere information
 
 
 def loop(searches: int, loops: int = 6, ns: int = 500 * MS) -> list[Step]:

@@ -140,13 +140,13 @@ def test_waits_too_short_for_slices_still_have_a_peer() -> None:
 
 
 def test_gap_driven_by_another_thread_falls_back_to_slices() -> None:
-    """Without exact totals the slices of the thread that ended the gap explain what they cover."""
+    """Without exact totals the thread that ended the gap ran where no slice says otherwise."""
     one = agent(loops=1)
     gaps = [event._replace(ns=None) if hasattr(event, "context") else event for event in one.events]
     report = observe([one._replace(events=gaps)])
     check(report)
     states = {row["state"]: row["seconds"] for row in report["idle_by_cause"]}
-    assert states == {"network": pytest.approx(0.5), "other": pytest.approx(0.007)}
+    assert states == {"network": pytest.approx(0.5), "running": pytest.approx(0.007)}
 
 
 def test_lost_gaps_are_idle_time_without_a_cause() -> None:

@@ -16,6 +16,7 @@ FORMATS = {
     "wi_slice": events._SLICE,
     "wi_thread": events._THREAD,
     "wi_fork": events._FORK,
+    "wi_start": events._START,
     "wi_exec": events._EXEC,
     "wi_exit": events._EXIT,
     "wi_library": events._LIBRARY,

@@ -39,6 +39,7 @@ def test_numbers_are_append_only() -> None:
     assert {kind.name: int(kind) for kind in Kind}.items() >= GPU_NUMBERS.items()
     assert {kind.name: int(kind) for kind in Kind}.items() >= MEMORY_NUMBERS.items()
     assert {kind.name: int(kind) for kind in Kind}.items() >= CUDA_NUMBERS.items()
+    assert Kind.START == 40
     assert len({int(kind) for kind in Kind}) == len(Kind.__members__)
 
 

@@ -88,7 +88,7 @@ def test_report_contract() -> None:
         "kind severity confidence confidence_reasons pid tid thread function file line stack peer count "
         "blocked_s engine_idle_s share_of_idle saves_s advice"
     )
-    assert Finding.__optional_keys__ == {"syscall", "longest_s"}
+    assert Finding.__optional_keys__ == {"syscall", "longest_s", "chain"}
     assert set(Thread.__required_keys__) == {"pid", "tid", "name", "wall_s", "states"}
     assert len(STATES) == len(set(STATES)) == 16
     assert len(FINDING_KINDS) == len(set(FINDING_KINDS)) == 16

@@ -38,7 +38,7 @@ def observed(probe, programs, code):
     programs.append(program)
     probe.track(program.pid)
     assert program.go().line() == "mapped"
-    libraries = EngineLibraries(probe.kernel.attach_function, Proc())
+    libraries = EngineLibraries(probe.kernel.attach_functions, Proc())
     try:
         assert libraries.scan(program.pid)
         spans = json.loads(program.go().line())

@@ -28,7 +28,7 @@ _CONTROL_TURN = 4096
 class Kernel:
     """Loaded probes, ready to track processes. ``on_event`` gets every decoded ring-buffer record."""
 
-    def __init__(self, probes: Probes, on_event: Callable[[Event], None], self_pid: int) -> None:
+    def __init__(self, probes: Probes, on_event: Callable[[Event], None]) -> None:
         sizes = events.SIZES
         self._probes = probes
         self._threads = libbpf.Map(probes.map("threads"), 4, sizes["wi_thread"])
@@ -40,7 +40,6 @@ class Kernel:
         self._stats = libbpf.Map(probes.map("stats"), 4, 8)
         self._noticed = libbpf.Map(probes.map("noticed"), 4, 4)
         self._notice = libbpf.Map(probes.map("notice"), 4, 4)
-        self._self_pid = self_pid
         self._on_event = on_event
         self.events = libbpf.RingBuffer(probes.map("events"), self._handle)
         self.control = libbpf.RingBuffer(probes.map("control"), self._handle)
@@ -54,7 +53,7 @@ class Kernel:
 
     def configure(self, slice_ns: int, gap_ns: int) -> None:
         """Intervals at least this long become events; shorter ones are only summed."""
-        self._config.set(_U32.pack(0), events.CONFIG.pack(slice_ns, gap_ns, self._self_pid, 0))
+        self._config.set(_U32.pack(0), events.CONFIG.pack(slice_ns, gap_ns))
 
     def track(self, pids: Iterable[int], target: int) -> None:
         """Track these processes with all their threads and descendants, those to come included.
@@ -170,7 +169,7 @@ class Kernel:
     def run_ns(self) -> int:
         """Nanoseconds the programs have run; grows only while kernel.bpf_stats_enabled is on."""
         names = [name for name in self._probes.descriptors if name.startswith("program:")]
-        return sum(libbpf.program_run_ns(self._probes.descriptors[name]) for name in names)
+        return sum(libbpf.program_info(self._probes.descriptors[name]).run_ns for name in names)
 
     def consume(self, limit: int) -> int:
         """Handle control records, then at most ``limit`` of the others; returns how many of these."""

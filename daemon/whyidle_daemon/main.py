@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import os
 import signal
 import socket
 import sys
@@ -143,7 +142,7 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
     if not private:
         _drop_privileges(probes.uprobe_multi)
     proc = Proc()
-    targets = Targets(lambda on_event: Kernel(probes, on_event, os.getpid()), proc)
+    targets = Targets(lambda on_event: Kernel(probes, on_event), proc)
     over = asyncio.Event()
     serving: asyncio.Server | None = None  # kept: uvloop stops listening when nobody holds it
     server = Server(targets, proc, config, on_idle=over.set if private else None)

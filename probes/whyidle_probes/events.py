@@ -341,7 +341,7 @@ _WAIT_KEY = struct.Struct("<II16sHHBxxx")
 _WAIT = struct.Struct("<QQQIxxxx")
 _LOOKUP = struct.Struct("<IIQQIIiI4I16s16s16s16s96s")
 RANGE = struct.Struct("<QQ")
-CONFIG = struct.Struct("<QQII")
+CONFIG = struct.Struct("<QQ")
 
 SIZES = {
     "wi_peer": 40,

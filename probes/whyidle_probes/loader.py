@@ -25,6 +25,7 @@ TIMEOUT_S = 60.0
 _MAX_REPLY = 1 << 16
 _MAX_DESCRIPTORS = 128
 _PAGE = 4096
+_MAX_PID = 1 << 22  # PID_MAX_LIMIT of 64-bit kernels
 
 MAPS = (
     "threads",
@@ -82,6 +83,7 @@ class ProbeConfig:
     max_processes: int = 8192
     max_waits: int = 8192
     max_noticed: int = 4096
+    tid_pages: int = 0  # of 4096 TIDs that are told apart at a byte each; 0: as pid_max says
     event_bytes: int = 1 << 20
     control_bytes: int = 1 << 18
     system_python: str = SYSTEM_PYTHON
@@ -95,6 +97,7 @@ class ProbeConfig:
                 "WI_MAX_PROCESSES": str(self.max_processes),
                 "WI_MAX_WAITS": str(self.max_waits),
                 "WI_MAX_NOTICED": str(self.max_noticed),
+                "WI_TID_PAGES": str(self.tid_pages or _tid_pages()),
                 "WI_EVENT_PAGES": str(self.event_bytes // _PAGE),
                 "WI_CONTROL_PAGES": str(self.control_bytes // _PAGE),
                 "WI_NR_MMAP": str(syscalls.number_of("mmap")),
@@ -132,6 +135,15 @@ class Probes:
         for descriptor in self.descriptors.values():
             os.close(descriptor)
         self.descriptors.clear()
+
+
+def _tid_pages() -> int:
+    """Pages of 4096 TIDs each that the kernel hands out now: 8 to 1024."""
+    try:
+        limit = int(Path("/proc/sys/kernel/pid_max").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        limit = _MAX_PID
+    return -(-min(max(limit, 1), _MAX_PID) // 4096)
 
 
 def load_probes(config: ProbeConfig | None = None) -> Probes:

@@ -282,9 +282,7 @@ enum wi_notice {
 
 struct wi_config {
 	unsigned long long slice_ns;   /* an interval this long becomes an event */
-	unsigned long long gap_ns;
-	unsigned int self;             /* the daemon: never tracked */
-	unsigned int pad;
+	unsigned long long gap_ns;     /* an engine's idle interval this long becomes an event */
 };
 
 #endif

@@ -17,7 +17,7 @@ int wi_llama_enter(struct pt_regs *ctx)
 	u64 now = bpf_ktime_get_ns();
 	u64 id = bpf_get_current_pid_tgid();
 	u32 tid = (u32)id;
-	struct wi_thread *t = threads.lookup(&tid);
+	struct wi_thread *t = thread_of(tid);
 	if (!t)
 		return 0;
 	struct wi_engine_key key = { .pid = id >> 32, .context = PT_REGS_PARM1(ctx) };
@@ -51,8 +51,7 @@ int wi_llama_enter(struct pt_regs *ctx)
 	e->busy = 1;
 	e->driver = tid;
 	e->last_ns = now;
-	int zero = 0;
-	struct wi_config *c = config.lookup(&zero);
+	struct wi_config *c = config_of();
 	if (!c || idle < c->gap_ns) {
 		e->short_ns += idle;
 		return 0;
@@ -83,7 +82,7 @@ int wi_llama_return(struct pt_regs *ctx)
 	u64 now = bpf_ktime_get_ns();
 	u64 id = bpf_get_current_pid_tgid();
 	u32 tid = (u32)id;
-	struct wi_thread *t = threads.lookup(&tid);
+	struct wi_thread *t = thread_of(tid);
 	if (!t || !t->engine)
 		return 0;
 	struct wi_engine_key key = { .pid = id >> 32, .context = t->engine };

@@ -21,6 +21,7 @@ static __always_inline void emit_thread_exit(struct wi_thread *t, u64 task, u64 
 	e->thread = *t;
 	events.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
 	threads.delete(&tid);
+	know_tid(tid, 0);
 }
 
 static __always_inline void switch_out(struct wi_thread *t, u64 task, bool preempted, u32 task_state, u64 now)
@@ -64,7 +65,8 @@ static __always_inline void switch_in(struct wi_thread *t, u64 now)
 	if (off > blocked || t->state == WI_RUNQUEUE)
 		add_time(t, WI_RUNQUEUE, off - blocked);
 	bool socket = t->state == WI_TCP || t->state == WI_UDP;
-	if (off >= slice_threshold()) {
+	struct wi_config *c = config_of();
+	if (c && off >= c->slice_ns) {
 		if (!emit_slice(t, blocked, off - blocked) && socket)
 			add_short_wait(t, blocked);
 	} else if (socket) {
@@ -75,32 +77,10 @@ static __always_inline void switch_in(struct wi_thread *t, u64 now)
 	write_end(t);
 }
 
-/*
- * Most switches of a host concern no target, so what costs is finding that out. Whether the leaving thread is
- * tracked was found when it came; that may only have changed if the iterator has added threads since.
- */
-struct wi_cpu {
-	u64 added; /* threads that the iterator had added by then */
-	u64 tracked;
-};
-BPF_TABLE("percpu_array", int, struct wi_cpu, cpus, 1);
-
 int wi_sched_switch(u64 *ctx)
 {
 	u64 prev = ARG(ctx, 1), next = ARG(ctx, 2);
-	u32 prev_tid = TASK(prev, pid), next_tid = TASK(next, pid);
-	int zero = 0, which = WI_STAT_ITER_NEW;
-	struct wi_cpu *cpu = cpus.lookup(&zero);
-	u64 *added = stats.lookup(&which);
-	if (!cpu || !added)
-		return 0;
-	struct wi_thread *out = NULL, *in = NULL;
-	if (cpu->tracked || cpu->added != *added)
-		out = threads.lookup(&prev_tid);
-	cpu->added = *added;
-	if (next_tid) /* the idle thread is nobody's */
-		in = threads.lookup(&next_tid);
-	cpu->tracked = in != NULL;
+	struct wi_thread *out = thread_of(TASK(prev, pid)), *in = thread_of(TASK(next, pid));
 	u64 now = 0;
 	if (out) {
 #ifdef WI_SWITCH_HAS_STATE

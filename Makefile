@@ -8,17 +8,22 @@ PACKAGES := python3 python3-venv python3-dev python3-bpfcc libbpf1 gcc g++ make 
 WHYIDLE_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/whyidle
 export WHYIDLE_CACHE
 
-.PHONY: help setup demo test lint bench accuracy clean
+# What only some targets need.
+TEST_PACKAGES := systemd prometheus
+SYSTEMD_PACKAGES := systemd systemd-sysv systemd-container
+
+.PHONY: help setup demo test lint bench accuracy install uninstall test-systemd clean
 .DEFAULT_GOAL := help
 
 help: ## these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed ## Debian packages, virtual environment, the llama-cpp-python wheel, the model
 
 demo: setup ## observe the reference agent and print what its model was waiting for
 	@agent/demo.sh
 
+test: PACKAGES += $(TEST_PACKAGES)
 test: setup ## lint, types, layers and the whole suite, with real eBPF when root
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/pytest -q
@@ -34,6 +39,16 @@ bench: setup ## the numbers of the README, measured here (about 10 minutes)
 
 accuracy: setup ## programs that know their own truth: precision, recall, seconds per state (3 minutes, root)
 	$(BIN)/python -m tests.corpus
+
+install: setup ## as a service of this host, under /opt/whyidle (root); over an earlier one: an upgrade
+	@$(BIN)/whyidle install
+
+uninstall: setup ## every trace of that service
+	@$(BIN)/whyidle uninstall
+
+test-systemd: PACKAGES += $(SYSTEMD_PACKAGES)
+test-systemd: setup ## the service under a real systemd, in a container: install, faults, upgrade, uninstall
+	@tests/systemd/boot.sh
 
 clean: ## remove what setup and the runs made (the wheel and the model stay in the cache)
 	rm -rf $(VENV) out dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

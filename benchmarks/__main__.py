@@ -8,7 +8,7 @@ import platform
 import sys
 from datetime import UTC, datetime
 
-from benchmarks import demo, readme, scale, startup, switches, syscalls
+from benchmarks import demo, readme, scale, service, startup, switches, syscalls
 from benchmarks.measure import OUT, Row, say
 
 ALL = {
@@ -17,6 +17,7 @@ ALL = {
     "startup": startup.run,
     "demo": demo.run,
     "scale": scale.run,
+    "service": service.run,
 }
 
 

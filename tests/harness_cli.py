@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,14 +33,25 @@ def whyidle(*arguments: str | Path, timeout: float = 90) -> subprocess.Completed
 class Daemon:
     """A ``whyidled`` on its own socket; stopped or killed by its own PID."""
 
-    def __init__(self, folder: Path, wait: bool = True, config: str = NO_DISCOVERY) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        wait: bool = True,
+        config: str = NO_DISCOVERY,
+        arguments: Sequence[str | Path] = (),
+        prefix: Sequence[str] = (),
+    ) -> None:
+        """``prefix`` is a program that starts it with other privileges, such as setpriv."""
         self.socket = folder / "w.sock"
         self.config = folder / "config.toml"
         self.config.write_text(config)
         self._log = folder / f"daemon-{len(list(folder.iterdir()))}.log"
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [BIN / "whyidled", "--socket", self.socket, "--config", self.config, "-v"],
+                [
+                    *(*prefix, BIN / "whyidled", "--socket", self.socket),
+                    *("--config", self.config, "-v", *arguments),
+                ],
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )

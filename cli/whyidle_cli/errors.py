@@ -218,6 +218,14 @@ class DoctorFailed(CliError):  # noqa: N818
         self.hint = "install whyidle again (make setup): its daemon package does not work"
 
 
+class InstallFailed(CliError):  # noqa: N818
+    """The service cannot be installed or removed; what was there before is there still."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
 def from_failure(failure: Failure) -> CliError:
     """The error for what the daemon answered."""
     if failure.code == FailureCode.HOST:

@@ -23,6 +23,8 @@ COMMANDS: Final = {
     "watch": "stream what the daemon finds",
     "doctor": "say what this host can and cannot do, and how to fix it",
     "schema": "print the wire format and the report's schema",
+    "install": "install the system service, or upgrade it in place",
+    "uninstall": "remove the system service and every trace of it",
 }
 
 _DESCRIPTION: Final = """\

@@ -99,8 +99,11 @@ def open_wait(thread: Thread, now_ns: int) -> tuple[int, int, int]:
 
 def merged(exited: Iterable[Thread], live: Iterable[Thread]) -> list[Thread]:
     """Each thread once; its final record rather than a snapshot."""
+    ended = list(exited)
+    if not ended:
+        return list(live)
     threads = {(thread.pid, thread.tid, thread.first_ns): thread for thread in live}
-    threads |= {(thread.pid, thread.tid, thread.first_ns): thread for thread in exited}
+    threads |= {(thread.pid, thread.tid, thread.first_ns): thread for thread in ended}
     return list(threads.values())
 
 

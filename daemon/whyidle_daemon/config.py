@@ -9,6 +9,7 @@ regular expression can be made to take forever.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import stat
@@ -90,6 +91,40 @@ class Access(Struct, forbid_unknown_fields=True, frozen=True):
     requests_per_second: Annotated[int, Meta(ge=1, le=10_000)] = 50
 
 
+class Metrics(Struct, forbid_unknown_fields=True, frozen=True):
+    """What Prometheus may scrape: nothing unless ``listen`` is set, ``ADDRESS:PORT`` (IPv6: ``[::1]:9747``).
+
+    ``functions`` adds the names of functions and lines, which every user who can connect then reads.
+    """
+
+    listen: Annotated[str, Meta(max_length=100)] = ""
+    functions: bool = False
+    max_workloads: Annotated[int, Meta(ge=1, le=1000)] = 50
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port. Raises ValueError unless it is a number for each."""
+        host, _, port = self.listen.rpartition(":")
+        host = host[1:-1] if host[:1] == "[" and host[-1:] == "]" else host
+        if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+            raise ValueError("expected ADDRESS:PORT, such as 127.0.0.1:9747")
+        return str(ipaddress.ip_address(host)), int(port)
+
+    @property
+    def loopback(self) -> bool:
+        """Only this host can connect."""
+        return ipaddress.ip_address(self.address[0]).is_loopback
+
+
+class History(Struct, forbid_unknown_fields=True, frozen=True):
+    """What is kept for ``whyidle report --since``: the oldest goes first."""
+
+    enabled: bool = True
+    max_megabytes: Annotated[int, Meta(ge=32, le=1 << 20)] = 1024
+    max_age_days: Annotated[float, Meta(gt=0, le=3660)] = 7.0
+    part_minutes: Annotated[float, Meta(ge=0.01, le=1440)] = 10.0
+
+
 class Daemon(Struct, forbid_unknown_fields=True, frozen=True):
     """The daemon itself. ``max_threads`` needs a restart; a stall is a wait reported while it lasts."""
 
@@ -104,6 +139,8 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True):
     daemon: Daemon = Daemon()
     access: Access = Access()
     discovery: Discovery = Discovery()
+    history: History = History()
+    metrics: Metrics = Metrics()
 
 
 def load(path: Path | None) -> Config:
@@ -153,6 +190,11 @@ def parse(data: bytes, path: Path) -> Config:
         config = msgspec.convert(table, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(path, *_explained(str(error))) from None
+    if config.metrics.listen:
+        try:
+            config.metrics.address  # noqa: B018 (it is checked where it is asked for)
+        except ValueError as error:
+            raise ConfigError(path, "metrics.listen", _one_line(str(error))) from None
     names: set[str] = set()
     for number, rule in enumerate(config.discovery.rule, 1):
         key = f"discovery.rule[{number}]"

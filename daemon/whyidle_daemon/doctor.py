@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from whyidle_daemon.proc import Proc
 from whyidle_probes.loader import SYSTEM_PYTHON, LoaderError, load_probes
 
 MAIN_JOB = "observing processes"
@@ -43,10 +44,12 @@ def run_checks(proc: Path = Path("/proc"), sys_root: Path = Path("/sys")) -> lis
         _kernel(),
         _btf(sys_root),
         _capabilities(proc),
+        _namespace(proc),
         _library("libbpf", ("libbpf.so.1", "libbpf.so.0"), "apt-get install libbpf1", MAIN_JOB),
         _bcc(),
         _probes(),
         _uprobes(sys_root),
+        _clock(proc),
         _nvml(),
         _cuda(),
         _package("llama-cpp-python", "pip install 'whyidle[agent]', or make setup in a checkout", AGENT),
@@ -98,6 +101,30 @@ def _capabilities(proc: Path) -> Check:
         return Check("permission", "ok", "root with " + ", ".join(CAPABILITIES), None, MAIN_JOB)
     detail = "not root" if os.geteuid() else "root without " + ", ".join(lacking)
     return Check("permission", "missing", detail, "run it with sudo, or ask the whyidled service", MAIN_JOB)
+
+
+def _namespace(proc: Path) -> Check:
+    if Proc(proc).initial_namespace():
+        return Check("pid namespace", "ok", "the host's", None, MAIN_JOB)
+    detail = "a container's: the kernel knows processes by other numbers"
+    fix = "run it on the host, or its container in the host's PID namespace (docker run --pid=host)"
+    return Check("pid namespace", "missing", detail, fix, MAIN_JOB)
+
+
+def _clock(proc: Path) -> Check:
+    """perf_event_open(2): above 2, Debian's and Ubuntu's kernels refuse it without CAP_SYS_ADMIN."""
+    name, needed_for = "perf clocks", "finding threads that poll without sleeping"
+    path = proc / "sys/kernel/perf_event_paranoid"
+    try:
+        level = int(path.read_text())
+    except (OSError, ValueError):
+        return Check(
+            name, "warning", f"{path} cannot be read", "run a kernel with CONFIG_PERF_EVENTS", needed_for
+        )
+    if level <= 2:
+        return Check(name, "ok", f"kernel.perf_event_paranoid is {level}", None, needed_for)
+    detail = f"kernel.perf_event_paranoid is {level}: the service has no CAP_SYS_ADMIN and gets no clock"
+    return Check(name, "warning", detail, "sysctl kernel.perf_event_paranoid=2", needed_for)
 
 
 def _library(name: str, files: tuple[str, ...], fix: str, needed_for: str) -> Check:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from whyidle_daemon.discovery.candidate import user_name
-from whyidle_daemon.discovery.placement import NOWHERE
 from whyidle_daemon.discovery.watcher import Found
 from whyidle_daemon.facts import Snapshot
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.sessions import Session
 from whyidle_daemon.states import state_of
+from whyidle_daemon.targets import NS
 
 _MAX_ENGINES = 16
 
@@ -22,7 +22,7 @@ def target_object(session: Session, found: Found | None, proc: Proc) -> dict[str
     progress = target.observation.progress(snapshot)
     owners = proc.owners(target.roots[0])
     uid = found.uid if found is not None else owners.effective if owners is not None else None
-    placement = found.placement if found is not None else NOWHERE
+    placement = found.placement if found is not None else target.placement
     state, share = top_state(snapshot, target.roots)
     return {
         "observation": target.number,
@@ -36,7 +36,7 @@ def target_object(session: Session, found: Found | None, proc: Proc) -> dict[str
         "rule": found.rule if found is not None else None,
         "client": session.client.name if session.client is not None else None,
         "since": target.started_at,
-        "observed_s": progress.elapsed_s,
+        "observed_s": (snapshot.ns - target.start_ns) / NS,
         "processes": progress.processes,
         "threads": progress.threads,
         "engines": [

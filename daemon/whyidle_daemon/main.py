@@ -19,14 +19,16 @@ from whyidle_daemon.config import Config, ConfigError
 from whyidle_daemon.errors import StartError
 from whyidle_daemon.kernel import Kernel
 from whyidle_daemon.proc import Proc
-from whyidle_daemon.server import VERSION, Server
+from whyidle_daemon.server import Server
 from whyidle_daemon.systemd import Watchdog, notify, reloading, set_up_logging
 from whyidle_daemon.targets import Targets
+from whyidle_daemon.version import VERSION
 from whyidle_probes.loader import LoaderError, ProbeConfig, load_probes
 
 DEFAULT_SOCKET = Path("/run/whyidle/whyidle.sock")
 EXIT_HOST = 3
 log = logging.getLogger("whyidled")
+_tasks: set[asyncio.Task[None]] = set()  # held while they run: the loop alone does not
 
 EXAMPLES = """\
 examples:
@@ -63,6 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--socket", type=Path, default=DEFAULT_SOCKET, metavar="PATH", help="where to listen")
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help=f"configuration (default: {configuration.DEFAULT_PATH})"
+    )
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        default=os.environ.get("STATE_DIRECTORY"),
+        help="where the history is kept (default: $STATE_DIRECTORY, which systemd sets; without: nowhere)",
     )
     parser.add_argument("--check-config", action="store_true", help="say whether it is good, and end")
     parser.add_argument(
@@ -145,7 +154,8 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
     targets = Targets(lambda on_event: Kernel(probes, on_event), proc)
     over = asyncio.Event()
     serving: asyncio.Server | None = None  # kept: uvloop stops listening when nobody holds it
-    server = Server(targets, proc, config, on_idle=over.set if private else None)
+    state = None if private or options.state is None else Path(options.state)
+    server = Server(targets, proc, config, on_idle=over.set if private else None, state=state)
     server.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, over.set)
@@ -158,6 +168,7 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
         sockets.open_to(listener, config.access.others != "none")
         loop.add_signal_handler(signal.SIGHUP, _reload, options, server, listener)
         serving = await loop.create_unix_server(server.connection, sock=listener)
+        await server.export(config.metrics)
     lacks = f"; this kernel lacks {', '.join(probes.missing)}" if probes.missing else ""
     log.info("probes attached%s", lacks)
     watchdog = Watchdog()
@@ -189,6 +200,8 @@ def _reload(options: argparse.Namespace, server: Server, listener: socket.socket
         logging.getLogger().setLevel(_level(options, config))
         sockets.open_to(listener, config.access.others != "none")
         server.reload(config)
+        _tasks.add(task := asyncio.get_running_loop().create_task(server.export(config.metrics)))
+        task.add_done_callback(_tasks.discard)
         log.info("configuration reloaded")
     notify("READY=1")
 

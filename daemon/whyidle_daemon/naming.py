@@ -9,14 +9,14 @@ the sampled time was in that one function; or, where short waits were sampled, n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from whyidle_daemon.facts import HostName
 from whyidle_daemon.gaps import Cause, EngineActivity, ExplainedGap, Piece
 from whyidle_daemon.processes import Process
 from whyidle_daemon.sites import Place
-from whyidle_daemon.states import AF_INET, MAPPED, SOCKET_WAITS
+from whyidle_daemon.states import AF_INET, AF_INET6, MAPPED, SOCKET_WAITS
 from whyidle_daemon.waits import WaitGroup, WaitKey
 
 DOMINANT_SHARE = 0.9
@@ -47,6 +47,13 @@ class Hosts:
         self._names[address] = sorted([*names, _Name(name.ns, name.pid, name.host[:MAX_NAME])])[-MAX_NAMES:]
         if len(self._names) > self._limit:
             del self._names[next(iter(self._names))]
+
+    def all(self) -> Iterator[HostName]:
+        """What is known, in the form in which it came."""
+        for address, names in self._names.items():
+            family = AF_INET if len(address) == 4 else AF_INET6
+            for name in names:
+                yield HostName(name.pid, name.ns, family, address, name.host)
 
     def host(self, pid: int, family: int, address: bytes, ns: int) -> str | None:
         """The name that ``pid`` knew the address by at ``ns``, else another process; 0: the latest."""

@@ -210,6 +210,10 @@ class Observation:
         mains = {process.pid for process in self._processes}
         return (placed(tid) for tid in self._lines.tids if tid in mains and tid not in self._drivers)
 
+    def names(self) -> Iterator[HostName]:
+        """How addresses were resolved, as it was told: for an observation that takes over from this one."""
+        return self._hosts.all()
+
     # --- out -------------------------------------------------------------------------------------------
 
     def progress(self, snapshot: Snapshot) -> Progress:

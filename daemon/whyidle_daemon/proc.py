@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ _MAX_COMMAND = 4096
 _MAX_ARGUMENTS = 64
 _MAX_MAPS = 8 << 20
 _KTHREAD = 0x00200000
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _MAPPING = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)\s+(/.*)$", re.MULTILINE
 )
@@ -48,6 +50,13 @@ class Proc:
 
     def __init__(self, root: Path = Path("/proc")) -> None:
         self._root = root
+
+    def initial_namespace(self) -> bool:
+        """Whether processes have the kernel side's numbers here: not so in a container's PID namespace."""
+        try:
+            return os.stat(self._root / "self/ns/pid").st_ino == _INITIAL_PID_NAMESPACE  # noqa: PTH116 (as link)
+        except OSError:
+            return True  # nothing says otherwise
 
     def path(self, pid: int, *names: str) -> Path:
         return self._root.joinpath(str(pid), *names)
@@ -87,6 +96,14 @@ class Proc:
         """Clock ticks after boot: with the PID it names a process for good."""
         fields = self._stat(pid)
         return int(fields[19]) if fields and len(fields) > 19 else None
+
+    def started_ns(self, pid: int) -> int | None:
+        """The same on CLOCK_MONOTONIC, to a tick (10 ms); that clock stops while the host is suspended."""
+        ticks = self.started(pid)
+        if ticks is None:
+            return None
+        suspended = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        return ticks * (1_000_000_000 // os.sysconf("SC_CLK_TCK")) - suspended
 
     def owners(self, pid: int) -> Owners | None:
         for line in self.read(pid, "status").splitlines():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 
 from whyidle_daemon.access import Scope
+from whyidle_daemon.history.keeper import Keeper
 from whyidle_daemon.kernel import DEFAULT_GAP_NS, DEFAULT_SLICE_NS
 from whyidle_daemon.sessions import Session, Sessions
 from whyidle_daemon.subscribers import Subscribers
@@ -32,10 +33,13 @@ MEMORY_EVERY_S = 1.0
 class Pulse:
     """Reads the rings, samples what is observed, and sends what is due."""
 
-    def __init__(self, targets: Targets, sessions: Sessions, subscribers: Subscribers) -> None:
+    def __init__(
+        self, targets: Targets, sessions: Sessions, subscribers: Subscribers, keeper: Keeper | None = None
+    ) -> None:
         self._targets = targets
         self._sessions = sessions
         self._subscribers = subscribers
+        self._keeper = keeper
         self.slice_ns = DEFAULT_SLICE_NS
         self._handled = 0
         self._lost = 0
@@ -116,6 +120,8 @@ class Pulse:
                 self._subscribers.publish(session, session.target.report()["findings"])
             if not session.ended and session.target.over:
                 self._sessions.over(session)
+        if self._keeper is not None:
+            self._keeper.tick()
 
     def _adapt(self) -> None:
         """Under a storm only longer intervals become events; the shorter ones are still in the totals."""

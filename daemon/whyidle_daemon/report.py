@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from whyidle_daemon.attribution import MAX_THREADS, ThreadTable, ThreadTime, states_of
+from whyidle_daemon.discovery.placement import placement_of
 from whyidle_daemon.facts import Host, Loss, Overhead
 from whyidle_daemon.gaps import EngineActivity, ExplainedGap, state_of_cause
 from whyidle_daemon.processes import Process, ProcessTable
@@ -43,6 +44,7 @@ def target_object(
     roots, command, started_at = asked
     if status is None and root is not None:
         status = exit_status(root.code)
+    where = placement_of(root.cgroup if root is not None else None)
     return {
         "pid": roots[0] if roots else 0,
         "command": list(command or (root.command if root is not None else ())),
@@ -50,6 +52,9 @@ def target_object(
         "duration_s": seconds(duration_ns),
         "exit_status": status,
         "roots": list(roots),
+        "container": where.container._asdict() if where.container is not None else None,
+        "pod": where.pod,
+        "unit": where.unit,
     }
 
 

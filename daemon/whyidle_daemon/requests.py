@@ -7,6 +7,7 @@ import os
 from whyidle_daemon.access import Access, Scope
 from whyidle_daemon.clients import Client
 from whyidle_daemon.discovery.watcher import Discovery
+from whyidle_daemon.history.keeper import Keeper
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.recording.errors import CannotRecord
 from whyidle_daemon.recording.output import Output
@@ -25,15 +26,30 @@ class Requests:
     """Begins and ends what clients ask for."""
 
     def __init__(
-        self, targets: Targets, sessions: Sessions, proc: Proc, access: Access, discovery: Discovery | None
+        self,
+        targets: Targets,
+        sessions: Sessions,
+        proc: Proc,
+        access: Access,
+        discovery: Discovery | None,
+        *,
+        keeper: Keeper | None = None,
     ) -> None:
         self._targets, self._sessions, self._proc = targets, sessions, proc
         self.access = access
         self._discovery = discovery
+        self._keeper = keeper
 
     def observe(self, client: Client, request: Observe) -> Session | None:
         """Begin to observe, or say why not. A process that discovery observes is handed over."""
         roots = (request.pid, *request.pids)
+        if not self._proc.initial_namespace():
+            message = (
+                "the daemon runs in a PID namespace, where processes have other numbers than in the kernel"
+            )
+            hint = "run it on the host, or its container in the host's PID namespace (docker run --pid=host)"
+            client.fail(request.request, FailureCode.HOST, message, hint)
+            return None
         refusal = self._refuse_process(roots) or self._refuse_client(client, request, roots)
         if refusal:
             client.fail(request.request, *refusal)
@@ -82,7 +98,8 @@ class Requests:
         self, client: Client, request: Observe, roots: tuple[int, ...], output: Output | None
     ) -> tuple[Target, int, int] | None:
         try:
-            started = self._targets.start(roots, request.command, output)
+            history = self._keeper.part(roots[0]) if self._keeper is not None else None
+            started = self._targets.start(roots, request.command, output, history)
         except TargetGoneError:
             client.fail(
                 request.request,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from whyidle_daemon.access import Access, Scope
 from whyidle_daemon.admission import Admission
 from whyidle_daemon.clients import Client
-from whyidle_daemon.config import Config
+from whyidle_daemon.config import Config, Metrics
 from whyidle_daemon.discovery.watcher import Discovery
+from whyidle_daemon.history.keeper import Keeper
 from whyidle_daemon.listing import target_object
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.pulse import Pulse
@@ -19,6 +21,7 @@ from whyidle_daemon.requests import Requests
 from whyidle_daemon.sessions import Session, Sessions
 from whyidle_daemon.subscribers import Subscribers
 from whyidle_daemon.targets import NS, Targets, host
+from whyidle_daemon.version import VERSION
 from whyidle_wire.records import (
     PROTOCOL,
     FailureCode,
@@ -35,9 +38,10 @@ from whyidle_wire.records import (
     Welcome,
 )
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from whyidle_daemon.metrics.exporter import Exporter
 
-VERSION = "0.1.0"
+log = logging.getLogger(__name__)
 
 
 class Server:
@@ -49,27 +53,61 @@ class Server:
         proc: Proc,
         config: Config | None = None,
         on_idle: Callable[[], None] | None = None,
+        state: Path | None = None,
     ) -> None:
-        """``on_idle`` makes it a private server: it discovers nothing, and ends with its only client."""
+        """``on_idle`` makes it a private server: it discovers nothing, and ends with its only client.
+
+        ``state`` is the directory of the history; ``None``: there is none.
+        """
         config = config or Config()
         self._targets = targets
         self._proc = proc
         self._on_idle = on_idle
         self._sessions = Sessions(targets)
         self._subscribers = Subscribers(self._sessions, proc, config.daemon.stall_threshold_s)
-        self._pulse = Pulse(targets, self._sessions, self._subscribers)
+        self._keeper = Keeper(state, config.history, self._sessions) if state is not None else None
+        self._pulse = Pulse(targets, self._sessions, self._subscribers, self._keeper)
         self._discovery: Discovery | None = None
         if on_idle is None:
-            self._discovery = Discovery(config.discovery, targets, self._sessions, proc, os.getpid())
+            self._discovery = Discovery(
+                config.discovery, targets, self._sessions, proc, os.getpid(), keeper=self._keeper
+            )
             self._discovery.on_start = self._started
         access = Access(config.access, proc)
         self._admission = Admission(access)
-        self._requests = Requests(targets, self._sessions, proc, access, self._discovery)
+        self._requests = Requests(targets, self._sessions, proc, access, self._discovery, keeper=self._keeper)
         self._targets.know_owners = config.access.others != "none"
+        self._exporter: Exporter | None = None
+
+    async def export(self, config: Metrics) -> None:
+        """Serve metrics as configured, or no more. What cannot be listened on is logged, and not fatal."""
+        if self._exporter is not None:
+            if self._exporter.config == config:
+                return
+            self._exporter.close()
+            self._exporter = self._targets.on_gap = None
+            self._sessions.on_cut = lambda session: None
+        if not config.listen or self._on_idle is not None:
+            return
+        from whyidle_daemon.metrics.exporter import Exporter  # noqa: PLC0415 (5 MB, for those who want it)
+
+        kernel = self._targets.kernel
+        exporter = Exporter(
+            config, self._sessions, self._discovery, kernel, lambda: (VERSION, len(self._admission))
+        )
+        try:
+            await exporter.start()
+        except OSError as error:
+            log.error("no metrics: cannot listen on %s: %s", config.listen, error.strerror)
+            return
+        self._exporter = exporter
+        self._targets.on_gap, self._sessions.on_cut = exporter.gap, exporter.ended
 
     def start(self) -> None:
         """Listen for the kernel's wake-ups, and look for what there is to observe."""
         self._pulse.start()
+        if self._keeper is not None:
+            self._keeper.start()
         if self._discovery is not None:
             self._discovery.start()
 
@@ -83,6 +121,8 @@ class Server:
             client.scope = access.scope(client.peer)
             if client.scope is Scope.NONE:
                 client.close()
+        if self._keeper is not None:
+            self._keeper.configure(config.history)
         if self._discovery is not None:
             self._discovery.reload(config.discovery)
 
@@ -97,6 +137,10 @@ class Server:
             self._discovery.close()
         for session in self._sessions:  # while the kernel side is still there to be told
             self._sessions.stop(session)
+        if self._exporter is not None:
+            self._exporter.close()
+        if self._keeper is not None:
+            self._keeper.close()
         for client in self._admission.clients:
             client.close()
 

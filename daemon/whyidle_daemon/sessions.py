@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from whyidle_daemon.clients import Client
+from whyidle_daemon.recording.output import Output
 from whyidle_daemon.targets import Target, Targets
 from whyidle_wire.records import Ended
 
@@ -30,6 +31,7 @@ class Session:
         self.progress_s = max(progress_s, MIN_PROGRESS_S) if progress_s > 0 else 0.0
         self.on_end = on_end
         self.next_progress = 0.0
+        self.next_part = 0.0  # of the history; 0: not known yet
         self.ended = False
         self.findings: list[dict[str, Any]] = []  # of its report
         self.sent: dict[tuple[Any, ...], tuple[Any, ...]] = {}
@@ -41,6 +43,7 @@ class Sessions:
     def __init__(self, targets: Targets) -> None:
         self._targets = targets
         self._sessions: dict[int, Session] = {}
+        self.on_cut: Callable[[Session], None] = lambda session: None
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -57,9 +60,17 @@ class Sessions:
     def stop(self, session: Session) -> None:
         """End the observation; nothing happens if it has ended already."""
         if self._sessions.pop(session.target.number, None) is not None:
+            self.on_cut(session)
             self._targets.stop(session.target)
             if session.on_end is not None:
                 session.on_end(session)
+
+    def renew(self, session: Session, history: Output | None) -> None:
+        """Cut an observation that goes on: ``on_cut`` sees what ends here, as it does at the end."""
+        self._targets.drain_waits()  # those up to here belong to what ends
+        self.on_cut(session)
+        session.sent.clear()
+        session.target.renew(history)
 
     def over(self, session: Session) -> None:
         """All its processes have gone: tell the client, who still wants the report; nobody else does."""

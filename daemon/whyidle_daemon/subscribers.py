@@ -8,6 +8,7 @@ from typing import Any
 from whyidle_daemon.access import Scope
 from whyidle_daemon.clients import Client
 from whyidle_daemon.proc import Proc
+from whyidle_daemon.redaction import redacted_finding
 from whyidle_daemon.sessions import Session, Sessions
 from whyidle_daemon.states import peer_object, state_of
 from whyidle_daemon.targets import NS
@@ -30,6 +31,10 @@ class Watch:
         ):
             return False
         return self.client.scope is Scope.ALL or session.target.owned_by(pid, self.client.peer.uid)
+
+    def sees_all(self, session: Session) -> bool:
+        """Whether nothing of this observation is to be kept from the client."""
+        return self.client.scope is Scope.ALL or session.target.wholly_owned_by(self.client.peer.uid)
 
 
 class Subscribers:
@@ -73,7 +78,8 @@ class Subscribers:
             session.sent[key] = numbers
             for client, watch in self._watches.items():
                 if watch.wants(session, finding["pid"], finding["kind"]):
-                    client.stream(FindingEvent(session.target.number, finding))
+                    seen = finding if watch.sees_all(session) else redacted_finding(finding)
+                    client.stream(FindingEvent(session.target.number, seen))
 
     def publish_stalls(self, session: Session) -> None:
         """Send the waits that crossed the threshold, and the ends of those that did before."""
@@ -102,7 +108,7 @@ class Subscribers:
         number = session.target.number
         if isinstance(event, Slice):
             state = state_of(event.state, event.syscall, event.peer)
-            start = (event.start_ns - session.target.observation.start_ns) / NS
+            start = (event.start_ns - session.target.start_ns) / NS
             name = self._proc.thread_name(event.pid, event.tid)
             duration = (event.blocked_ns or event.runqueue_ns) / NS
             call = syscall_name(event.syscall) or ""

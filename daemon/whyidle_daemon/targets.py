@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from whyidle_daemon.access import owner_of
+from whyidle_daemon.discovery.placement import Placement, placement_of
 from whyidle_daemon.facts import (
     Host,
     HostName,
@@ -32,8 +33,9 @@ from whyidle_daemon.facts import (
 )
 from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_daemon.libraries import EngineLibraries
-from whyidle_daemon.observation import Observation, Progress
+from whyidle_daemon.observation import Anything, Observation, Progress
 from whyidle_daemon.proc import Proc
+from whyidle_daemon.rebase import Base
 from whyidle_daemon.recording.output import Output
 from whyidle_daemon.recording.reader import ordered
 from whyidle_daemon.recording.recorder import RecordedObservation, Recorder
@@ -41,7 +43,19 @@ from whyidle_daemon.sampler import StackSampler
 from whyidle_daemon.spins import HERTZ, Spins
 from whyidle_daemon.stalls import Stall, StallTracker
 from whyidle_daemon.states import peer_object, state_of
-from whyidle_probes.events import Event, Exec, Exit, Fork, Glance, Library, NameLookup, Noticed, Slice, Stat
+from whyidle_probes.events import (
+    Event,
+    Exec,
+    Exit,
+    Fork,
+    Gap,
+    Glance,
+    Library,
+    NameLookup,
+    Noticed,
+    Slice,
+    Stat,
+)
 from whyidle_probes.syscalls import syscall_name
 from whyidle_wire.records import StallEvent
 
@@ -65,6 +79,10 @@ class TargetGoneError(Exception):
 def host() -> Host:
     """This machine."""
     return Host(platform.release(), os.cpu_count() or 1)
+
+
+def _utc() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _is_address(text: str) -> bool:
@@ -97,25 +115,27 @@ class Target:
         self._baseline = kernel.stats()
         self._clock_start = time.process_time()
         self._run_ns_start = kernel.run_ns()
-        self._recorder: Recorder | None = None
-        self._start_ns = monotonic_ns()
+        self._recorder: Recorder | None = None  # for the client
+        self._history: Recorder | None = None
+        self._base: Base | None = None
+        self.blind_ns = 0
+        self.start_ns = monotonic_ns()
 
     def start(
-        self, roots: tuple[int, ...], command: tuple[str, ...], output: Output | None = None
+        self,
+        roots: tuple[int, ...],
+        command: tuple[str, ...],
+        output: Output | None = None,
+        history: Output | None = None,
     ) -> tuple[int, int]:
         """Begin; returns how many processes and threads there are. Raises :class:`TargetGoneError`.
 
-        ``output`` gets a recording of it.
+        ``output`` gets a recording of it, ``history`` another.
         """
-        self.started_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._start_ns = monotonic_ns()
+        self.started_at = _utc()
+        self.start_ns = monotonic_ns()
         self.roots = roots
-        about = (self._start_ns, roots, command, self.started_at)
-        if output is None:
-            self.observation = Observation(*about)
-        else:
-            recorded = RecordedObservation(*about, output=output, host=host())
-            self.observation, self._recorder = recorded, recorded.recorder
+        self.observation = self._observe(self.start_ns, command, self.started_at, output, history)
         self._kernel.track(roots, self.number)
         pids = self._kernel.processes(self.number)
         threads = self._kernel.threads(self.number)
@@ -126,8 +146,61 @@ class Target:
         for pid in pids:
             self._learn(pid)
             self._libraries.scan(pid)
-            self._sampler.started(pid, self._start_ns)
+            self._sampler.started(pid, self.start_ns)
         return len(pids), len(threads)
+
+    def _observe(
+        self, ns: int, command: tuple[str, ...], at: str, output: Output | None, history: Output | None
+    ) -> Observation:
+        self._recorder = self._history = None
+        outputs = [file for file in (output, history) if file is not None]
+        if not outputs:
+            return Observation(ns, self.roots, command, at)
+        recorded = RecordedObservation(ns, self.roots, command, at, outputs=outputs, host=host())
+        if output is not None:
+            self._recorder = recorded.recorders[0]
+        if history is not None:
+            self._history = recorded.recorders[-1]
+        return recorded
+
+    def renew(self, history: Output | None) -> None:
+        """Cut here: the observation so far ends, with its recordings; another goes on and misses nothing.
+
+        ``history`` gets the recording of the new one.
+        """
+        self.drain()
+        raw = self._raw_snapshot()
+        if self._history is not None:
+            # Nobody waits for this file: the disk may take its time, and the loop goes on.
+            self._history.finish(self._rebased(raw), self.loss(), self.overhead(), None, wait_s=0.0)
+        before = self.observation
+        self._base = Base(raw)
+        self._baseline = self._kernel.stats()
+        self._clock_start, self._run_ns_start = time.process_time(), self._kernel.run_ns()
+        self.blind_ns = self._sampler.dropped = 0
+        self.observation = self._observe(raw.ns, before.command, _utc(), None, history)
+        alive = self._kernel.processes(self.number)
+        if self._owners is not None:  # of those that the new one will speak of
+            self._owners = {pid: self._owners[pid] for pid in alive if pid in self._owners}
+        for pid in alive:
+            self._learn(pid)
+        for name in before.names():
+            self.observation.add(name)
+        for thread in raw.threads:  # waits that last over the cut were read before it
+            sample = self._sampler.latest(thread.tid)
+            if sample is not None and sample.since_ns == thread.last_ns:
+                self._add(sample)
+
+    def _add(self, record: Anything) -> None:
+        """Everything that the observation is told in its order, seen from where it began."""
+        seen = self._base.record(record) if self._base is not None else record
+        if seen is not None:
+            self.observation.add(seen)
+
+    @property
+    def history_bytes(self) -> int:
+        """How large the part of the history is that is being written."""
+        return self._history.size if self._history is not None else 0
 
     def handle(self, event: Event) -> None:
         """Take one record of this target from the kernel side."""
@@ -141,7 +214,7 @@ class Target:
         if isinstance(event, NameLookup):
             self._looked_up(event)
             return
-        self.observation.add(event)
+        self._add(event)
         if isinstance(event, Fork | Exec):
             self._learn(event.pid)
             self._sampler.started(event.pid, event.ns)
@@ -175,7 +248,7 @@ class Target:
             self._sampler.running = self._clocks.keys()
             self._set_clocks(threads, now)
         for sample in self._sampler.sample(self._watched, now):
-            self.observation.add(sample)
+            self._add(sample)
 
     def stalls(self, threshold_ns: int) -> list[StallEvent]:
         """Waits that crossed the threshold since the last call, and those that were reported and are over."""
@@ -195,7 +268,7 @@ class Target:
             thread.tid,
             self._proc.thread_name(thread.pid, thread.tid) or thread.comm,
             state_of(thread.state, thread.syscall, thread.peer),
-            (thread.last_ns - self._start_ns) / NS,
+            (thread.last_ns - self.start_ns) / NS,
             stall.duration_ns / NS,
             syscall_name(thread.syscall) or "",
             peer,
@@ -217,15 +290,26 @@ class Target:
             self._sweep()
 
     @property
+    def placement(self) -> Placement:
+        """Where its first process runs."""
+        return placement_of(self._proc.cgroup(self.roots[0]))
+
+    @property
     def over(self) -> bool:
         """All processes have gone."""
         return not self._kernel.processes(self.number)
 
     def snapshot(self) -> Snapshot:
-        """The kernel's totals now."""
+        """The kernel's totals now, since the observation began."""
+        return self._rebased(self._raw_snapshot())
+
+    def _raw_snapshot(self) -> Snapshot:
         threads = ordered(self._kernel.threads(self.number))
         engines = tuple(self._kernel.engines(self.number))
         return Snapshot(monotonic_ns(), threads, engines)
+
+    def _rebased(self, snapshot: Snapshot) -> Snapshot:
+        return self._base.snapshot(snapshot) if self._base is not None else snapshot
 
     def progress(self) -> Progress:
         return self.observation.progress(self.snapshot())
@@ -242,6 +326,7 @@ class Target:
             gaps_lost=lost[Stat.GAPS_LOST],
             engines_lost=lost[Stat.ENGINES_LOST],
             stacks_lost=self._sampler.dropped,
+            blind_ns=self.blind_ns,
         )
 
     def overhead(self) -> Overhead:
@@ -255,28 +340,35 @@ class Target:
 
     def report(self, exit_status: int | None = None) -> dict[str, Any]:
         """The report so far; drains what the rings hold first."""
-        self._drain()
+        self.drain()
         return self.observation.report(self.snapshot(), host(), self.loss(), self.overhead(), exit_status)
 
     def finish(self, exit_status: int | None) -> dict[str, Any]:
         """The last report; a recording gets its end, with the same totals."""
-        self._drain()
+        self.drain()
         totals = self.snapshot(), self.loss(), self.overhead()
         report = self.observation.report(totals[0], host(), *totals[1:], exit_status)
         if self._recorder is not None:
             self._recorder.finish(*totals, exit_status)
             report["recording"] = self._recorder.state()
+        if self._history is not None:
+            self._history.finish(*totals, exit_status)
         return report
 
     def flush_recording(self) -> None:
         """Once a second: write what was recorded, so that a crash costs no more than that."""
-        if self._recorder is not None:
-            self._recorder.tick(lambda: (self.snapshot(), self.loss(), self.overhead()))
+        for recorder in (self._recorder, self._history):
+            if recorder is not None:
+                recorder.tick(lambda: (self.snapshot(), self.loss(), self.overhead()))
 
     def close(self) -> None:
         """Stop observing."""
-        if self._recorder is not None:
-            self._recorder.close()
+        if self._history is not None and not self._history.over:
+            self.drain()
+            self._history.finish(self.snapshot(), self.loss(), self.overhead(), None)
+        for recorder in (self._recorder, self._history):
+            if recorder is not None:
+                recorder.close()
         for clock in self._clocks.values():
             os.close(clock)
         self._clocks.clear()
@@ -305,7 +397,8 @@ class Target:
             raw = address[:4] if family == socket.AF_INET else address
             self.observation.add(HostName(event.pid, event.end_ns, family, raw, event.host))
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
+        """Take what the rings hold, and the threads that ended without room in them."""
         for _ in range(_FINISH_TURNS):
             if self._kernel.consume(_FINISH_TURN) < _FINISH_TURN:
                 break
@@ -313,15 +406,20 @@ class Target:
 
     def _sweep(self) -> None:
         for thread in self._kernel.sweep_exited(self.number):
-            self.observation.add(thread)
+            self._add(thread)
 
     def owned_by(self, pid: int, uid: int) -> bool:
         """Whether a process belonged to a user alone whenever it was looked at. Not known is no."""
         return self._owners is not None and self._owners.get(pid) == uid
 
+    def wholly_owned_by(self, uid: int) -> bool:
+        """Whether every process of the tree is and was this user's alone."""
+        return self._owners is not None and all(owner == uid for owner in self._owners.values())
+
     def _learn(self, pid: int) -> None:
         if self._owners is not None and (pid in self._owners or len(self._owners) < _KNOWN_OWNERS):
-            owner = owner_of(pid, self._proc)
+            full = len(self._owners) >= _KNOWN_OWNERS - 1  # the last place says that there were more
+            owner = owner_of(pid, self._proc) if not full else None
             # One that was another's for a moment stays hidden: its records from then are in the sums.
             self._owners[pid] = owner if self._owners.get(pid, owner) == owner else None
         command = self._proc.command(pid)
@@ -340,6 +438,7 @@ class Targets:
         self._proc = proc
         self.know_owners = False
         self.on_noticed: Callable[[], None] = lambda: None
+        self.on_gap: Callable[[Gap], None] | None = None
         self.kernel = make_kernel(self._dispatch)
         self.libraries = EngineLibraries(self.kernel.attach_function, proc)
 
@@ -350,18 +449,23 @@ class Targets:
         return iter(list(self._targets.values()))
 
     def start(
-        self, roots: tuple[int, ...], command: tuple[str, ...], output: Output | None = None
+        self,
+        roots: tuple[int, ...],
+        command: tuple[str, ...],
+        output: Output | None = None,
+        history: Output | None = None,
     ) -> tuple[Target, int, int]:
-        """Observe processes and their descendants. Raises :class:`TargetGoneError`."""
+        """Observe processes and their descendants. Raises :class:`TargetGoneError`; no file remains then."""
         target = Target(self._next, self.kernel, self.libraries, self._proc, self.know_owners)
         self._next += 1
         self._targets[target.number] = target
         try:
-            processes, threads = target.start(roots, command, output)
+            processes, threads = target.start(roots, command, output, history)
         except BaseException:
             del self._targets[target.number]
-            if output is not None:
-                output.discard()
+            for file in (output, history):
+                if file is not None:
+                    file.discard()
             raise
         return target, processes, threads
 
@@ -380,5 +484,7 @@ class Targets:
         target = self._targets.get(event.target)
         if target is not None:
             target.handle(event)
+            if self.on_gap is not None and isinstance(event, Gap):
+                self.on_gap(event)
         elif isinstance(event, Noticed):
             self.on_noticed()

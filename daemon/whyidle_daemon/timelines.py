@@ -6,7 +6,6 @@ An engine gap is known only when it ends; it is then overlaid with what its driv
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -37,7 +36,7 @@ class Timelines:
     """Recent slices of every thread; at most ``limit`` in all."""
 
     def __init__(self, limit: int = MAX_RECORDS) -> None:
-        self._threads: dict[int, deque[Record]] = {}
+        self._threads: dict[int, list[Record]] = {}  # a deque takes 600 bytes however short
         self._limit = limit
         self._count = 0
         self.dropped = 0  # of driver threads, not yet laid over a gap
@@ -54,7 +53,7 @@ class Timelines:
         """Keep a slice."""
         line = self._threads.get(tid)
         if line is None:
-            line = self._threads[tid] = deque()
+            line = self._threads[tid] = []
         line.append(record)
         self._count += 1
 
@@ -82,7 +81,7 @@ class Timelines:
         """Drop the slices of each thread that ended by ``until_ns(tid)``."""
         for tid, line in list(self._threads.items()):
             limit = until_ns(tid)
-            kept = deque(record for record in line if record.end_ns > limit)
+            kept = [record for record in line if record.end_ns > limit]
             self._count -= len(line) - len(kept)
             self._replace(tid, kept)
 
@@ -93,21 +92,21 @@ class Timelines:
             return []
         for tid in [tid for tid in self._threads if tid not in drivers]:
             line = self._threads[tid]
-            kept: deque[Record] = deque(list(line)[(len(line) + 1) // 2 :])
+            kept = line[(len(line) + 1) // 2 :]
             self._count -= len(line) - len(kept)
             self._replace(tid, kept)
         lost: list[Record] = []
         if self._count > self._limit * 3 // 4:
             for tid in [tid for tid in self._threads if tid in drivers]:
                 line = self._threads[tid]
-                for _ in range((len(line) + 1) // 2):
-                    lost.append(line.popleft())
-                self._replace(tid, line)
+                half = (len(line) + 1) // 2
+                lost += line[:half]
+                self._replace(tid, line[half:])
             self._count -= len(lost)
             self.dropped += len(lost)
         return lost
 
-    def _replace(self, tid: int, line: deque[Record]) -> None:
+    def _replace(self, tid: int, line: list[Record]) -> None:
         if line:
             self._threads[tid] = line
         else:

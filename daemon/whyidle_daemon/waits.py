@@ -5,7 +5,9 @@ Kept in the tables of :mod:`whyidle_daemon.wait_tables`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from whyidle_daemon.processes import Process
 from whyidle_daemon.sites import Place
@@ -16,6 +18,7 @@ from whyidle_wire import report as wire
 NO_ADDRESS = bytes(16)
 MAX_PORTS = 256
 MAX_HANDOVERS = 64
+NOBODY: Final[Mapping[tuple[int, int], int]] = MappingProxyType({})  # one for all: most waits are no locks
 LONG_NS = 50_000_000  # waits that an event loop's other tasks notice
 PIPES = frozenset({int(Wait.PIPE), int(Wait.UNIX)})
 _OUTPUT = PIPES | {int(Wait.POLL), int(Wait.EPOLL)}
@@ -107,7 +110,7 @@ class WaitGroup:
         self.undated_ns = 0  # time whose place on the time line is not known
         self.first_ns = 0
         self.calls: dict[int, tuple[int, int]] = {}  # slices by syscall: how many, how long
-        self.handovers: dict[tuple[int, int], int] = {}  # by lock address and waking thread: how long
+        self.handovers: Mapping[tuple[int, int], int] = NOBODY  # by address and waking thread
         self.ports: frozenset[int] = frozenset()  # local ports
         self.more_ports = False  # more than MAX_PORTS of them
 
@@ -128,7 +131,8 @@ class WaitGroup:
         for name in self.__slots__:
             setattr(twin, name, getattr(self, name))
         twin.calls = dict(self.calls)
-        twin.handovers = dict(self.handovers)
+        if self.handovers is not NOBODY:
+            twin.handovers = dict(self.handovers)
         return twin
 
     def absorb(self, other: WaitGroup) -> None:
@@ -180,5 +184,8 @@ class WaitGroup:
     def hand_over(self, address: int, waker: int, blocked_ns: int) -> None:
         """A lock was waited for until a thread of the same process let go of it."""
         handover = (address, waker)
-        if handover in self.handovers or len(self.handovers) < MAX_HANDOVERS:
-            self.handovers[handover] = self.handovers.get(handover, 0) + blocked_ns
+        known = self.handovers
+        if not isinstance(known, dict):
+            self.handovers = known = {}
+        if handover in known or len(known) < MAX_HANDOVERS:
+            known[handover] = known.get(handover, 0) + blocked_ns

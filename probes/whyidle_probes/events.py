@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 STATES = 32
 SYSCALLS = 512
@@ -326,6 +326,7 @@ class ShortWaits(NamedTuple):
 Event = Slice | Thread | Fork | Exec | Exit | Library | Gap | NameLookup | Noticed
 
 _PEER = "16s16sHHBBBB"
+_PEER_FAMILY = Peer._fields.index("family")
 _HEADER = struct.Struct("<II")
 _SLICE = struct.Struct("<IIIIQQQQQIIHHi" + _PEER)
 _THREAD = struct.Struct("<QIIIIQQQQQQQIIHHi" + _PEER + "16s32Q32IIIQ")
@@ -372,19 +373,23 @@ def _text(raw: bytes) -> str:
     return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
+def _peer(fields: tuple[Any, ...]) -> Peer:
+    """The one :data:`NO_PEER` where there is none: most waits, and there may be a million of them."""
+    return Peer._make(fields) if fields[_PEER_FAMILY] else NO_PEER
+
+
 def decode_thread(data: bytes | memoryview, offset: int = 0) -> Thread | None:
     """Decode a ``wi_thread``; ``None`` when it was copied while the kernel was changing it: read again."""
     f = _THREAD.unpack_from(data, offset)
     if f[0] != f[-1]:
         return None
-    peer = Peer(*f[17:25])
-    return Thread._make((*f[1:17], peer, _text(f[25]), f[26:58], f[58:90], f[90], f[91]))
+    return Thread._make((*f[1:17], _peer(f[17:25]), _text(f[25]), f[26:58], f[58:90], f[90], f[91]))
 
 
 def decode_glance(data: bytes) -> Glance:
     """Decode the part of a ``wi_thread`` that says what the thread is doing now."""
     f = _GLANCE.unpack_from(data)
-    return Glance._make((*f[:8], Peer(*f[8:16]), f[16]))
+    return Glance._make((*f[:8], _peer(f[8:16]), f[16]))
 
 
 def decode_engine(key: bytes, value: bytes) -> Engine:
@@ -408,7 +413,7 @@ def decode_event(data: bytes) -> Event:
         kind, target = _HEADER.unpack_from(data)
         if kind == EventType.SLICE:
             f = _SLICE.unpack_from(data)
-            return Slice._make((target, *f[2:14], Peer(*f[14:22])))
+            return Slice._make((target, *f[2:14], _peer(f[14:22])))
         if kind == EventType.THREAD_EXIT:
             thread = decode_thread(data, _HEADER.size)
             if thread is None:

@@ -109,6 +109,112 @@ def test_reload(tmp_path: Path) -> None:
         wait_until(lambda: set(listed(daemon)) == {second.pid}, "the second in place of the first")
 
 
+LATE = """
+import mmap, sys
+sys.stdin.readline()
+with open(sys.argv[1], "rb") as file:
+    library = mmap.mmap(file.fileno(), 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC, flags=mmap.MAP_PRIVATE)
+print("mapped", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_library_that_is_mapped_late(tmp_path: Path) -> None:
+    """A program becomes an agent when it maps an engine's library, however long after its start."""
+    library = tmp_path / "libllama.so.1"
+    library.write_bytes(Path("/bin/true").read_bytes())
+    mark = f"mark-{os.getpid()}-late"
+    # Not the built-in rule, which by now matches the process that runs these tests.
+    config = RULE.format(name="late", mark=mark) + "maps = ['libllama.so*']\n"
+    with (
+        Daemon(tmp_path, config=config) as daemon,
+        subprocess.Popen(
+            [sys.executable, "-c", LATE, library, mark],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as program,
+    ):
+        assert program.stdin
+        assert program.stdout
+        # It has been looked at and left alone; it would be looked at again only 4 s later.
+        wait_until(lambda: whyidle("ps", "--socket", daemon.socket).returncode == 0, "the daemon")
+        assert program.pid not in listed(daemon)
+        program.stdin.write("\n")
+        program.stdin.flush()
+        assert program.stdout.readline() == "mapped\n"
+        wait_until(lambda: program.pid in listed(daemon), "it to be found")
+        assert listed(daemon)[program.pid]["rule"] == "late"
+        program.kill()
+
+
+def cgroup_root() -> Path:
+    """Where a cgroup can be made that ``/proc/PID/cgroup`` shows: v2, or the cpu controller of v1."""
+    for folder in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/cpu")):
+        if (folder / "cgroup.procs").exists():
+            return folder
+    pytest.skip("no cgroup hierarchy is mounted")
+
+
+@pytest.mark.parametrize(
+    ("names", "container", "unit"),
+    [
+        (["docker-{id}.scope"], "docker", None),
+        (["libpod-{id}.scope", "container"], "podman", None),
+        (["wi-{id8}.service", "cri-containerd-{id}.scope"], "containerd", "wi-{id8}.service"),
+        (["runtime-of-tomorrow", "{id}"], None, None),
+    ],
+)
+def test_where_a_target_runs(
+    tmp_path: Path, names: list[str], container: str | None, unit: str | None
+) -> None:
+    """The list and the report name container and unit; a runtime that nobody knows is no error."""
+    number = os.urandom(32).hex()
+    folder = cgroup_root().joinpath(*(name.format(id=number, id8=number[:8]) for name in names))
+    folder.mkdir(parents=True)
+    mark = f"mark-{number[:8]}"
+    unit = unit and unit.format(id8=number[:8])
+    try:
+        with Sleeper(mark) as program:
+            (folder / "cgroup.procs").write_text(str(program.pid))
+            with Daemon(tmp_path, config=RULE.format(name="c", mark=mark)) as daemon:
+                wait_until(lambda: program.pid in listed(daemon), "it to be found")
+                row = listed(daemon)[program.pid]
+                assert row["unit"] == unit
+                assert row["container"] == (container and {"runtime": container, "id": number})
+                report = tmp_path / "r.json"
+                attached = whyidle(
+                    "attach", program.pid, "--duration", "0.2", "--json", report, "--socket", daemon.socket
+                )
+                assert attached.returncode == 0, attached.stderr
+                target = json.loads(report.read_text())["target"]
+                assert (target["container"], target["unit"]) == (row["container"], unit)
+    finally:
+        for path in [folder, *folder.parents][: len(names)]:
+            wait_until(lambda path=path: not (path / "cgroup.procs").read_text(), "the cgroup to be empty")
+            path.rmdir()
+
+
+def test_one_user_does_not_take_all_the_room(tmp_path: Path) -> None:
+    """Anybody can start what a rule names: nobody but root has more than half of what is observed."""
+    mark = f"mark-{os.getpid()}-room"
+    config = RULE.format(name="r", mark=mark).replace("[discovery]", "[discovery]\nmax_targets = 4")
+    theirs = [
+        subprocess.Popen(["/usr/bin/python3", "-c", SLEEPER, mark], user=61001, group=61001, cwd="/")
+        for _ in range(4)
+    ]
+    try:
+        with Daemon(tmp_path, config=config) as daemon:
+            wait_until(lambda: "observed already" in daemon.said(), "the room to be full")
+            assert len(listed(daemon)) == 2
+            with Sleeper(mark) as roots:
+                wait_until(lambda: roots.pid in listed(daemon), "root's to be found")
+    finally:
+        for process in theirs:
+            process.kill()
+            process.wait()
+
+
 def test_a_storm_of_execs_costs_a_bounded_share(tmp_path: Path) -> None:
     """Hundreds of programs per second cost the daemon next to nothing, and it still finds its own."""
     mark = f"mark-{os.getpid()}-storm"

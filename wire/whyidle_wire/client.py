@@ -18,6 +18,7 @@ DEFAULT_SOCKET: Final = Path("/run/whyidle/whyidle.sock")
 
 _SEND_TIMEOUT_S: Final = 10.0
 _CHUNK: Final = 256 * 1024
+_RETRY_S: Final = 0.01
 
 
 class Client:
@@ -39,9 +40,17 @@ class Client:
     def connect(cls, path: Path = DEFAULT_SOCKET, timeout_s: float = 5.0) -> Self:
         """Connect to a daemon's socket file; raises OSError when nobody answers there."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        deadline = time.monotonic() + timeout_s
         try:
             sock.settimeout(timeout_s)
-            sock.connect(str(path))
+            while True:
+                try:
+                    sock.connect(str(path))
+                    break
+                except BlockingIOError:  # its queue is full: somebody is there, and busy
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(_RETRY_S)
         except BaseException:
             sock.close()
             raise
@@ -56,7 +65,11 @@ class Client:
 
         Raises :class:`Refused` with the daemon's Failure (another protocol version, a host that cannot).
         """
-        self.send(Hello(PROTOCOL, client))
+        try:
+            self.send(Hello(PROTOCOL, client))
+        except Disconnected:
+            if not self._ready:  # a refusal came before the daemon hung up
+                raise
         answer = self.receive(timeout_s)
         if isinstance(answer, Welcome):
             if answer.protocol != PROTOCOL:

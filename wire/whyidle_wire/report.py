@@ -88,14 +88,27 @@ class Host(TypedDict):
     gpus: list[Gpu]
 
 
+class Container(TypedDict):
+    """``runtime`` as its project writes itself; ``id`` is 64 hex digits, or a name (lxc, nspawn)."""
+
+    runtime: str
+    id: str
+
+
 class Target(TypedDict):
-    """What was observed: the root process. ``exit_status`` is 128 + signal for a killed process."""
+    """What was observed: the root process. ``exit_status`` is 128 + signal for a killed process.
+
+    ``container``, ``pod`` (its UID) and systemd ``unit`` are where it runs, None for none that is known.
+    """
 
     pid: int
     command: list[str]
     started_at: str
     duration_s: float
     exit_status: int | None
+    container: NotRequired[Container | None]
+    pod: NotRequired[str | None]
+    unit: NotRequired[str | None]
 
 
 class Process(TypedDict):

@@ -104,6 +104,8 @@ def _header(report: dict[str, Any], width: int) -> list[Text]:
         count(len(report["processes"]), "process", "processes")
         + ", "
         + count(len(report["threads"]), "thread"),
+        _where(target),
+        *_history(report),
     ]
     machine = [
         f"Linux {sanitize(str(host['kernel']), 40)}",
@@ -115,6 +117,24 @@ def _header(report: dict[str, Any], width: int) -> list[Text]:
     return [
         Text.assemble(("whyidle", "bold magenta"), "  ", (command, "bold")),
         *flow([*about, *machine], width, "dim"),
+    ]
+
+
+def _where(target: dict[str, Any]) -> str:
+    """The container and its pod, else the service; a login session is nowhere in particular."""
+    container, unit = target.get("container"), target.get("unit")
+    if container:
+        pod = f" of pod {fit(target['pod'], 100)[:8]}" if target.get("pod") else ""
+        return f"in {fit(container['runtime'], 12)} container {fit(container['id'], 100)[:12]}{pod}"
+    return f"in {fit(unit, 40)}" if unit and str(unit).endswith(".service") else ""
+
+
+def _history(report: dict[str, Any]) -> list[str]:
+    """Of a report over several parts of the history."""
+    more = len(report["target"].get("targets", ())) - 1
+    return [
+        f"from {report['parts']} parts of the history" if "parts" in report else "",
+        f"and {count(more, 'other target')}" if more > 0 else "",
     ]
 
 

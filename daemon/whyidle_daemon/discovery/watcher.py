@@ -6,9 +6,8 @@ first: by then the short-lived are gone. What does not match is looked at again 
 as a program may open its GPU long after it began; mapping an engine's library starts that anew.
 
 A look costs about 0.1 ms. There are at most ``LOOKS`` in one turn and, but for what was there at the start,
-one turn per ``TURN_S``, so that a host
-that starts thousands of processes per second costs a bounded share of one core; the queue is bounded too, and
-when it overflowed /proc is looked through instead.
+one turn per ``TURN_S``, so that a host that starts thousands of processes per second costs a bounded share of
+one core; the queue is bounded too, and when it overflowed /proc is looked through instead.
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ from whyidle_daemon.config import Discovery as DiscoveryConfig
 from whyidle_daemon.discovery.candidate import Candidate, user_name
 from whyidle_daemon.discovery.placement import Placement
 from whyidle_daemon.discovery.rules import Rules
+from whyidle_daemon.history.heartbeat import blind_ns
+from whyidle_daemon.history.keeper import Keeper
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.sessions import Session, Sessions
 from whyidle_daemon.targets import TargetGoneError, Targets
@@ -53,8 +54,17 @@ class Discovery:
     """Keeps an observation of every process that the rules name, as long as it lives."""
 
     def __init__(
-        self, config: DiscoveryConfig, targets: Targets, sessions: Sessions, proc: Proc, own_pid: int
+        self,
+        config: DiscoveryConfig,
+        targets: Targets,
+        sessions: Sessions,
+        proc: Proc,
+        own_pid: int,
+        *,
+        keeper: Keeper | None = None,
     ) -> None:
+        self._keeper = keeper
+        self._early: set[int] = set()  # there when the daemon started, and not looked at yet
         self._targets, self._sessions, self._proc, self._own_pid = targets, sessions, proc, own_pid
         self._found: dict[int, tuple[Found, Session]] = {}  # by the observation's number
         self._queue: dict[int, tuple[float, int]] = {}  # PID -> when to look, how often it was looked at
@@ -62,7 +72,7 @@ class Discovery:
         self._rescan = False
         self._next_rescan = 0.0
         self._full = False
-        self._closed = False
+        self._closed = self._started = False
         self.on_start: Callable[[Session], None] = lambda session: None
         self._set(config)
 
@@ -71,11 +81,17 @@ class Discovery:
 
     def start(self) -> None:
         """Look at what runs, and from now on at what comes."""
+        first, self._started = not self._started, True
         if not self._config.enabled:
+            return
+        if not self._proc.initial_namespace():
+            log.warning("in a PID namespace of its own the daemon cannot discover anything")
             return
         self._targets.on_noticed = self._on_noticed
         self._targets.kernel.notice(True)
         self._look_through()
+        if first:
+            self._early = set(self._queue)
         self._turn()
 
     def reload(self, config: DiscoveryConfig) -> None:
@@ -164,6 +180,8 @@ class Discovery:
 
     def _look(self, pid: int) -> bool:
         """Observe a process if a rule names it. True: it does not now, and may later."""
+        early = pid in self._early
+        self._early.discard(pid)
         if pid == self._own_pid or self._targets.kernel.target_of(pid) is not None:
             return False
         candidate = Candidate(pid, self._proc)
@@ -172,11 +190,17 @@ class Discovery:
         rule = self._rules.match(candidate)
         if rule is None:
             return True
-        self._observe(candidate, rule)
+        self._observe(candidate, rule, early)
         return False
 
-    def _observe(self, candidate: Candidate, rule: str) -> None:
-        if len(self._found) >= self._config.max_targets:
+    def _has_room(self, uid: int | None) -> bool:
+        """Of the targets, nobody but root may have more than half: anybody can start what a rule names."""
+        most = self._config.max_targets
+        theirs = sum(found.uid == uid for found, _ in self._found.values())
+        return len(self._found) < most and (uid == 0 or theirs < max(1, most // 2))
+
+    def _observe(self, candidate: Candidate, rule: str, early: bool) -> None:
+        if not self._has_room(candidate.uid):
             if not self._full:
                 log.warning(
                     "%d targets are observed already: process %d is not (discovery.max_targets)",
@@ -185,10 +209,13 @@ class Discovery:
                 )
             self._full = True
             return
+        history = self._keeper.part(candidate.pid) if self._keeper is not None else None
         try:
-            target, _, _ = self._targets.start((candidate.pid,), candidate.command)
+            target, _, _ = self._targets.start((candidate.pid,), candidate.command, None, history)
         except (TargetGoneError, OSError):
             return
+        if early:
+            target.blind_ns = self._blind_ns(candidate.pid, target.start_ns)
         uid = candidate.uid
         user = user_name(uid) if uid is not None else "?"
         found = Found(candidate.pid, uid, user, candidate.command, candidate.placement, rule)
@@ -197,6 +224,12 @@ class Discovery:
         self._sessions.add(session)
         self.on_start(session)
         log.info("observing process %d of %s: rule %r", found.pid, found.user, rule)
+
+    def _blind_ns(self, pid: int, began_ns: int) -> int:
+        """For how long it lived while no daemon did: it would have been observed."""
+        seen = self._keeper.last_seen_ns if self._keeper is not None else None
+        started = self._proc.started_ns(pid)
+        return blind_ns(started, seen, began_ns) if seen is not None and started is not None else 0
 
     def _on_end(self, session: Session) -> None:
         self._found.pop(session.target.number, None)

@@ -36,8 +36,8 @@ class Owner(NamedTuple):
 NOBODY: Final = Owner(65534, 65534)
 
 
-def create(path: str, owner: Owner | None = None) -> int:
-    """A new file, mode 0600, as a descriptor. Raises :class:`CannotRecord`; never touches what exists.
+def create(path: str, owner: Owner | None = None, mode: int = 0o600) -> int:
+    """A new file as a descriptor. Raises :class:`CannotRecord`; never touches what exists.
 
     ``owner`` both owns it and must be allowed to make it: this process is root, and whoever may talk to it
     must not write where they could not without it. Their supplementary groups do not count.
@@ -46,7 +46,10 @@ def create(path: str, owner: Owner | None = None) -> int:
         raise CannotRecord(path, "the path is not absolute")
     try:
         with _as_user(owner):
-            return os.open(path, _FLAGS, 0o600)
+            descriptor = os.open(path, _FLAGS, 0o600)
+            if mode != 0o600:
+                os.fchmod(descriptor, mode)  # whatever the umask
+            return descriptor
     except FileExistsError:
         raise CannotRecord(path, "the file exists", exists=True) from None
     except OSError as error:
@@ -86,11 +89,15 @@ class Output:
         owner: Owner | None = None,
         write: Callable[[int, memoryview], int] = os.write,
         max_queued: int = MAX_QUEUED,
+        *,
+        mode: int = 0o600,
+        limit: int | None = None,
     ) -> None:
-        """Raises :class:`CannotRecord`."""
+        """``limit`` is how many bytes it may have before it ends by itself. Raises :class:`CannotRecord`."""
         self.failure: str | None = None
-        self._path, self._owner = path, owner
-        self._descriptor = create(path, owner)
+        self.path, self.size = path, 0
+        self._owner, self._limit = owner, limit
+        self._descriptor = create(path, owner, mode)
         self._write = write
         self._max_queued = max_queued
         self._queue: queue.SimpleQueue[tuple[bytes, int, Flag] | None] = queue.SimpleQueue()
@@ -109,6 +116,11 @@ class Output:
             self._queued += len(payload)
         self._queue.put((payload, records, flags))
 
+    @property
+    def closed(self) -> bool:
+        """Nothing is written any more."""
+        return not self._thread.is_alive()
+
     def close(self, timeout_s: float) -> None:
         """Write what is queued and close the file; gives up waiting, not writing, after ``timeout_s``."""
         self._queue.put(None)
@@ -120,7 +132,7 @@ class Output:
         """Nothing was recorded after all: remove the file."""
         self.close(1.0)
         with contextlib.suppress(OSError), _as_user(self._owner):
-            os.unlink(self._path)  # noqa: PTH108 (as open)
+            os.unlink(self.path)  # noqa: PTH108 (as open)
 
     def _run(self) -> None:
         done = 0
@@ -129,8 +141,11 @@ class Output:
             while (item := self._queue.get()) is not None:
                 payload, records, flags = item
                 done += self._all(block(payload, records, flags))
+                self.size = done
                 with self._lock:
                     self._queued -= len(payload)
+                    if self._limit is not None and done >= self._limit:
+                        self.failure = self.failure or f"it has the {self._limit >> 20} MiB that it may have"
         except (OSError, MemoryError) as error:
             with self._lock:
                 self.failure = self.failure or getattr(error, "strerror", None) or type(error).__name__

@@ -8,8 +8,7 @@ as checkpoints, from which a report can be made even if nothing comes after them
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from importlib import metadata
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from whyidle_daemon.facts import Host, Loss, Overhead, Snapshot
@@ -18,6 +17,7 @@ from whyidle_daemon.recording.blocks import Flag
 from whyidle_daemon.recording.encoding import Encoder
 from whyidle_daemon.recording.output import Output
 from whyidle_daemon.recording.records import KIND_OF, Begin, Checkpoint, End, Kind, ThreadGone
+from whyidle_daemon.version import VERSION
 from whyidle_probes.events import Thread
 
 BLOCK_BYTES: Final = 64 * 1024
@@ -62,22 +62,34 @@ class Recorder:
             self._due = now + max(CHECKPOINT_EVERY_S - 0.1, took / CHECKPOINT_SHARE)  # a tick may come early
         self._flush(flags)
 
-    def finish(self, snapshot: Snapshot, loss: Loss, overhead: Overhead, exit_status: int | None) -> None:
-        """The observation came to its end, in this state."""
+    def finish(
+        self,
+        snapshot: Snapshot,
+        loss: Loss,
+        overhead: Overhead,
+        exit_status: int | None,
+        wait_s: float = CLOSE_TIMEOUT_S,
+    ) -> None:
+        """The observation came to its end, in this state; wait so long for the disk to have it."""
         if not self.over:
             self._checkpoint(snapshot, loss, overhead)
             self._put(End(exit_status), Kind.END, last=True)
             self._flush(Flag.CHECKPOINT | Flag.END)
-        self.close()
+        self.close(wait_s)
 
-    def close(self) -> None:
+    def close(self, wait_s: float = CLOSE_TIMEOUT_S) -> None:
         """Write what there is and close the file; without :meth:`finish` it has no end, and says so."""
         if self._ended:
             return
         self._flush()
         self._ended = True
-        self._output.close(CLOSE_TIMEOUT_S)
+        self._output.close(wait_s)
         self.failure = self.failure or self._output.failure
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file by now."""
+        return self._output.size
 
     @property
     def over(self) -> bool:
@@ -124,7 +136,7 @@ class Recorder:
 
 
 class RecordedObservation(Observation):
-    """An observation that is recorded while it is made."""
+    """An observation that is recorded while it is made, into as many files as are asked for."""
 
     def __init__(
         self,
@@ -133,22 +145,15 @@ class RecordedObservation(Observation):
         command: tuple[str, ...],
         started_at: str,
         *,
-        output: Output,
+        outputs: Sequence[Output],
         host: Host,
     ) -> None:
         super().__init__(start_ns, roots, command, started_at, PAGE_SIZE)
-        begin = Begin(start_ns, roots, command, started_at, PAGE_SIZE, host, _version())
-        self.recorder = Recorder(output, begin)
+        begin = Begin(start_ns, roots, command, started_at, PAGE_SIZE, host, VERSION)
+        self.recorders = tuple(Recorder(output, begin) for output in outputs)
 
     def add(self, record: Anything) -> None:
         """Take one record, and keep it."""
-        self.recorder.record(record)
+        for recorder in self.recorders:
+            recorder.record(record)
         super().add(record)
-
-
-def _version() -> str:
-    """Of whyidle, for whoever wonders later; empty when it runs from sources that are not installed."""
-    try:
-        return metadata.version("whyidle")
-    except metadata.PackageNotFoundError:
-        return ""

@@ -164,6 +164,12 @@ def compile_programs(types: Any, macros: dict[str, str]) -> Any:
                 return bcc.BPF(text=text.encode())
             except Exception as error:
                 lines = [line for line in said().splitlines() if "error" in line][:_STDERR_LINES]
+                if any(os.strerror(errno.EPERM) in line for line in lines):  # bcc makes the maps meanwhile
+                    raise RefusalError(
+                        "no_permission",
+                        f"the kernel does not let this process make maps: {lines[-1]}",
+                        "give it CAP_BPF (root has it), and check the kernel's lockdown mode",
+                    ) from None
                 raise RefusalError(
                     "compile",
                     "the kernel probes did not compile on this kernel: " + ("; ".join(lines) or str(error)),

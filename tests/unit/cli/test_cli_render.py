@@ -46,6 +46,21 @@ def test_sample_obeys_the_sums() -> None:
     assert {finding["kind"] for finding in SAMPLE["findings"]} <= set(FINDING_KINDS)
 
 
+def test_where_it_ran() -> None:
+    """Container and pod, else the service; a report over the history says of how many parts and targets."""
+    report = copy.deepcopy(SAMPLE)
+    report["target"] |= {"container": None, "pod": None, "unit": "vllm.service"}
+    assert "in vllm.service" in text_of(report, 100)
+    report["target"]["unit"] = "session-3.scope"
+    assert "session-3" not in text_of(report, 100)
+    where = {"runtime": "docker", "id": "0123456789abcdef" * 4}
+    report["target"] |= {"container": where, "pod": "3f6a1c2e-9a3b-4c5d-8e7f-001122334455"}
+    assert "in docker container 0123456789ab of pod 3f6a1c2e" in text_of(report, 100)
+    report["parts"], report["target"]["targets"] = 3, [{}, {}]
+    assert "from 3 parts of the history" in text_of(report, 100)
+    assert "and 1 other target" in text_of(report, 100)
+
+
 @pytest.mark.parametrize("width", [60, 72, 80, 93, 100])
 def test_width(width: int) -> None:
     """No line is wider than the terminal."""

@@ -78,10 +78,10 @@ def record(path: Path, seconds: int = 6, finish: bool = True, output: Output | N
         (timeline.PID,),
         ("python", "agent\udcff.py"),
         "2026-01-01T00:00:00Z",
-        output=output or Output(str(path)),
+        outputs=[output or Output(str(path))],
         host=HOST,
     )
-    recorder = observation.recorder
+    recorder = observation.recorders[0]
     now = 0
     recorder._clock = lambda: now
     steps: list[timeline.Step] = []

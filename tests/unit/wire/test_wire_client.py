@@ -47,6 +47,16 @@ def test_handshake_refused(ends: tuple[Client, socket.socket]) -> None:
     assert caught.value.failure == failure
 
 
+def test_handshake_refused_before_it_is_said(ends: tuple[Client, socket.socket]) -> None:
+    """A daemon that hangs up at once has said why: that is told, and not that the pipe is broken."""
+    client, daemon = ends
+    daemon.sendall(encode(Failure(0, "permission", "no", "ask")))
+    daemon.close()
+    with pytest.raises(Refused) as caught:
+        client.handshake("whyidle 1")
+    assert caught.value.failure.message == "no"
+
+
 def test_handshake_with_another_protocol(ends: tuple[Client, socket.socket]) -> None:
     """A daemon that welcomes with another protocol version is refused, with both versions named."""
     client, daemon = ends

@@ -1,0 +1,37 @@
+"""``whyidle uninstall``: takes the service off this host."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Final
+
+from whyidle_cli.commands.install import add_root_option, layout_of
+from whyidle_cli.errors import InstallFailed
+from whyidle_cli.installer.uninstall import uninstall
+
+_DESCRIPTION: Final = """\
+Stop the system service and remove every trace of it: units, programs, group,
+configuration, recordings. Only the journal keeps what the daemon said."""
+
+_EPILOG: Final = """\
+examples:
+  sudo whyidle uninstall                everything
+  sudo whyidle uninstall --keep-data    not /etc/whyidle and /var/lib/whyidle"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
+    parser.add_argument("--keep-data", action="store_true", help="leave configuration, recordings and group")
+    add_root_option(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Uninstall; returns 0, also where nothing was installed."""
+    try:
+        uninstall(layout_of(arguments.root), arguments.keep_data)
+    except OSError as error:
+        raise InstallFailed(f"{error.filename}: {error.strerror}", "remove it by hand") from None
+    sys.stdout.write("whyidle is uninstalled\n")
+    return 0

@@ -1,0 +1,1 @@
+"""Puts whyidle on a host as a service, and takes it off again without a trace."""

@@ -1,0 +1,157 @@
+"""Installs and upgrades. Recordings and configuration stay; what fails is undone."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from whyidle_cli.errors import InstallFailed
+from whyidle_cli.installer import files, host
+from whyidle_cli.installer.files import Written
+from whyidle_cli.installer.host import call, quietly, say
+from whyidle_cli.installer.layout import FEATURE_DROP_IN, PREFIX, SERVICE, SOCKET, Layout, ours, shipped
+
+_DROP_IN = """\
+# Written by `whyidle install`: this kernel attaches uprobes through perf_event_open, which asks for this
+# capability; from 6.6 on it is not needed, and an upgrade of whyidle takes this file away.
+[Service]
+CapabilityBoundingSet=CAP_SYS_ADMIN
+"""
+
+
+def install(
+    layout: Layout,
+    source: str | None = None,
+    make_environment: Callable[[Path, str], None] = host.make_environment,
+) -> str:
+    """Install, or upgrade in place; returns the version. Raises InstallFailed and leaves what was there."""
+    host.require(layout.live)
+    written = Written(layout)
+    before = layout.current.readlink() if layout.current.is_symlink() else None
+    wanted = not written.upgrade or not layout.live or quietly("systemctl", "is-enabled", "--quiet", SERVICE)
+    say("virtual environment")
+    folder = _new_version(layout, lambda folder: make_environment(folder, source or default_source()))
+    try:
+        version = _version_of(folder)
+        _check_configuration(layout, folder)
+        say("units, users and directories")
+        for path, name in layout.files.items():
+            _tell(written.place(path, shipped(name)))
+        if not layout.config.exists():
+            files.write(layout.config, shipped("config.toml").encode(), 0o644)
+        drop_in = layout.drop_ins[0] / FEATURE_DROP_IN
+        if layout.live and not host.links_uprobes():
+            _tell(written.place(drop_in, _DROP_IN))
+        else:
+            written.forget(drop_in)
+        _warn_overrides(layout)
+        files.link(layout.current, f"{PREFIX}/versions/{folder.name}")
+        for path, to in layout.links.items():
+            files.link(path, to)
+        _accounts(layout)
+        if layout.live:
+            _start(wanted)
+    except BaseException:
+        _undo(layout, before, folder)
+        raise
+    written.save(version)
+    for old in layout.versions.iterdir():
+        if old.name != folder.name:
+            shutil.rmtree(old, ignore_errors=True)
+    return version
+
+
+def default_source() -> str:
+    """What pip installs: the checkout that this runs from, else this release."""
+    distribution = importlib.metadata.distribution("whyidle")
+    about = json.loads(distribution.read_text("direct_url.json") or "{}")
+    url = str(about.get("url", ""))
+    if url.startswith("file://"):
+        return url.removeprefix("file://")
+    return f"whyidle=={distribution.version}"
+
+
+def _new_version(layout: Layout, make: Callable[[Path], None]) -> Path:
+    """Made where it will lie, as scripts name their interpreter by its path; numbered, never used again."""
+    layout.versions.mkdir(parents=True, exist_ok=True)
+    numbers = [int(path.name) for path in layout.versions.iterdir() if path.name.isdigit()]
+    folder = layout.versions / str(max(numbers, default=0) + 1)
+    try:
+        make(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def _version_of(folder: Path) -> str:
+    said = call(folder / "bin/python", "-I", folder / "bin/whyidle", "--version").split()
+    if len(said) != 2 or said[0] != "whyidle" or not said[1][:1].isdigit():
+        raise InstallFailed(f"what was installed does not say its version: {said}", "build the wheel again")
+    return said[1]
+
+
+def _check_configuration(layout: Layout, folder: Path) -> None:
+    if layout.config.exists():
+        try:
+            daemon = folder / "bin/python", "-I", folder / "bin/whyidled"
+            call(*daemon, "--check-config", "--config", layout.config, telling=0)
+        except InstallFailed as error:
+            raise InstallFailed(
+                f"this version does not accept {layout.config}: {error}", "correct it, then install again"
+            ) from None
+
+
+def _accounts(layout: Layout) -> None:
+    where = [] if layout.live else [f"--root={layout.root}"]
+    call("systemd-sysusers", *where, "whyidle.conf")
+    call("systemd-tmpfiles", *where, "--create", "whyidle.conf")
+
+
+def _start(wanted: bool) -> None:
+    call("systemctl", "daemon-reload")
+    if not wanted:
+        say(f"{SERVICE} is disabled, and stays so")
+        return
+    say("starting the service")
+    call("systemctl", "enable", "--quiet", SOCKET, SERVICE)
+    # Both: the socket's own settings may have changed, and the service cannot take over another socket.
+    call("systemctl", "stop", SERVICE, SOCKET)
+    try:
+        call("systemctl", "start", SOCKET, SERVICE)  # returns when the probes are attached
+    except InstallFailed:
+        raise InstallFailed(
+            "the service does not start", f"journalctl -u {SERVICE} says why; so does whyidle doctor"
+        ) from None
+
+
+def _undo(layout: Layout, before: Path | None, folder: Path) -> None:
+    """The version before, if there was one, serves on."""
+    with contextlib.suppress(InstallFailed, OSError):
+        if before is not None and layout.at(str(before)).exists():
+            changed = layout.current.readlink() != before
+            files.link(layout.current, str(before))
+            shutil.rmtree(folder, ignore_errors=True)
+            if layout.live and changed and quietly("systemctl", "is-enabled", "--quiet", SERVICE):
+                call("systemctl", "restart", SERVICE)
+        else:
+            for path in (layout.current, *layout.links):
+                if ours(path):
+                    path.unlink()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _warn_overrides(layout: Layout) -> None:
+    for folder in layout.drop_ins:
+        for path in sorted(folder.glob("*.conf")):
+            if "ExecStart=" in path.read_text(errors="replace"):
+                _tell(f"{path} replaces what the service runs: an older version perhaps")
+
+
+def _tell(said: str | None) -> None:
+    if said:
+        say(f"note: {said}")

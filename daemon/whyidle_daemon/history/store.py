@@ -1,0 +1,133 @@
+"""The files of the history: named so that their order is their age, and never more than was agreed.
+
+A file is one part of one observation, in the format of any recording. There is no index: what a file is of is
+in its first block, so nothing can disagree with it, and a daemon that is killed at any instant leaves at
+worst a file whose last seconds are missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from whyidle_daemon.config import History
+from whyidle_daemon.recording.errors import CannotRecord
+from whyidle_daemon.recording.output import Output
+
+log = logging.getLogger(__name__)
+
+FOLDER: Final = "recordings"
+MODE: Final = 0o640
+SHARE_OF_PART: Final = 1 / 32
+"""No part takes more than this of the room: pruning never has to wait for one that is written."""
+_NAME: Final = re.compile(r"^(\d{8}T\d{6}Z)-(\d+)-(\d+)\.rec$")
+_TRIES: Final = 1000
+
+
+class Part(NamedTuple):
+    """A file: begun and last written when (seconds since 1970), of which process, how large (bytes)."""
+
+    path: Path
+    begun_s: float
+    written_s: float
+    pid: int
+    size: int
+
+
+class Store:
+    """The history of one state directory, as its only writer."""
+
+    def __init__(self, state: Path, config: History, clock: Callable[[], float] = time.time) -> None:
+        self.folder = state / FOLDER
+        self.config = config
+        self._clock = clock
+        self._outputs: list[Output] = []
+        self._failed: str | None = None
+        with contextlib.suppress(OSError):  # said when there is something to keep
+            self._make_folder()
+
+    def _make_folder(self) -> None:
+        if not self.folder.is_dir():
+            self.folder.mkdir(parents=True)
+            self.folder.chmod(0o750)  # whatever the umask
+
+    @property
+    def max_bytes(self) -> int:
+        return self.config.max_megabytes << 20
+
+    @property
+    def part_bytes(self) -> int:
+        """A part that has grown to this is followed by another."""
+        return max(1 << 20, int(self.max_bytes * SHARE_OF_PART))
+
+    def new(self, pid: int) -> Output | None:
+        """A file for a part of an observation of ``pid``; ``None`` if there cannot be one: that is logged."""
+        if not self.config.enabled:
+            return None
+        try:
+            self._make_folder()
+            output = self._create(pid)
+        except (CannotRecord, OSError) as error:
+            if self._failed is None:
+                log.warning("nothing is kept for later: %s", error)
+            self._failed = str(error)
+            return None
+        self._failed = None
+        return output
+
+    def _create(self, pid: int) -> Output:
+        stamp = datetime.fromtimestamp(self._clock(), UTC).strftime("%Y%m%dT%H%M%SZ")
+        for number in itertools.count(1):
+            path = self.folder / f"{stamp}-{pid}-{number}.rec"
+            try:
+                output = Output(str(path), mode=MODE, limit=self.part_bytes * 2)
+            except CannotRecord:
+                if not path.exists() or number > _TRIES:
+                    raise
+            else:
+                self._outputs.append(output)
+                return output
+        raise AssertionError  # count() does not end
+
+    def prune(self) -> None:
+        """Remove what is too old, then the oldest until the rest has room. What is being written stays."""
+        self._outputs = [output for output in self._outputs if not output.closed]
+        written = {output.path for output in self._outputs}
+        found = [part for part in parts(self.folder) if str(part.path) not in written]
+        too_old = self._clock() - self.config.max_age_days * 86400
+        room = self.max_bytes - sum(output.size for output in self._outputs)
+        for part in reversed(found):  # the newest first
+            room -= part.size
+            if part.written_s < too_old or room < 0:
+                with contextlib.suppress(OSError):
+                    part.path.unlink()
+
+
+def parts(folder: Path) -> list[Part]:
+    """The files of a history, the oldest first. Raises OSError if there is none that may be read."""
+    return sorted(_parts(folder), key=lambda part: (part.begun_s, part.path.name))
+
+
+def _parts(folder: Path) -> Iterator[Part]:
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            match = _NAME.match(entry.name)
+            if not match:
+                continue
+            with contextlib.suppress(OSError, ValueError, OverflowError):
+                about = entry.stat(follow_symlinks=False)
+                if not stat.S_ISREG(about.st_mode):
+                    continue
+                begun = datetime.strptime(match[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+                yield Part(Path(entry.path), begun, about.st_mtime, int(match[2]), about.st_size)

@@ -1,0 +1,1 @@
+"""What Prometheus may ask: sums by workload that only grow, gauges of now, and the daemon's own cost."""

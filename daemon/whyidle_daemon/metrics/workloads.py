@@ -1,0 +1,55 @@
+"""The names that series are labelled with. Bounded, whatever runs on the host. Pure.
+
+A workload is a systemd service, else the rule that found the process. Containers, pods and processes come and
+go by the thousand and would each leave series behind; services and rules are what an administrator has named.
+A user can still make services of his own without end: beyond the limit a name takes the place of one that has
+been quiet for long, and if there is none it is counted as ``other``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from whyidle_daemon.discovery.placement import Placement
+
+OTHER: Final = "other"
+ASKED: Final = "attached"
+QUIET_S: Final = 3600.0
+MAX_NAME: Final = 100
+_OF_USERS: Final = re.compile(r"^(user@\d+|user-runtime-dir@\d+)\.service$")
+
+
+def workload_of(placement: Placement, rule: str | None) -> str:
+    """The name for a target that runs there and was found by that rule; ``None``: a client asked for it."""
+    unit = placement.unit
+    if unit is not None and unit.endswith(".service") and not _OF_USERS.match(unit):
+        return unit[:MAX_NAME]
+    return (rule or ASKED)[:MAX_NAME]
+
+
+class Workloads:
+    """The names in use. ``on_forget`` is told of one that gives up its place: its series end."""
+
+    def __init__(self, limit: int, on_forget: Callable[[str], None]) -> None:
+        self._limit = limit
+        self._on_forget = on_forget
+        self._used: dict[str, float] = {}  # when it was used last, in seconds of any clock
+
+    def __len__(self) -> int:
+        return len(self._used)
+
+    def use(self, name: str, now_s: float) -> str:
+        """The name to count under: this one, or ``other``."""
+        if name in self._used:
+            self._used[name] = now_s
+            return name
+        if len(self._used) >= self._limit:
+            oldest = min(self._used, key=self._used.__getitem__)
+            if now_s - self._used[oldest] < QUIET_S:
+                return OTHER
+            del self._used[oldest]
+            self._on_forget(oldest)
+        self._used[name] = now_s
+        return name

@@ -1,0 +1,193 @@
+"""Installing into an image: what is written, what is kept, and that nothing remains. No service manager.
+
+``make test-systemd`` does the same on a booted system.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from whyidle_cli.errors import InstallFailed
+from whyidle_cli.installer import host
+from whyidle_cli.installer.files import SAVED
+from whyidle_cli.installer.install import install
+from whyidle_cli.installer.layout import SERVICE, Layout, shipped
+from whyidle_cli.installer.uninstall import uninstall
+from whyidle_cli.main import main
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="installing needs root"),
+    pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="package systemd is not installed"),
+]
+
+PROGRAM = """\
+import sys
+if "--version" in sys.argv: print("whyidle {version}")
+elif "bad" in open(sys.argv[-1]).read(): sys.exit("whyidled: no such key")
+"""
+
+
+def environment(version: str = "1.0"):  # type: ignore[no-untyped-def]
+    """Makes something that answers as an installed version does."""
+
+    def make(folder: Path, source: str) -> None:
+        assert source == "wheel"
+        (folder / "bin").mkdir(parents=True)
+        (folder / "bin/python").symlink_to(sys.executable)
+        for name in ("whyidle", "whyidled"):
+            (folder / "bin" / name).write_text(PROGRAM.format(version=version))
+
+    return make
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    for folder in ("etc", "usr/local/bin", "var/lib", "run"):
+        (tmp_path / folder).mkdir(parents=True)
+    return Layout(tmp_path)
+
+
+def tree(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*") if "whyidle" in str(path)}
+
+
+def test_everything_is_in_its_place(layout: Layout) -> None:
+    """Units, group, directories, links on PATH, an example configuration."""
+    assert install(layout, "wheel", environment()) == "1.0"
+    for path, name in layout.files.items():
+        assert path.read_text() == shipped(name)
+    assert layout.config.read_text() == shipped("config.toml")
+    assert "whyidle:" in (layout.root / "etc/group").read_text()
+    assert (layout.root / "var/lib/whyidle").stat().st_mode & 0o777 == 0o750
+    for link, to in layout.links.items():
+        assert str(link.readlink()) == to
+        assert layout.at(str(layout.current.readlink())).joinpath("bin", link.name).exists()
+    assert json.loads(layout.installed.read_text())["version"] == "1.0"
+
+
+def test_uninstall_leaves_nothing(layout: Layout) -> None:
+    """Also what an administrator added, and the group."""
+    before = tree(layout.root)
+    install(layout, "wheel", environment())
+    layout.drop_ins[0].mkdir(parents=True)
+    (layout.drop_ins[0] / "mine.conf").write_text("[Service]\n")
+    (layout.root / "var/lib/whyidle/x.rec").write_text("")
+    uninstall(layout)
+    assert tree(layout.root) == before
+    assert "whyidle" not in (layout.root / "etc/group").read_text()
+    uninstall(layout)  # again: nothing to do, and no error
+
+
+def test_uninstall_can_keep_the_data(layout: Layout) -> None:
+    """Recordings and configuration stay, with the group that may read them."""
+    install(layout, "wheel", environment())
+    (layout.root / "var/lib/whyidle/x.rec").write_text("data")
+    uninstall(layout, keep_data=True)
+    assert (layout.root / "var/lib/whyidle/x.rec").read_text() == "data"
+    assert layout.config.exists()
+    assert not layout.prefix.exists()
+    assert "whyidle:" in (layout.root / "etc/group").read_text()
+
+
+def test_upgrade_keeps_what_is_not_its_own(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
+    """Configuration and recordings stay; a changed unit file is kept aside; the old version goes."""
+    install(layout, "wheel", environment("1.0"))
+    (layout.root / "var/lib/whyidle/x.rec").write_text("data")
+    layout.config.write_text("# mine\n")
+    unit = layout.units / SERVICE
+    unit.write_text("[Service]\nExecStart=/mine\n")
+    layout.drop_ins[0].mkdir()
+    (layout.drop_ins[0] / "mine.conf").write_text("[Service]\nExecStart=\nExecStart=/old\n")
+    assert install(layout, "wheel", environment("2.0")) == "2.0"
+    said = capsys.readouterr().err
+    assert "kept as" in said
+    assert "mine.conf replaces what the service runs" in said
+    assert unit.with_name(unit.name + SAVED).read_text() == "[Service]\nExecStart=/mine\n"
+    assert unit.read_text() == shipped(SERVICE)
+    assert layout.config.read_text() == "# mine\n"
+    assert (layout.root / "var/lib/whyidle/x.rec").read_text() == "data"
+    assert [path.name for path in layout.versions.iterdir()] == ["2"]
+
+
+def test_an_untouched_unit_of_an_older_version_is_just_replaced(layout: Layout) -> None:
+    """What whyidle wrote itself is not worth keeping."""
+    install(layout, "wheel", environment("1.0"))
+    unit = layout.units / SERVICE
+    old = unit.read_text() + "# as 1.0 had it\n"
+    unit.write_text(old)
+    table = json.loads(layout.installed.read_text())
+    from whyidle_cli.installer.files import digest  # noqa: PLC0415
+
+    table["files"]["/etc/systemd/system/whyidled.service"] = digest(old.encode())
+    layout.installed.write_text(json.dumps(table))
+    install(layout, "wheel", environment("2.0"))
+    assert not unit.with_name(unit.name + SAVED).exists()
+    assert unit.read_text() == shipped(SERVICE)
+
+
+def test_a_configuration_that_the_new_version_refuses(layout: Layout) -> None:
+    """Then nothing changes, and the mistake is named."""
+    install(layout, "wheel", environment("1.0"))
+    layout.config.write_text("bad")
+    with pytest.raises(InstallFailed, match=r"does not accept .*no such key"):
+        install(layout, "wheel", environment("2.0"))
+    assert layout.current.readlink().name == "1"
+    assert [path.name for path in layout.versions.iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("at", ["usr/local/bin/whyidle", "opt/whyidle/current"])
+def test_what_is_not_ours_is_not_touched(layout: Layout, at: str) -> None:
+    """A program of that name that somebody else put there stops the installation before anything runs."""
+    path = layout.root / at
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("somebody's")
+    with pytest.raises(InstallFailed, match="was not made by whyidle"):
+        install(layout, "wheel", environment())
+    assert path.read_text() == "somebody's"
+    assert list(layout.versions.iterdir()) == []
+
+
+def test_a_masked_unit_stays_masked(layout: Layout) -> None:
+    """``systemctl mask`` is a link to /dev/null, and means no."""
+    layout.units.mkdir(parents=True)
+    (layout.units / SERVICE).symlink_to("/dev/null")
+    with pytest.raises(InstallFailed):
+        install(layout, "wheel", environment())
+    assert (layout.units / SERVICE).readlink() == Path("/dev/null")
+
+
+def test_a_build_that_fails_leaves_the_version_before(layout: Layout) -> None:
+    """No package index, a full disk: what serves serves on."""
+    install(layout, "wheel", environment("1.0"))
+
+    def broken(folder: Path, source: str) -> None:
+        folder.mkdir()
+        raise InstallFailed("no index", "later")
+
+    with pytest.raises(InstallFailed, match="no index"):
+        install(layout, "wheel", broken)
+    assert [path.name for path in layout.versions.iterdir()] == ["1"]
+    assert layout.current.readlink().name == "1"
+
+
+def test_errors_are_two_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As everywhere: what happened, and what to do."""
+    assert main(["install", "--root", str(tmp_path / "none")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert main(["install", "--root", str(tmp_path), "--from", str(tmp_path / "no.whl")]) == 1
+    assert len([line for line in capsys.readouterr().err.splitlines() if not line.startswith("==>")]) == 2
+
+
+def test_the_kernel_is_asked_and_not_its_version(tmp_path: Path) -> None:
+    """The drop-in for older kernels depends on a type that the feature brought."""
+    btf = tmp_path / "btf"
+    btf.write_bytes(b"\0bpf_link\0bpf_uprobe_multi_link\0")
+    assert host.links_uprobes(btf)
+    btf.write_bytes(b"\0bpf_link\0my_bpf_uprobe_multi_link\0")
+    assert not host.links_uprobes(btf)

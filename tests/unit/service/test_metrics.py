@@ -1,0 +1,303 @@
+"""Metrics only grow, stay bounded whatever runs, and their endpoint survives whoever connects."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from whyidle_daemon.discovery.placement import placement_of
+from whyidle_daemon.metrics.exposition import Own, page
+from whyidle_daemon.metrics.http import MAX_CONNECTIONS, MAX_HEAD, Endpoint
+from whyidle_daemon.metrics.inferences import MAX_CONTEXTS, Inferences
+from whyidle_daemon.metrics.ledger import BUCKETS, MAX_FUNCTIONS, Ledger
+from whyidle_daemon.metrics.workloads import OTHER, QUIET_S, workload_of
+from whyidle_probes.events import Gap
+
+SAMPLE = json.loads((Path(__file__).parents[1] / "cli" / "sample_report.json").read_text())
+OWN = Own("1.2", 3.0, 40_000_000, None, {"slices": 7}, 2, 0.004)
+
+
+def report(seconds: float = 1.0, function: str = "search_web", blind: float = 0.0) -> dict[str, Any]:
+    found: dict[str, Any] = copy.deepcopy(SAMPLE)
+    found["threads"] = [{"pid": 1, "tid": 1, "name": "x", "wall_s": seconds, "states": {"network": seconds}}]
+    found["engines"] = [{**SAMPLE["engines"][0], "busy_s": seconds, "idle_s": 2 * seconds}]
+    cause = {**SAMPLE["idle_by_cause"][0], "state": "network", "seconds": 2 * seconds, "function": function}
+    found["idle_by_cause"] = [cause]
+    found["loss"]["seconds_blind"] = blind
+    found["processes"] = [{**SAMPLE["processes"][0], "rss_end_bytes": 1000, "end_s": None}]
+    return found
+
+
+def samples(ledger: Ledger) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """As Prometheus reads them."""
+    text = page(ledger, lambda: OWN).decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(ledger: Ledger, name: str, **labels: str) -> float:
+    return samples(ledger)[name, tuple(sorted(labels.items()))]
+
+
+def test_sums_of_observations_that_ended_and_that_run() -> None:
+    """A workload's counters are the sums over all its observations."""
+    ledger = Ledger(10, functions=True)
+    ledger.update(1, "agents.service", report(3.0), 0.0)
+    ledger.update(1, "agents.service", report(5.0), 1.0)
+    ledger.end(1)
+    ledger.update(2, "agents.service", report(1.0), 2.0)
+    where = {"workload": "agents.service"}
+    assert value(ledger, "whyidle_state_seconds_total", state="network", **where) == 6.0
+    assert value(ledger, "whyidle_engine_busy_seconds_total", engine="llama", **where) == 6.0
+    assert value(ledger, "whyidle_engine_idle_seconds_total", engine="llama", **where) == 12.0
+    assert value(ledger, "whyidle_idle_seconds_total", state="network", **where) == 12.0
+    name = "whyidle_idle_function_seconds_total"
+    assert value(ledger, name, state="network", function="search_web", **where) == 12.0
+    assert value(ledger, "whyidle_targets", **where) == 1
+    assert value(ledger, "whyidle_memory_bytes", **where) == 1000
+    assert value(ledger, "whyidle_daemon_cpu_seconds_total") == 3.0
+    assert value(ledger, "whyidle_lost_total", what="slices") == 7
+
+
+def test_code_is_named_only_where_that_is_wanted() -> None:
+    """Whoever can connect reads it: functions, lines, and never hosts or command lines."""
+    ledger = Ledger(10, functions=False)
+    ledger.update(1, "w", report(), 0.0)
+    text = page(ledger, lambda: OWN).decode()
+    assert "search_web" not in text
+    loud = Ledger(10, functions=True)
+    loud.update(1, "w", report(), 0.0)
+    said = page(loud, lambda: OWN).decode()
+    assert "search_web" in said
+    for secret in (SAMPLE["processes"][0]["command"], str(SAMPLE["findings"][0]["peer"]["address"])):
+        assert secret not in said
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.floats(0, 100), st.booleans()), max_size=20))
+def test_a_counter_never_goes_back(steps: list[tuple[int, float, bool]]) -> None:
+    """Whatever the reports of an observation say, and when it ends."""
+    ledger = Ledger(5, functions=True)
+    before: dict[Any, float] = {}
+    for number, seconds, ends in steps:
+        ledger.update(number, f"w{number}", report(seconds), 0.0)
+        if ends:
+            ledger.end(number)
+        now = {key: v for key, v in samples(ledger).items() if key[0].endswith("_total")}
+        assert all(now[key] >= v for key, v in before.items())
+        before = now
+
+
+def test_ten_thousand_agents_do_not_grow_it() -> None:
+    """Series and memory are bounded by the configuration; what has no place is in ``other``."""
+    ledger = Ledger(20, functions=True)
+    for number in range(10_000):
+        name = f"run-{number}.service"
+        ledger.update(number, name, report(1.0, function=f"f{number}"), number * 0.01)
+        ledger.inference(name, 0.2, number * 0.01)
+        ledger.end(number)
+        if number % 2500 == 0:
+            assert len(samples(ledger)) < 21 * 60 + 2 * MAX_FUNCTIONS
+    found = samples(ledger)
+    assert len({dict(labels).get("workload") for _, labels in found} - {None}) == 21
+    assert len({dict(labels).get("function") for _, labels in found} - {None}) <= MAX_FUNCTIONS + 1
+    busy = [v for (name, _), v in found.items() if name == "whyidle_engine_busy_seconds_total"]
+    assert sum(busy) == 10_000  # none is lost
+    assert sum(v for (n, _), v in found.items() if n == "whyidle_inference_seconds_count") == 10_000
+
+
+def test_a_name_that_is_quiet_gives_up_its_place() -> None:
+    """Its sums go to ``other``, so that totals stay right."""
+    ledger = Ledger(1, functions=False)
+    ledger.update(1, "old", report(4.0), 0.0)
+    ledger.inference("old", 0.3, 0.0)
+    ledger.end(1)
+    ledger.update(2, "new", report(1.0), QUIET_S - 1)
+    assert value(ledger, "whyidle_targets", workload=OTHER) == 1
+    ledger.update(3, "new", report(1.0), QUIET_S + 1)
+    busy = {
+        dict(labels)["workload"]: v
+        for (name, labels), v in samples(ledger).items()
+        if name == "whyidle_engine_busy_seconds_total"
+    }
+    assert busy == {OTHER: 5.0, "new": 1.0}
+    assert value(ledger, "whyidle_inference_seconds_count", workload=OTHER) == 1
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "rule", "name"),
+    [
+        ("/system.slice/vllm.service", "vLLM", "vllm.service"),
+        ("/user.slice/user-1000.slice/user@1000.service/app.slice/app-x.scope", "agents", "agents"),
+        ("/user.slice/user-1000.slice/session-4.scope", "agents", "agents"),
+        (None, None, "attached"),
+        (f"/system.slice/docker-{'ab' * 32}.scope", "agents", "agents"),
+    ],
+)
+def test_what_a_workload_is_called(cgroup: str | None, rule: str | None, name: str) -> None:
+    """A service, else the rule: never a container, a session or a process, which come and go."""
+    assert workload_of(placement_of(cgroup), rule) == name
+
+
+def gap(start: float, end: float, context: int = 1) -> Gap:
+    return Gap(1, 2, 3, context, int(start * 1e9), int(end * 1e9), None)
+
+
+def test_inferences_are_what_is_between_gaps() -> None:
+    """The first gap begins nothing; contexts do not mix; the number of contexts is bounded."""
+    found = Inferences()
+    assert found.ended(gap(0, 1)) is None
+    assert found.ended(gap(0, 5, context=2)) is None
+    assert found.ended(gap(1.25, 2)) == 0.25
+    assert found.ended(gap(2.5, 3)) == 0.5
+    assert found.ended(gap(1, 2)) is None  # out of order: not known
+    for context in range(3 * MAX_CONTEXTS):
+        found.ended(gap(0, 1, context))
+    assert len(found._began) == MAX_CONTEXTS
+
+
+def test_a_histogram_is_cumulative() -> None:
+    """As Prometheus wants it: each bucket has all below it, the last one all."""
+    ledger = Ledger(5, functions=False)
+    for seconds in (0.005, 0.01, 0.3, 100.0):
+        ledger.inference("w", seconds, 0.0)
+    found = samples(ledger)
+    counts = {
+        dict(labels)["le"]: v
+        for (name, labels), v in found.items()
+        if name == "whyidle_inference_seconds_bucket"
+    }
+    assert (counts["0.01"], counts["0.25"], counts["0.5"], counts["60.0"], counts["+Inf"]) == (2, 2, 3, 3, 4)
+    assert len(counts) == len(BUCKETS) + 1
+    assert value(ledger, "whyidle_inference_seconds_sum", workload="w") == pytest.approx(100.315)
+
+
+def test_hostile_names_are_escaped() -> None:
+    """A unit or a function may be called anything."""
+    ledger = Ledger(5, functions=True)
+    ledger.update(1, 'a"\\\nb', report(function='}\n# HELP "x'), 0.0)
+    assert value(ledger, "whyidle_targets", workload='a"\\\nb') == 1
+
+
+# --- the endpoint ------------------------------------------------------------------------------------------
+
+Ask = Callable[[bytes], Awaitable[bytes]]
+
+
+def serving(test: Callable[[Endpoint, Ask, int], Awaitable[None]], body: Callable[[], bytes]) -> None:
+    async def run() -> None:
+        endpoint = Endpoint(body, "text/plain; version=0.0.4")
+        port = await endpoint.listen("127.0.0.1", 0)
+
+        async def ask(data: bytes) -> bytes:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(data)
+            try:
+                return await asyncio.wait_for(reader.read(), 20)
+            finally:
+                writer.close()
+
+        try:
+            await test(endpoint, ask, port)
+        finally:
+            endpoint.close()
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
+
+
+def test_what_it_answers() -> None:
+    """The page, and one word for everything else."""
+
+    async def test(endpoint: Endpoint, ask: Ask, port: int) -> None:
+        got = await ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert got.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\n")
+        assert got.endswith(b"\r\n\r\nthe page\n")
+        head = await ask(b"HEAD /metrics?x HTTP/1.0\r\n\r\n")
+        assert b"Content-Length: 9\r\n" in head
+        assert head.endswith(b"\r\n\r\n")
+        for request, status in {
+            b"GET / HTTP/1.1\r\n\r\n": b"404",
+            b"GET /../metrics HTTP/1.1\r\n\r\n": b"404",
+            b"POST /metrics HTTP/1.1\r\n\r\n": b"405",
+            b"GET /metrics\r\n\r\n": b"400",
+            b"\x16\x03\x01\x02\x00\x01\r\n\r\n": b"400",
+            b"GET /metrics HTTP/1.1\r\n" + b"a: b\r\n" * MAX_HEAD: b"431",
+        }.items():
+            assert (await ask(request)).startswith(b"HTTP/1.1 " + status), request[:40]
+
+    serving(test, lambda: b"the page\n")
+
+
+def test_a_mistake_in_a_page_is_answered(caplog: pytest.LogCaptureFixture) -> None:
+    """The scraper gets a 500, the log the reason, the next request its answer."""
+
+    def broken() -> bytes:
+        raise ValueError("a mistake")
+
+    async def test(endpoint: Endpoint, ask: Ask, port: int) -> None:
+        for _ in range(2):
+            assert (await ask(b"GET /metrics HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 500")
+
+    serving(test, broken)
+    assert "a mistake" in caplog.text
+
+
+def test_connections_are_bounded() -> None:
+    """Those that say nothing take up their places only; when they go, others come."""
+
+    async def test(endpoint: Endpoint, ask: Ask, port: int) -> None:
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MAX_CONNECTIONS)]
+        while len(endpoint.connections) < MAX_CONNECTIONS:
+            await asyncio.sleep(0)
+        got = b""
+        with contextlib.suppress(ConnectionError):
+            got = await ask(b"GET /metrics HTTP/1.1\r\n\r\n")
+        assert got == b""
+        assert len(endpoint.connections) == MAX_CONNECTIONS
+        for _, writer in silent:
+            writer.close()
+        while endpoint.connections:
+            await asyncio.sleep(0)
+        assert (await ask(b"GET /metrics HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 200")
+
+    serving(test, lambda: b"x")
+
+
+def test_who_is_slow_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that does not end, and an answer that is not read."""
+    monkeypatch.setattr("whyidle_daemon.metrics.http.PATIENCE_S", 0.05)
+
+    async def test(endpoint: Endpoint, ask: Ask, port: int) -> None:
+        for begun in (b"", b"GET /metr", b"GET /metrics HTTP/1.1\r\n\r\n"):
+            _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+            writer.write(begun)
+            while not endpoint.connections:
+                await asyncio.sleep(0)
+            while endpoint.connections:
+                await asyncio.sleep(0.001)
+            writer.close()
+
+    serving(test, lambda: bytes(64 << 20))
+
+
+@given(st.binary(max_size=200))
+def test_any_request(data: bytes) -> None:
+    """Any bytes get one answer."""
+
+    async def test(endpoint: Endpoint, ask: Ask, port: int) -> None:
+        assert (await ask(data + b"\r\n\r\n")).startswith(b"HTTP/1.1 ")
+
+    serving(test, lambda: b"x")

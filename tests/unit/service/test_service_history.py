@@ -1,0 +1,236 @@
+"""The files of the history and the report over several: nothing in excess, nothing lost that fits."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import report_schema
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whyidle_cli.main import main
+from whyidle_daemon.config import History
+from whyidle_daemon.history.heartbeat import Heartbeat, blind_ns, now_ns
+from whyidle_daemon.history.merge import merged
+from whyidle_daemon.history.store import Store, parts
+
+SAMPLE = json.loads((Path(__file__).parents[1] / "cli" / "sample_report.json").read_text())
+NOW = 1_800_000_000.0
+MIB = 1 << 20
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_part_is_a_file_for_root_and_the_group(tmp_path: Path) -> None:
+    """Named by when it began; two of one second and process do not meet."""
+    clock = Clock()
+    before = os.umask(0o077)  # as in the unit
+    try:
+        store = Store(tmp_path, History(), clock)
+        outputs = [store.new(42) for _ in range(3)]
+    finally:
+        os.umask(before)
+    for output in outputs:
+        assert output is not None
+        output.close(5)
+        assert Path(output.path).stat().st_mode & 0o777 == 0o640
+    found = parts(store.folder)
+    assert len({part.path for part in found}) == 3
+    assert {(part.pid, part.begun_s) for part in found} == {(42, NOW)}
+    assert store.folder.stat().st_mode & 0o777 == 0o750
+
+
+def test_the_oldest_goes_first(tmp_path: Path) -> None:
+    """Too old, or more than there is room for; what is not of the history is not touched."""
+    clock = Clock()
+    store = Store(tmp_path, History(max_megabytes=32, max_age_days=1.0), clock)
+    for hour in range(30):  # 30 hours, 2 MiB each
+        path = store.folder / f"20270115T{hour % 24:02}0000Z-{hour}-1.rec"
+        path = store.folder / f"202701{14 + hour // 24:02}T{hour % 24:02}0000Z-{hour}-1.rec"
+        path.write_bytes(bytes(2 * MIB))
+        os.utime(path, (NOW - (29 - hour) * 3600,) * 2)
+    (store.folder / "notes.txt").write_text("mine")
+    (store.folder / "20270101T000000Z-1-1.rec").symlink_to("/etc/passwd")
+    store.prune()
+    left = parts(store.folder)
+    assert [part.pid for part in left] == list(range(14, 30))  # 16 x 2 MiB = 32 MiB
+    store.config = History(max_megabytes=32, max_age_days=0.25)
+    store.prune()
+    assert [part.pid for part in parts(store.folder)] == list(range(23, 30))
+    assert (store.folder / "notes.txt").exists()
+    assert (store.folder / "20270101T000000Z-1-1.rec").is_symlink()
+
+
+def test_what_is_being_written_stays(tmp_path: Path) -> None:
+    """However little room there is: it is the part that somebody will ask for."""
+    store = Store(tmp_path, History(max_megabytes=32, max_age_days=0.001), Clock())
+    output = store.new(1)
+    assert output is not None
+    os.utime(output.path, (NOW - 10 * 86400,) * 2)
+    store.prune()
+    assert Path(output.path).exists()
+    output.close(5)
+    os.utime(output.path, (NOW - 10 * 86400,) * 2)
+    store.prune()
+    assert not Path(output.path).exists()
+
+
+def test_no_room_to_write_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A state directory that cannot be used costs the history, and one line."""
+    (tmp_path / "file").write_text("")
+    store = Store(tmp_path / "file", History(), Clock())
+    assert store.new(1) is None
+    assert store.new(1) is None
+    assert caplog.text.count("nothing is kept") == 1
+    assert Store(tmp_path, History(enabled=False), Clock()).new(1) is None
+
+
+def test_blind_time() -> None:
+    """From the last beat or the start of the process, whichever was later, to the new observation."""
+    assert blind_ns(started_ns=10, last_seen_ns=50, began_ns=80) == 30
+    assert blind_ns(started_ns=60, last_seen_ns=50, began_ns=80) == 20
+    assert blind_ns(started_ns=90, last_seen_ns=50, began_ns=80) == 0
+
+
+def test_a_beat_of_another_boot_tells_nothing(tmp_path: Path) -> None:
+    """Nor does one that is no beat, whoever wrote it."""
+    boot = tmp_path / "boot"
+    boot.write_text("one\n")
+    beat = Heartbeat(tmp_path, boot)
+    assert beat.last_ns() is None
+    beat.beat()
+    assert 0 <= now_ns() - (beat.last_ns() or 0) < 60e9
+    boot.write_text("two\n")
+    assert beat.last_ns() is None
+    for text in (
+        "",
+        "[]",
+        "{}",
+        '{"boot": "two", "monotonic_ns": "x"}',
+        '{"boot": "two", "monotonic_ns": 1e99}',
+    ):
+        (tmp_path / "last-seen").write_text(text)
+        assert beat.last_ns() is None
+
+
+def part(at: str, **changes: Any) -> dict[str, Any]:
+    found: dict[str, Any] = copy.deepcopy(SAMPLE)
+    found["target"]["started_at"] = at
+    found["recording"] = {"complete": True, "reason": None}
+    for kind in ("processes_omitted", "threads_omitted"):
+        found.pop(kind, None)
+    return found | changes
+
+
+def test_one_part_is_its_own_report() -> None:
+    """Merging changes nothing then."""
+    one = part("2026-11-26T10:00:00Z")
+    assert merged([one]) == one
+    with pytest.raises(ValueError, match="nothing"):
+        merged([])
+
+
+def test_sums_of_two_parts() -> None:
+    """Whatever order they come in; the equations of the contract hold for the sum."""
+    first, second = part("2026-11-26T10:00:00Z"), part("2026-11-26T10:10:00Z")
+    for reports in ([first, second], [second, first]):
+        both = merged(copy.deepcopy(reports))
+        report_schema._VALIDATOR.validate(both)
+        assert both["target"]["duration_s"] == pytest.approx(600 + second["target"]["duration_s"])
+        assert both["target"]["started_at"] == "2026-11-26T10:00:00Z"
+        assert len(both["threads"]) == len(first["threads"])
+        for thread in both["threads"]:
+            assert sum(thread["states"].values()) == pytest.approx(thread["wall_s"], rel=1e-3)
+        for engine, before in zip(both["engines"], first["engines"], strict=True):
+            assert engine["busy_s"] == pytest.approx(2 * before["busy_s"])
+            assert engine["idle_s"] == pytest.approx(2 * before["idle_s"])
+        assert sum(c["seconds"] for c in both["idle_by_cause"]) == pytest.approx(
+            2 * sum(c["seconds"] for c in first["idle_by_cause"])
+        )
+        assert len(both["findings"]) == len(first["findings"])
+        for kind in {f["kind"] for f in first["findings"]}:
+            once = sum(f["blocked_s"] for f in first["findings"] if f["kind"] == kind)
+            twice = sum(f["blocked_s"] for f in both["findings"] if f["kind"] == kind)
+            assert twice == pytest.approx(2 * once)
+        assert "2 parts of the history" in both["findings"][0]["advice"]
+        assert both["loss"]["events_lost"] == 2 * first["loss"]["events_lost"]
+
+
+def test_a_gap_over_the_cut_is_one() -> None:
+    """The hang that lasts for hours is not told in pieces."""
+    cause = {"state": "network", "share": 1.0, "pid": 1, "tid": 1, "function": "f", "peer": None}
+    sleep = {**cause, "state": "sleep"}
+    gap = {"engine": "e", "start_s": 590.0, "duration_s": 10.0, "causes": [cause], "open": True}
+    next_ = {"engine": "e", "start_s": 0.0, "duration_s": 30.0, "causes": [sleep], "open": False}
+    both = merged([part("2026-11-26T10:00:00Z", gaps=[gap]), part("2026-11-26T10:10:00Z", gaps=[next_])])
+    (whole,) = both["gaps"]
+    assert (whole["start_s"], whole["duration_s"], whole["open"]) == (590.0, 40.0, False)
+    assert {c["state"]: c["share"] for c in whole["causes"]} == {"sleep": 0.75, "network": 0.25}
+    apart = merged([part("2026-11-26T10:00:00Z", gaps=[gap]), part("2026-11-26T10:10:05Z", gaps=[next_])])
+    assert len(apart["gaps"]) == 2
+
+
+def test_what_is_not_whole_is_said() -> None:
+    """One part that was cut off makes the report incomplete."""
+    broken = part("2026-11-26T10:10:00Z", recording={"complete": False, "reason": "cut off"})
+    both = merged([part("2026-11-26T10:00:00Z"), broken])
+    assert both["recording"] == {"complete": False, "reason": "1 of 2 parts: cut off"}
+
+
+@given(st.lists(st.integers(0, 59), min_size=1, max_size=4, unique=True), st.integers(0, 250))
+def test_merging_any_number(minutes: list[int], causes: int) -> None:
+    """The number of causes is bounded, and their seconds are all there."""
+    reports = []
+    for minute in minutes:
+        rows = [
+            {
+                "state": "network",
+                "seconds": 1.0,
+                "share": 0,
+                "pid": 1,
+                "function": f"f{minute}{n}",
+                "peer": None,
+            }
+            for n in range(causes)
+        ]
+        reports.append(part(f"2026-11-26T10:{minute:02}:00Z", idle_by_cause=rows))
+    found = merged(reports)["idle_by_cause"]
+    assert len(found) <= 251 if len(minutes) == 1 else len(found) <= 201
+    assert sum(cause["seconds"] for cause in found) == pytest.approx(causes * len(minutes))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--since", "soon"], ["--since", "-1h"], ["--since", "nan"], ["--since", "2h", "x.rec"], ["--pid", "1"]],
+)
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Times that are none, a file beside --since, a filter without it."""
+    try:
+        code = main(["report", *arguments])
+    except SystemExit as left:
+        code = left.code  # type: ignore[assignment]
+    assert code == 2
+    assert capsys.readouterr().err
+
+
+def test_nothing_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No directory, and nothing in it: two lines each."""
+    assert main(["report", "--since", "1h", "--state", str(tmp_path)]) == 1
+    assert "cannot read the history" in capsys.readouterr().err
+    (tmp_path / "recordings").mkdir()
+    (tmp_path / "recordings/20270101T000000Z-1-1.rec").write_text("no recording")
+    assert main(["report", "--since", "1h", "--pid", "7", "--state", str(tmp_path)]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert "nothing of pid 7 in that time" in said[0]
+    assert len(said) == 2

@@ -23,6 +23,7 @@ _TARGET_OFFSET = 16  # of wi_thread.target
 _TORN_TRIES = 100
 _ITERATIONS = 32
 _CONTROL_TURN = 4096
+_FIRST_TURN = 256
 
 
 class Kernel:
@@ -43,6 +44,7 @@ class Kernel:
         self._on_event = on_event
         self.events = libbpf.RingBuffer(probes.map("events"), self._handle)
         self.control = libbpf.RingBuffer(probes.map("control"), self._handle)
+        self.first_writes = libbpf.RingBuffer(probes.map("first_writes"), self._handle)
         self.bad_events = 0
         self.configure(DEFAULT_SLICE_NS, DEFAULT_GAP_NS)
 
@@ -174,6 +176,7 @@ class Kernel:
     def consume(self, limit: int) -> int:
         """Handle control records, then at most ``limit`` of the others; returns how many of these."""
         self.control.consume(_CONTROL_TURN)
+        self.first_writes.consume(_FIRST_TURN)
         return self.events.consume(limit)
 
     def attach_clock(self, tid: int, hertz: int) -> int | None:
@@ -210,6 +213,7 @@ class Kernel:
         """Detach everything."""
         self.events.close()
         self.control.close()
+        self.first_writes.close()
         self._probes.close()
 
 

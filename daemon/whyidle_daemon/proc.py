@@ -157,6 +157,13 @@ class Proc:
         found = unified if unified != b"/" else paths.get(b"cpu", paths.get(b"0"))
         return found.decode("utf-8", "replace") if found else None
 
+    def netns(self, pid: int) -> int:
+        """Inode of its network namespace, 0 when it cannot be read."""
+        try:
+            return self.path(pid, "ns", "net").stat().st_ino
+        except OSError:
+            return 0
+
     def memory(self, pid: int) -> tuple[int, int] | None:
         """Resident bytes now, and the most they ever were in this image."""
         values: dict[bytes, int] = {}

@@ -7,11 +7,9 @@ in an order that a recording can keep.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import os
 import platform
-import socket
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -23,8 +21,6 @@ from whyidle_daemon.access import owner_of
 from whyidle_daemon.discovery.placement import Placement, placement_of
 from whyidle_daemon.facts import (
     Host,
-    HostName,
-    Lookup,
     Loss,
     MemorySample,
     Overhead,
@@ -34,6 +30,7 @@ from whyidle_daemon.facts import (
 from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_daemon.libraries import EngineLibraries
 from whyidle_daemon.observation import Anything, Observation, Progress
+from whyidle_daemon.peer_names import PeerNames
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.rebase import Base
 from whyidle_daemon.recording.output import Output
@@ -47,6 +44,7 @@ from whyidle_probes.events import (
     Event,
     Exec,
     Exit,
+    FirstWrite,
     Fork,
     Gap,
     Glance,
@@ -85,14 +83,6 @@ def _utc() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
 class Target:
     """One observation: its processes in the kernel's maps, and its reducer."""
 
@@ -106,6 +96,7 @@ class Target:
         self._proc = proc
         self._owners: dict[int, int | None] | None = {} if know_owners else None
         self._unmapped: dict[int, int] = {}
+        self._names = PeerNames(proc.netns)
         self._watched: list[int] = []
         self._stalls = StallTracker()
         self._spins = Spins()
@@ -212,7 +203,13 @@ class Target:
                 self._unmapped[event.pid] = _LIBRARY_RETRIES
             return
         if isinstance(event, NameLookup):
-            self._looked_up(event)
+            for fact in self._names.looked_up(event):
+                self.observation.add(fact)
+            return
+        if isinstance(event, FirstWrite):
+            name = self._names.called(event)
+            if name is not None:
+                self.observation.add(name)
             return
         self._add(event)
         if isinstance(event, Fork | Exec):
@@ -220,6 +217,7 @@ class Target:
             self._sampler.started(event.pid, event.ns)
         elif isinstance(event, Exit):
             self._unmapped.pop(event.pid, None)
+            self._names.forget(event.pid)
             self._sampler.forget(event.pid)
         if isinstance(event, Fork | Exec | Exit | Slice):
             for listener in self.listeners:
@@ -388,15 +386,6 @@ class Target:
         with contextlib.suppress(OSError):  # the table is full: the GIL then counts as a lock
             self._kernel.set_gil(pid, start, end)
 
-    def _looked_up(self, event: NameLookup) -> None:
-        lookup = Lookup(event.pid, event.tid, event.start_ns, event.end_ns, event.host, event.status)
-        self.observation.add(lookup)
-        if _is_address(event.host):  # written as a number already: no name to learn
-            return
-        for family, address in event.addresses:
-            raw = address[:4] if family == socket.AF_INET else address
-            self.observation.add(HostName(event.pid, event.end_ns, family, raw, event.host))
-
     def drain(self) -> None:
         """Take what the rings hold, and the threads that ended without room in them."""
         for _ in range(_FINISH_TURNS):
@@ -425,7 +414,8 @@ class Target:
         command = self._proc.command(pid)
         if command:
             parent = self._proc.parent(pid) or 0
-            facts = ProcessFacts(pid, parent, command, self._proc.cgroup(pid), monotonic_ns())
+            netns = self._names.learn(pid)
+            facts = ProcessFacts(pid, parent, command, self._proc.cgroup(pid), monotonic_ns(), netns)
             self.observation.add(facts)
 
 

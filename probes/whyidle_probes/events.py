@@ -63,6 +63,7 @@ class EventType(IntEnum):
     LIBRARY = 6
     GAP = 7
     LOOKUP = 8
+    FIRST_WRITE = 9
     NOTICED = 64
 
 
@@ -78,6 +79,7 @@ class Stat(IntEnum):
     ENGINES_LOST = 6
     GAPS_LOST = 7
     ITER_NEW = 8
+    NAMES_LOST = 9
 
 
 class Notice(IntEnum):
@@ -284,6 +286,20 @@ class NameLookup(NamedTuple):
     addresses: tuple[tuple[int, bytes], ...]
 
 
+class FirstWrite(NamedTuple):
+    """The beginning of what a client wrote first on a connection: a TLS ClientHello or an HTTP/1 request.
+
+    Hostile, and not to be kept: :mod:`whyidle_daemon.greetings` takes the name from it.
+    """
+
+    target: int
+    ns: int
+    pid: int
+    tid: int
+    peer: Peer
+    data: bytes
+
+
 class Noticed(NamedTuple):
     """Processes that nobody observes are in the ``noticed`` map; no second one comes before it is drained."""
 
@@ -323,7 +339,7 @@ class ShortWaits(NamedTuple):
     target: int = 0
 
 
-Event = Slice | Thread | Fork | Exec | Exit | Library | Gap | NameLookup | Noticed
+Event = Slice | Thread | Fork | Exec | Exit | Library | Gap | NameLookup | FirstWrite | Noticed
 
 _PEER = "16s16sHHBBBB"
 _PEER_FAMILY = Peer._fields.index("family")
@@ -341,6 +357,7 @@ _ENGINE = struct.Struct("<IIII7Q32Q")
 _WAIT_KEY = struct.Struct("<II16sHHBxxx")
 _WAIT = struct.Struct("<QQQIxxxx")
 _LOOKUP = struct.Struct("<IIQQIIiI4I16s16s16s16s96s")
+_FIRST_WRITE = struct.Struct("<IIQII" + _PEER + "II2048s")
 RANGE = struct.Struct("<QQ")
 CONFIG = struct.Struct("<QQ")
 
@@ -359,6 +376,7 @@ SIZES = {
     "wi_wait_key": _WAIT_KEY.size,
     "wi_wait": _WAIT.size,
     "wi_lookup": _LOOKUP.size,
+    "wi_first_write": _FIRST_WRITE.size,
     "wi_noticed": _HEADER.size,
     "wi_range": RANGE.size,
     "wi_config": CONFIG.size,
@@ -434,6 +452,9 @@ def decode_event(data: bytes) -> Event:
         if kind == EventType.LIBRARY:
             f = _LIBRARY.unpack_from(data)
             return Library._make((target, *f[2:5], _text(f[5])))
+        if kind == EventType.FIRST_WRITE:
+            f = _FIRST_WRITE.unpack_from(data)
+            return FirstWrite._make((target, *f[2:5], Peer(*f[5:13]), f[15][: f[13]]))
         if kind == EventType.NOTICED:
             return Noticed(target)
         if kind == EventType.LOOKUP:

@@ -38,6 +38,7 @@ MAPS = (
     "syscall_class",
     "events",
     "control",
+    "first_writes",
     "noticed",
     "notice",
 )
@@ -48,6 +49,7 @@ PROGRAMS = (
     ("wi_sched_waking", "tracepoint", "sched_waking", False),
     ("wi_data_ready", "tracepoint", "sk_data_ready", True),
     ("wi_tcp_state", "tracepoint", "inet_sock_set_state", True),
+    ("wi_sent", "tracepoint", "sock_send_length", True),
     ("wi_fork", "tracepoint", "sched_process_fork", False),
     ("wi_exec", "tracepoint", "sched_process_exec", False),
     ("wi_exit", "tracepoint", "sched_process_exit", False),
@@ -86,6 +88,7 @@ class ProbeConfig:
     tid_pages: int = 0  # of 4096 TIDs that are told apart at a byte each; 0: as pid_max says
     event_bytes: int = 1 << 20
     control_bytes: int = 1 << 18
+    first_write_bytes: int = 1 << 18
     system_python: str = SYSTEM_PYTHON
     programs: tuple[tuple[str, str, str, bool], ...] = PROGRAMS
 
@@ -100,6 +103,12 @@ class ProbeConfig:
                 "WI_TID_PAGES": str(self.tid_pages or _tid_pages()),
                 "WI_EVENT_PAGES": str(self.event_bytes // _PAGE),
                 "WI_CONTROL_PAGES": str(self.control_bytes // _PAGE),
+                "WI_FIRST_PAGES": str(self.first_write_bytes // _PAGE),
+                "WI_NR_WRITE": str(syscalls.number_of("write")),
+                "WI_NR_WRITEV": str(syscalls.number_of("writev")),
+                "WI_NR_SENDTO": str(syscalls.number_of("sendto")),
+                "WI_NR_SENDMSG": str(syscalls.number_of("sendmsg")),
+                "WI_NR_SENDMMSG": str(syscalls.number_of("sendmmsg")),
                 "WI_NR_MMAP": str(syscalls.number_of("mmap")),
                 "WI_NR_POLL": str(syscalls.find_number("poll")),
                 "WI_NR_EPOLL_PWAIT2": str(syscalls.find_number("epoll_pwait2")),

@@ -68,6 +68,7 @@ enum wi_event {
 	WI_EV_LIBRARY = 6,
 	WI_EV_GAP = 7,
 	WI_EV_LOOKUP = 8,
+	WI_EV_FIRST_WRITE = 9, /* never recorded: the name in it is */
 	WI_EV_NOTICED = 64,  /* for discovery alone: never recorded */
 };
 
@@ -81,6 +82,7 @@ enum wi_stat {
 	WI_STAT_ENGINES_LOST = 6,
 	WI_STAT_GAPS_LOST = 7,
 	WI_STAT_ITER_NEW = 8,      /* processes and threads the last iterator runs added */
+	WI_STAT_NAMES_LOST = 9,    /* first writes the ring had no room for */
 	WI_STATS = 16,
 };
 
@@ -189,6 +191,21 @@ struct wi_lookup {
 	unsigned int families[WI_ADDRESSES];
 	unsigned char addresses[WI_ADDRESSES * 16];
 	char host[WI_HOST];
+};
+
+#define WI_FIRST_WRITE 2048  /* of a ClientHello; with post-quantum key shares it has 1700 bytes */
+#define WI_FIRST_REQUEST 512 /* of an HTTP request: its line, and Host, which comes first */
+
+/* The beginning of what a client wrote first on a TCP connection, if that is a ClientHello or a request. */
+struct wi_first_write {
+	struct wi_header header;
+	unsigned long long ns;
+	unsigned int pid;
+	unsigned int tid;
+	struct wi_peer peer;
+	unsigned int length;       /* of data */
+	unsigned int pad;
+	unsigned char data[WI_FIRST_WRITE];
 };
 
 struct wi_exit {

@@ -25,6 +25,7 @@ FORMATS = {
     "wi_wait_key": events._WAIT_KEY,
     "wi_wait": events._WAIT,
     "wi_lookup": events._LOOKUP,
+    "wi_first_write": events._FIRST_WRITE,
     "wi_range": events.RANGE,
     "wi_config": events.CONFIG,
 }

@@ -15,13 +15,17 @@ from whyidle_probes.events import NO_PEER, Engine, Peer, Thread, Wait
 
 
 class ProcessFacts(NamedTuple):
-    """What ``/proc/PID`` said of a process at ``ns``; ``cgroup`` is ``None`` when it could not be read."""
+    """What ``/proc/PID`` said of a process at ``ns``; ``cgroup`` is ``None`` when it could not be read.
+
+    ``netns`` is the inode of its network namespace, 0: not known.
+    """
 
     pid: int
     ppid: int
     command: tuple[str, ...]
     cgroup: str | None
     ns: int
+    netns: int = 0
 
 
 class MemorySample(NamedTuple):
@@ -109,13 +113,21 @@ class Lookup(NamedTuple):
 
 
 class HostName(NamedTuple):
-    """``address`` (raw, 4 or 16 bytes) is how ``host`` was resolved, at ``ns``, by process ``pid``."""
+    """``address`` (raw, 4 or 16 bytes) is how ``host`` was resolved, at ``ns``, by process ``pid``.
+
+    With a ``port`` it was not resolved: the process called the peer so in what it wrote first on a connection
+    (TLS's SNI or HTTP's Host; empty when that was no name), and asked for ``path`` if that was HTTP.
+    ``netns`` is the inode of its network namespace, 0: not known.
+    """
 
     pid: int
     ns: int
     family: int
     address: bytes
     host: str
+    port: int = 0
+    path: str = ""
+    netns: int = 0
 
 
 class CudaFacts(NamedTuple):

@@ -25,12 +25,13 @@ ENTRY_ONLY = ("launch", "copy")
 _NEVER = 2**64 - 1
 _ITERATIONS = 32
 _CONTROL_TURN = 4096
+_FIRST_TURN = 256
 
 
 class Kernel:
     """Loaded probes, ready to track processes. ``on_event`` gets every decoded ring-buffer record."""
 
-    def __init__(self, probes: Probes, on_event: Callable[[Event], None], self_pid: int) -> None:
+    def __init__(self, probes: Probes, on_event: Callable[[Event], None]) -> None:
         sizes = events.SIZES
         self._probes = probes
         self._threads = libbpf.Map(probes.map("threads"), 4, sizes["wi_thread"])
@@ -42,10 +43,10 @@ class Kernel:
         self._stats = libbpf.Map(probes.map("stats"), 4, 8)
         self._noticed = libbpf.Map(probes.map("noticed"), 4, 4)
         self._notice = libbpf.Map(probes.map("notice"), 4, 4)
-        self._self_pid = self_pid
         self._on_event = on_event
         self.events = libbpf.RingBuffer(probes.map("events"), self._handle)
         self.control = libbpf.RingBuffer(probes.map("control"), self._handle)
+        self.first_writes = libbpf.RingBuffer(probes.map("first_writes"), self._handle)
         self.bad_events = 0
         self._slice_ns, self._gap_ns, self._launches_ns = DEFAULT_SLICE_NS, DEFAULT_GAP_NS, 0
         self.configure(DEFAULT_SLICE_NS, DEFAULT_GAP_NS)
@@ -66,7 +67,7 @@ class Kernel:
         self._write_config()
 
     def _write_config(self) -> None:
-        value = events.CONFIG.pack(self._slice_ns, self._gap_ns, self._self_pid, 0, self._launches_ns)
+        value = events.CONFIG.pack(self._slice_ns, self._gap_ns, self._launches_ns)
         self._config.set(_U32.pack(0), value)
 
     def track(self, pids: Iterable[int], target: int) -> None:
@@ -183,11 +184,12 @@ class Kernel:
     def run_ns(self) -> int:
         """Nanoseconds the programs have run; grows only while kernel.bpf_stats_enabled is on."""
         names = [name for name in self._probes.descriptors if name.startswith("program:")]
-        return sum(libbpf.program_run_ns(self._probes.descriptors[name]) for name in names)
+        return sum(libbpf.program_info(self._probes.descriptors[name]).run_ns for name in names)
 
     def consume(self, limit: int) -> int:
         """Handle control records, then at most ``limit`` of the others; returns how many of these."""
         self.control.consume(_CONTROL_TURN)
+        self.first_writes.consume(_FIRST_TURN)
         return self.events.consume(limit)
 
     def attach_clock(self, tid: int, hertz: int) -> int | None:
@@ -230,6 +232,7 @@ class Kernel:
         """Detach everything."""
         self.events.close()
         self.control.close()
+        self.first_writes.close()
         self._probes.close()
 
 

@@ -11,7 +11,7 @@ import errno
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 ANY, NOEXIST = 0, 1
 _PERF_EVENT_IOC_ENABLE, _PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408
@@ -23,7 +23,7 @@ _PERF_TYPE_SOFTWARE, _PERF_COUNT_SW_CPU_CLOCK, _PERF_ATTR_FREQ = 1, 0, 1 << 10
 _UPROBE_TYPE = "/sys/bus/event_source/devices/uprobe/type"
 _UPROBE_RETURN = "/sys/bus/event_source/devices/uprobe/format/retprobe"
 _BATCH = 128
-_OBJ_INFO_SIZE = 256
+_OBJ_INFO_SIZE, _INFO_NAME, _INFO_RUN_NS = 256, 64, 192  # of struct bpf_prog_info, in bytes
 
 _lib: Any = None
 _libc = c.CDLL(None, use_errno=True)
@@ -241,10 +241,25 @@ def run_iterator(link: int) -> None:
         os.close(fd)
 
 
-def program_run_ns(fd: int) -> int:
-    """Nanoseconds a program has run, as the kernel counts them; 0 unless kernel.bpf_stats_enabled is on."""
+class ProgramInfo(NamedTuple):
+    """What the kernel says of a loaded program; it counts runs only while kernel.bpf_stats_enabled is on."""
+
+    name: str
+    run_ns: int
+    runs: int
+
+
+def program_info(fd: int) -> ProgramInfo:
+    """From ``struct bpf_prog_info``: the name (15 characters at most), nanoseconds it ran, how often."""
     info = c.create_string_buffer(_OBJ_INFO_SIZE)
     size = c.c_uint32(_OBJ_INFO_SIZE)
     _check(library().bpf_obj_get_info_by_fd(fd, info, c.byref(size)))
-    run_ns: int = struct.unpack_from("<Q", info, 192)[0]
-    return run_ns
+    name: bytes = struct.unpack_from("16s", info, _INFO_NAME)[0]
+    return ProgramInfo(name.rstrip(b"\0").decode(), *struct.unpack_from("<QQ", info, _INFO_RUN_NS))
+
+
+def program_ids() -> Iterator[int]:
+    """The kernel's numbers of all loaded programs."""
+    number = c.c_uint32(0)
+    while library().bpf_prog_get_next_id(number, c.byref(number)) == 0:
+        yield number.value

@@ -152,7 +152,7 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
     if not private:
         _drop_privileges(probes.uprobe_multi)
     proc = Proc()
-    targets = Targets(lambda on_event: Kernel(probes, on_event, os.getpid()), proc)
+    targets = Targets(lambda on_event: Kernel(probes, on_event), proc)
     over = asyncio.Event()
     serving: asyncio.Server | None = None  # kept: uvloop stops listening when nobody holds it
     state = None if private or options.state is None else Path(options.state)

@@ -9,69 +9,21 @@ the sampled time was in that one function; or, where short waits were sampled, n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from whyidle_daemon.chains import Chain
-from whyidle_daemon.facts import HostName
 from whyidle_daemon.gaps import EngineActivity, ExplainedGap, Piece
+from whyidle_daemon.hosts import Hosts
 from whyidle_daemon.processes import Process
 from whyidle_daemon.roots import Cause, RootPiece
 from whyidle_daemon.sites import Place
-from whyidle_daemon.states import AF_INET, AF_INET6, MAPPED, SOCKET_WAITS
+from whyidle_daemon.states import SOCKET_WAITS
 from whyidle_daemon.waits import WaitGroup, WaitKey
 
 DOMINANT_SHARE = 0.9
 SAMPLED_SHARE = 0.05  # of all the time; less than this speaks for itself only,
 MIN_SAMPLES = 5  # unless it is this many: they fall at random, and seldom agree by chance
-MAX_ADDRESSES = 4096
-MAX_NAMES = 8  # of one address
-MAX_NAME = 255
-
-
-class _Name(NamedTuple):
-    ns: int
-    pid: int
-    host: str
-
-
-class Hosts:
-    """How addresses were resolved, the latest names of the latest addresses."""
-
-    def __init__(self, limit: int = MAX_ADDRESSES) -> None:
-        self._names: dict[bytes, list[_Name]] = {}
-        self._limit = limit
-
-    def add(self, name: HostName) -> None:
-        """An address was resolved."""
-        address = _plain(name.family, name.address)
-        names = self._names.pop(address, [])
-        self._names[address] = sorted([*names, _Name(name.ns, name.pid, name.host[:MAX_NAME])])[-MAX_NAMES:]
-        if len(self._names) > self._limit:
-            del self._names[next(iter(self._names))]
-
-    def all(self) -> Iterator[HostName]:
-        """What is known, in the form in which it came."""
-        for address, names in self._names.items():
-            family = AF_INET if len(address) == 4 else AF_INET6
-            for name in names:
-                yield HostName(name.pid, name.ns, family, address, name.host)
-
-    def host(self, pid: int, family: int, address: bytes, ns: int) -> str | None:
-        """The name that ``pid`` knew the address by at ``ns``, else another process; 0: the latest."""
-        names = self._names.get(_plain(family, address))
-        if not names:
-            return None
-        own = [name for name in names if name.pid == pid] or names
-        before = [name for name in own if not ns or name.ns <= ns]
-        return before[-1].host if before else own[0].host
-
-
-def _plain(family: int, address: bytes) -> bytes:
-    """4 bytes for IPv4, in whatever form it came."""
-    if family == AF_INET:
-        return address[:4]
-    return address[12:16] if address[:12] == MAPPED else address
 
 
 ShortPlaces = Mapping[WaitKey, Mapping[Place, int]]
@@ -142,8 +94,8 @@ class Naming:
         """The same thread, wait and peer, with place and host as far as they are known."""
         if key.host is None and key.family:
             since = self._first.get(key._replace(place=None), 0)
-            host = self._hosts.host(key.process.pid, key.family, key.remote, since)
-            return self.placed(key)._replace(host=host)
+            host, path = self._hosts.of(key.process, (key.family, key.remote, key.port), since)
+            return self.placed(key)._replace(host=host, path=path)
         return self.placed(key)
 
     def groups(self) -> dict[WaitKey, WaitGroup]:

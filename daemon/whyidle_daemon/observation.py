@@ -40,11 +40,12 @@ from whyidle_daemon.findings import find_all
 from whyidle_daemon.findings.evidence import Evidence
 from whyidle_daemon.gaps import Driver, EngineActivity, finest
 from whyidle_daemon.gpus.devices import Gpus
+from whyidle_daemon.hosts import Hosts
 from whyidle_daemon.lasting import wait_of, with_lasting
 from whyidle_daemon.llama import MAX_PENDING, SETTLE_NS, LlamaEngine
 from whyidle_daemon.lookups import Lookups
 from whyidle_daemon.memory import MemoryLog, memory_object
-from whyidle_daemon.naming import Hosts, Naming, dominant_places
+from whyidle_daemon.naming import Naming, dominant_places
 from whyidle_daemon.processes import Process, ProcessTable
 from whyidle_daemon.progress import Progress, progress_of
 from whyidle_daemon.sequences import Runs, RunsKey, Sequences

@@ -157,6 +157,13 @@ class Proc:
         found = unified if unified != b"/" else paths.get(b"cpu", paths.get(b"0"))
         return found.decode("utf-8", "replace") if found else None
 
+    def netns(self, pid: int) -> int:
+        """Inode of its network namespace, 0 when it cannot be read."""
+        try:
+            return self.path(pid, "ns", "net").stat().st_ino
+        except OSError:
+            return 0
+
     def memory(self, pid: int) -> tuple[int, int, int | None] | None:
         """Resident bytes now, the most they ever were in this image, and what no file backs."""
         values: dict[bytes, int] = {}

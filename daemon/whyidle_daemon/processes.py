@@ -33,6 +33,7 @@ class Process:
         "exit_pages",
         "folded_cpu_ns",
         "keep",
+        "netns",
         "pid",
         "ppid",
         "provisional",
@@ -60,6 +61,7 @@ class Process:
         self.folded_cpu_ns = 0  # of ended threads that are no longer kept one by one
         self.execs: list[tuple[int, int]] = []  # (ns, old_tid)
         self.keep = False
+        self.netns = 0
 
     def name(self, ns: int, command: tuple[str, ...]) -> None:
         """Remember the command of the latest ``ns``: facts read before an exec do not outlive it."""
@@ -164,6 +166,8 @@ class ProcessTable:
                 lives[-1].end_ns = event.ns  # its exit was lost
             process = self._new(event.pid, event.ns, provisional=False)
         process.ppid = event.parent
+        parent = self.find(event.parent, event.ns)
+        process.netns = process.netns or (parent.netns if parent is not None else 0)
         process.name(event.ns, (event.comm,) if event.comm else ())
         return process
 
@@ -186,6 +190,7 @@ class ProcessTable:
         process = self.at(facts.pid, facts.ns)
         process.ppid = facts.ppid if process.ppid is None else process.ppid
         process.cgroup = facts.cgroup or process.cgroup
+        process.netns = facts.netns or process.netns
         process.name(facts.ns, facts.command)
 
     def memory(self, sample: MemorySample) -> None:

@@ -7,11 +7,9 @@ in an order that a recording can keep.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import os
 import platform
-import socket
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -26,10 +24,8 @@ from whyidle_daemon.facts import (
     CudaFacts,
     EngineFacts,
     Host,
-    HostName,
     LaunchesSeen,
     LimitSample,
-    Lookup,
     Loss,
     MemorySample,
     Overhead,
@@ -42,6 +38,7 @@ from whyidle_daemon.launch_limit import LaunchLimit
 from whyidle_daemon.libraries import EngineLibraries
 from whyidle_daemon.limits import Limits
 from whyidle_daemon.observation import Anything, Observation, Progress
+from whyidle_daemon.peer_names import PeerNames
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.rebase import Base
 from whyidle_daemon.recording.output import Output
@@ -56,6 +53,7 @@ from whyidle_probes.events import (
     Event,
     Exec,
     Exit,
+    FirstWrite,
     Fork,
     Gap,
     Glance,
@@ -97,14 +95,6 @@ def _utc() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
 class Target:
     """One observation: its processes in the kernel's maps, and its reducer."""
 
@@ -121,6 +111,7 @@ class Target:
         self._limits = Limits(proc)
         self._next_memory_ns = 0
         self._looked_at: dict[tuple[int, int], EngineFacts] = {}
+        self._names = PeerNames(proc.netns)
         self._watched: list[int] = []
         self._stalls = StallTracker()
         self._spins = Spins()
@@ -228,20 +219,21 @@ class Target:
 
     def handle(self, event: Event) -> None:
         """Take one record of this target from the kernel side."""
-        if isinstance(event, Noticed):  # of no target
-            return
         if isinstance(event, Library):
             # The mapping appears only after the tracepoint: look now, and again until it is there.
             if not self._scan(event.pid):
                 self._unmapped[event.pid] = _LIBRARY_RETRIES
-            return
-        if isinstance(event, ContextMade):
+        elif isinstance(event, ContextMade):
             self._look_at_context(event.pid, event.context, event.parameters)
-            return
-        if isinstance(event, NameLookup):
-            self._looked_up(event)
-            return
-        self.tell(event)
+        elif isinstance(event, NameLookup | FirstWrite):
+            for fact in self._names.facts(event):
+                self.observation.add(fact)
+        elif not isinstance(event, Noticed):  # which is of no target
+            self.tell(event)
+            self._follow(event)
+
+    def _follow(self, event: Event) -> None:
+        """Keep what is known of processes up to date, and pass on what clients listen for."""
         if isinstance(event, Exec | Exit):
             self._looked_at = {one: facts for one, facts in self._looked_at.items() if one[0] != event.pid}
         if isinstance(event, Fork | Exec):
@@ -250,6 +242,7 @@ class Target:
         elif isinstance(event, Exit):
             self._unmapped.pop(event.pid, None)
             self._libraries.cuda.pop(event.pid, None)
+            self._names.forget(event.pid)
             self._sampler.forget(event.pid)
         if isinstance(event, Fork | Exec | Exit | Slice):
             for listener in self.listeners:
@@ -460,15 +453,6 @@ class Target:
         with contextlib.suppress(OSError):  # the table is full: the GIL then counts as a lock
             self._kernel.set_gil(pid, start, end)
 
-    def _looked_up(self, event: NameLookup) -> None:
-        lookup = Lookup(event.pid, event.tid, event.start_ns, event.end_ns, event.host, event.status)
-        self.observation.add(lookup)
-        if _is_address(event.host):  # written as a number already: no name to learn
-            return
-        for family, address in event.addresses:
-            raw = address[:4] if family == socket.AF_INET else address
-            self.observation.add(HostName(event.pid, event.end_ns, family, raw, event.host))
-
     def drain(self) -> None:
         """Take what the rings hold, and the threads that ended without room in them."""
         for _ in range(_FINISH_TURNS):
@@ -499,7 +483,8 @@ class Target:
         command = self._proc.command(pid)
         if command:
             parent = self._proc.parent(pid) or 0
-            facts = ProcessFacts(pid, parent, command, self._proc.cgroup(pid), monotonic_ns())
+            netns = self._names.learn(pid)
+            facts = ProcessFacts(pid, parent, command, self._proc.cgroup(pid), monotonic_ns(), netns)
             self.observation.add(facts)
 
 

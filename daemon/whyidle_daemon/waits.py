@@ -40,6 +40,7 @@ class WaitKey(NamedTuple):
     place: Place | None = None
     host: str | None = None
     of_child: bool = False  # a pipe or a socket pair, that a child of the process wrote to
+    path: str | None = None  # that was asked for in clear text; filled in as the host is
 
     @property
     def state(self) -> str:
@@ -54,6 +55,8 @@ class WaitKey(NamedTuple):
         peer = peer_object(self.family, self.remote, self.port)
         if peer is not None:
             peer["host"] = self.host
+            if self.path is not None:
+                peer["path"] = self.path
         return peer
 
     @property

@@ -65,6 +65,7 @@ class EventType(IntEnum):
     LIBRARY = 6
     GAP = 7
     LOOKUP = 8
+    FIRST_WRITE = 9
     INFERENCE = 16
     CONTEXT = 17
     START = 24
@@ -83,6 +84,7 @@ class Stat(IntEnum):
     ENGINES_LOST = 6
     GAPS_LOST = 7
     ITER_NEW = 8
+    NAMES_LOST = 9
     INFERENCES_LOST = 12
     LAUNCHES = 14
 
@@ -312,6 +314,20 @@ class NameLookup(NamedTuple):
     addresses: tuple[tuple[int, bytes], ...]
 
 
+class FirstWrite(NamedTuple):
+    """The beginning of what a client wrote first on a connection: a TLS ClientHello or an HTTP/1 request.
+
+    Hostile, and not to be kept: :mod:`whyidle_daemon.greetings` takes the name from it.
+    """
+
+    target: int
+    ns: int
+    pid: int
+    tid: int
+    peer: Peer
+    data: bytes
+
+
 class Noticed(NamedTuple):
     """Processes that nobody observes are in the ``noticed`` map; no second one comes before it is drained."""
 
@@ -414,6 +430,7 @@ Event = (
     | Library
     | Gap
     | NameLookup
+    | FirstWrite
     | Noticed
     | Inference
     | ContextMade
@@ -439,8 +456,9 @@ _CONTEXT = struct.Struct("<IIQIIQQ160s")
 _WAIT_KEY = struct.Struct("<II16sHHBxxx")
 _WAIT = struct.Struct("<QQQIxxxx")
 _LOOKUP = struct.Struct("<IIQQIIiI4I16s16s16s16s96s")
+_FIRST_WRITE = struct.Struct("<IIQII" + _PEER + "II2048s")
 RANGE = struct.Struct("<QQ")
-CONFIG = struct.Struct("<QQIIQ")
+CONFIG = struct.Struct("<QQQ")
 
 SIZES = {
     "wi_peer": 40,
@@ -458,6 +476,7 @@ SIZES = {
     "wi_wait_key": _WAIT_KEY.size,
     "wi_wait": _WAIT.size,
     "wi_lookup": _LOOKUP.size,
+    "wi_first_write": _FIRST_WRITE.size,
     "wi_inference": _INFERENCE.size,
     "wi_context": _CONTEXT.size,
     "wi_noticed": _HEADER.size,
@@ -548,6 +567,9 @@ def decode_event(data: bytes) -> Event:  # noqa: PLR0912 (one branch for each ty
         if kind == EventType.LIBRARY:
             f = _LIBRARY.unpack_from(data)
             return Library._make((target, *f[2:5], _text(f[5])))
+        if kind == EventType.FIRST_WRITE:
+            f = _FIRST_WRITE.unpack_from(data)
+            return FirstWrite._make((target, *f[2:5], Peer(*f[5:13]), f[15][: f[13]]))
         if kind == EventType.NOTICED:
             return Noticed(target)
         if kind == EventType.LOOKUP:

@@ -25,6 +25,7 @@ TIMEOUT_S = 60.0
 _MAX_REPLY = 1 << 16
 _MAX_DESCRIPTORS = 128
 _PAGE = 4096
+_MAX_PID = 1 << 22  # PID_MAX_LIMIT of 64-bit kernels
 
 MAPS = (
     "threads",
@@ -37,6 +38,7 @@ MAPS = (
     "syscall_class",
     "events",
     "control",
+    "first_writes",
     "noticed",
     "notice",
 )
@@ -47,6 +49,7 @@ PROGRAMS = (
     ("wi_sched_waking", "tracepoint", "sched_waking", False),
     ("wi_data_ready", "tracepoint", "sk_data_ready", True),
     ("wi_tcp_state", "tracepoint", "inet_sock_set_state", True),
+    ("wi_sent", "tracepoint", "sock_send_length", True),
     ("wi_fork", "tracepoint", "sched_process_fork", False),
     ("wi_exec", "tracepoint", "sched_process_exec", False),
     ("wi_exit", "tracepoint", "sched_process_exit", False),
@@ -90,8 +93,10 @@ class ProbeConfig:
     max_processes: int = 8192
     max_waits: int = 8192
     max_noticed: int = 4096
+    tid_pages: int = 0  # of 4096 TIDs that are told apart at a byte each; 0: as pid_max says
     event_bytes: int = 1 << 20
     control_bytes: int = 1 << 18
+    first_write_bytes: int = 1 << 18
     system_python: str = SYSTEM_PYTHON
     programs: tuple[tuple[str, str, str, bool], ...] = PROGRAMS
 
@@ -103,8 +108,15 @@ class ProbeConfig:
                 "WI_MAX_PROCESSES": str(self.max_processes),
                 "WI_MAX_WAITS": str(self.max_waits),
                 "WI_MAX_NOTICED": str(self.max_noticed),
+                "WI_TID_PAGES": str(self.tid_pages or _tid_pages()),
                 "WI_EVENT_PAGES": str(self.event_bytes // _PAGE),
                 "WI_CONTROL_PAGES": str(self.control_bytes // _PAGE),
+                "WI_FIRST_PAGES": str(self.first_write_bytes // _PAGE),
+                "WI_NR_WRITE": str(syscalls.number_of("write")),
+                "WI_NR_WRITEV": str(syscalls.number_of("writev")),
+                "WI_NR_SENDTO": str(syscalls.number_of("sendto")),
+                "WI_NR_SENDMSG": str(syscalls.number_of("sendmsg")),
+                "WI_NR_SENDMMSG": str(syscalls.number_of("sendmmsg")),
                 "WI_NR_MMAP": str(syscalls.number_of("mmap")),
                 "WI_NR_POLL": str(syscalls.find_number("poll")),
                 "WI_NR_EPOLL_PWAIT2": str(syscalls.find_number("epoll_pwait2")),
@@ -140,6 +152,15 @@ class Probes:
         for descriptor in self.descriptors.values():
             os.close(descriptor)
         self.descriptors.clear()
+
+
+def _tid_pages() -> int:
+    """Pages of 4096 TIDs each that the kernel hands out now: 8 to 1024."""
+    try:
+        limit = int(Path("/proc/sys/kernel/pid_max").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        limit = _MAX_PID
+    return -(-min(max(limit, 1), _MAX_PID) // 4096)
 
 
 def load_probes(config: ProbeConfig | None = None) -> Probes:

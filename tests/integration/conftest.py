@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +15,7 @@ from whyidle_probes.loader import load_probes
 @pytest.fixture(scope="session")
 def loaded() -> Iterator[tuple[Kernel, list[Event]]]:
     seen: list[Event] = []
-    kernel = Kernel(load_probes(), seen.append, os.getpid())
+    kernel = Kernel(load_probes(), seen.append)
     yield kernel, seen
     kernel.close()
 

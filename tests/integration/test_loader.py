@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -23,16 +21,16 @@ def our_programs() -> set[int]:
     """Kernel ids of loaded programs whose name begins with wi_."""
     lib = libbpf.library()
     found: set[int] = set()
-    number = ctypes.c_uint32(0)
-    while lib.bpf_prog_get_next_id(number, ctypes.byref(number)) == 0:
+    for number in libbpf.program_ids():
         fd = lib.bpf_prog_get_fd_by_id(number)
         if fd < 0:
             continue
-        info, size = ctypes.create_string_buffer(256), ctypes.c_uint32(256)
-        lib.bpf_obj_get_info_by_fd(fd, info, ctypes.byref(size))
-        os.close(fd)
-        if struct.unpack_from("16s", info, 64)[0].startswith(b"wi_"):
-            found.add(number.value)
+        try:
+            name = libbpf.program_info(fd).name
+        finally:
+            os.close(fd)
+        if name.startswith("wi_"):
+            found.add(number)
     return found
 
 

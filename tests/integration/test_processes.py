@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -88,7 +90,7 @@ def test_two_thousand_short_lived_children(run_observed):
 def test_full_buffers_lose_no_totals_and_count_what_they_lose(programs: list[Program]) -> None:
     """With nobody reading, slices are counted as lost and ended threads are kept until they are swept up."""
     seen: list[Event] = []
-    kernel = Kernel(load_probes(ProbeConfig(event_bytes=4096, control_bytes=4096)), seen.append, os.getpid())
+    kernel = Kernel(load_probes(ProbeConfig(event_bytes=4096, control_bytes=4096)), seen.append)
     try:
         program = Program("""
             import threading, time
@@ -119,7 +121,7 @@ def test_full_buffers_lose_no_totals_and_count_what_they_lose(programs: list[Pro
 
 def test_thread_table_full_is_counted(programs: list[Program]) -> None:
     """Threads that the table has no room for are a counted loss."""
-    kernel = Kernel(load_probes(ProbeConfig(max_threads=4)), lambda _: None, os.getpid())
+    kernel = Kernel(load_probes(ProbeConfig(max_threads=4)), lambda _: None)
     try:
         program = Program("""
             import threading, time
@@ -151,3 +153,26 @@ def test_live_totals_reach_to_now(run_observed):
     totals = thread.totals_at(now)
     assert sum(totals) == now - thread.first_ns
     assert totals[Wait.SLEEP] >= before - thread.last_ns
+
+
+def test_threads_beyond_the_table_of_known_numbers_are_tracked(programs: list[Program]) -> None:
+    """A host may raise pid_max after the probes were loaded: higher numbers only cost more."""
+    while subprocess.Popen(["/bin/true"]).wait() == 0 and _last_pid() < 4096:
+        pass
+    kernel = Kernel(load_probes(ProbeConfig(tid_pages=1)), lambda _: None)
+    try:
+        program = Program("import time\ntime.sleep(60)")
+        programs.append(program)
+        kernel.track([program.pid], 1)
+        program.go()
+        assert program.pid >= 4096
+        wait_until(
+            lambda: (t := kernel.thread(program.pid)) and t.ns[Wait.RUNNING] and t.state == Wait.SLEEP,
+            "the sleep",
+        )
+    finally:
+        kernel.close()
+
+
+def _last_pid() -> int:
+    return int(Path("/proc/loadavg").read_text().split()[-1])

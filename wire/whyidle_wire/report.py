@@ -64,11 +64,17 @@ EngineKind = Literal["nvml", "cuda", "llama", "drm"]
 
 
 class Peer(TypedDict):
-    """The other end of a socket; ``host`` is the name it was looked up by, if that was seen."""
+    """The other end of a socket.
+
+    ``host`` is the name it was looked up by, else what its client called it (TLS's SNI, HTTP's Host), if that
+    was seen. ``path``, without its query, is there for HTTP in clear text if the first requests of
+    all connections were for one.
+    """
 
     host: str | None
     address: str
     port: int
+    path: NotRequired[str]
 
 
 class Gpu(TypedDict):

@@ -135,7 +135,9 @@ LAYOUTS: Final[dict[int, Layout]] = {
     ),
     Kind.EXIT: _layout(Exit, "target:uint ns:time pid:uint code:int rss_peak_pages:uint comm:text"),
     Kind.GAP: _layout(Gap, "target:uint pid:uint tid:uint context:uint start_ns:time end_ns:time ns:waits?"),
-    Kind.PROCESS_FACTS: _layout(ProcessFacts, "pid:uint ppid:uint command:texts cgroup:text? ns:time"),
+    Kind.PROCESS_FACTS: _layout(
+        ProcessFacts, "pid:uint ppid:uint command:texts cgroup:text? ns:time netns:uint"
+    ),
     Kind.MEMORY_SAMPLE: _layout(
         MemorySample, "pid:uint ns:time rss_bytes:uint peak_bytes:uint? own_bytes:uint?"
     ),
@@ -148,7 +150,9 @@ LAYOUTS: Final[dict[int, Layout]] = {
         StackSample, "pid:uint tid:uint since_ns:time site:site loop:text wait:wait peer:peer"
     ),
     Kind.LOOKUP: _layout(Lookup, "pid:uint tid:uint start_ns:time end_ns:time host:text status:int"),
-    Kind.HOST_NAME: _layout(HostName, "pid:uint ns:time family:uint address:address host:text"),
+    Kind.HOST_NAME: _layout(
+        HostName, "pid:uint ns:time family:uint address:address host:text port:port path:text netns:uint"
+    ),
     Kind.LIVE_THREAD: _layout(Thread, _THREAD),
     Kind.THREAD_GONE: _layout(ThreadGone, "tid:uint"),
     Kind.ENGINE: _layout(

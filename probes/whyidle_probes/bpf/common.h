@@ -35,6 +35,37 @@ BPF_RINGBUF_OUTPUT(control, WI_CONTROL_PAGES);
 static u64 (*wi_current_task)(void) = (void *)158;
 static u64 (*wi_task_pt_regs)(u64 task) = (void *)175;
 
+/*
+ * Most switches and wakings of a host concern no target, so what costs is finding that out: a byte for each
+ * TID says whether `threads` may hold it. A byte too many set costs one look-up; user space, which removes
+ * threads of its own, never clears one. TIDs beyond the table (pid_max was raised since) are always looked up.
+ */
+#define WI_TIDS_IN_PAGE 4096
+struct wi_tids {
+	u8 known[WI_TIDS_IN_PAGE];
+};
+BPF_TABLE("array", int, struct wi_tids, tids, WI_TID_PAGES);
+
+static __always_inline u8 *tid_byte(u32 tid)
+{
+	int page = tid / WI_TIDS_IN_PAGE;
+	struct wi_tids *found = tids.lookup(&page);
+	return found ? &found->known[tid % WI_TIDS_IN_PAGE] : NULL;
+}
+
+static __always_inline struct wi_thread *thread_of(u32 tid)
+{
+	u8 *known = tid_byte(tid);
+	return !known || *known ? threads.lookup(&tid) : NULL;
+}
+
+static __always_inline void know_tid(u32 tid, u8 known)
+{
+	u8 *byte = tid_byte(tid);
+	if (byte)
+		*byte = known;
+}
+
 static __always_inline void count_stat(int which)
 {
 	u64 *value = stats.lookup(&which);
@@ -42,11 +73,10 @@ static __always_inline void count_stat(int which)
 		__sync_fetch_and_add(value, 1);
 }
 
-static __always_inline u64 slice_threshold(void)
+static __always_inline struct wi_config *config_of(void)
 {
 	int zero = 0;
-	struct wi_config *c = config.lookup(&zero);
-	return c ? c->slice_ns : 0;
+	return config.lookup(&zero);
 }
 
 /* A reader copies front to back: it sees `done` first and `begun` last, the writer writes them the

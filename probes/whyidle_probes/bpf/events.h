@@ -69,6 +69,7 @@ enum wi_event {
 	WI_EV_LIBRARY = 6,
 	WI_EV_GAP = 7,
 	WI_EV_LOOKUP = 8,
+	WI_EV_FIRST_WRITE = 9, /* never recorded: the name in it is */
 	WI_EV_INFERENCE = 16,
 	WI_EV_CONTEXT = 17,
 	WI_EV_START = 24,
@@ -85,6 +86,7 @@ enum wi_stat {
 	WI_STAT_ENGINES_LOST = 6,
 	WI_STAT_GAPS_LOST = 7,
 	WI_STAT_ITER_NEW = 8,      /* processes and threads the last iterator runs added */
+	WI_STAT_NAMES_LOST = 9,    /* first writes the ring had no room for */
 	WI_STAT_INFERENCES_LOST = 12, /* inferences the ring had no room for (their tokens are in the totals) */
 	WI_STAT_LAUNCHES = 14,     /* CUDA launches and copies that a probe saw, of whatever process */
 	WI_STATS = 16,
@@ -212,6 +214,21 @@ struct wi_lookup {
 	unsigned int families[WI_ADDRESSES];
 	unsigned char addresses[WI_ADDRESSES * 16];
 	char host[WI_HOST];
+};
+
+#define WI_FIRST_WRITE 2048  /* of a ClientHello; with post-quantum key shares it has 1700 bytes */
+#define WI_FIRST_REQUEST 512 /* of an HTTP request: its line, and Host, which comes first */
+
+/* The beginning of what a client wrote first on a TCP connection, if that is a ClientHello or a request. */
+struct wi_first_write {
+	struct wi_header header;
+	unsigned long long ns;
+	unsigned int pid;
+	unsigned int tid;
+	struct wi_peer peer;
+	unsigned int length;       /* of data */
+	unsigned int pad;
+	unsigned char data[WI_FIRST_WRITE];
 };
 
 struct wi_exit {
@@ -358,9 +375,7 @@ enum wi_notice {
 
 struct wi_config {
 	unsigned long long slice_ns;   /* an interval this long becomes an event */
-	unsigned long long gap_ns;
-	unsigned int self;             /* the daemon: never tracked */
-	unsigned int pad;
+	unsigned long long gap_ns;     /* an engine's idle interval this long becomes an event */
 	unsigned long long launches_ns; /* since when CUDA launches have probes; all ones: they have none */
 };
 

@@ -17,7 +17,7 @@ int wi_llama_enter(struct pt_regs *ctx)
 	u64 now = bpf_ktime_get_ns();
 	u64 id = bpf_get_current_pid_tgid();
 	u32 tid = (u32)id;
-	struct wi_thread *t = threads.lookup(&tid);
+	struct wi_thread *t = thread_of(tid);
 	if (!t)
 		return 0;
 	struct wi_engine_key key = { .pid = id >> 32, .context = PT_REGS_PARM1(ctx) };
@@ -53,8 +53,7 @@ int wi_llama_enter(struct pt_regs *ctx)
 	e->driver = tid;
 	e->last_ns = now;
 	batch_begins(ctx, e, key.context, key.pid, tid, now, idle);
-	int zero = 0;
-	struct wi_config *c = config.lookup(&zero);
+	struct wi_config *c = config_of();
 	if (!c || idle < c->gap_ns) {
 		e->short_ns += idle;
 		return 0;
@@ -85,7 +84,7 @@ int wi_llama_return(struct pt_regs *ctx)
 	u64 now = bpf_ktime_get_ns();
 	u64 id = bpf_get_current_pid_tgid();
 	u32 tid = (u32)id;
-	struct wi_thread *t = threads.lookup(&tid);
+	struct wi_thread *t = thread_of(tid);
 	if (!t || !t->engine)
 		return 0;
 	struct wi_engine_key key = { .pid = id >> 32, .context = t->engine };

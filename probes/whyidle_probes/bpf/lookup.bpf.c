@@ -22,7 +22,7 @@ struct wi_addrinfo {
 int wi_lookup_enter(struct pt_regs *ctx)
 {
 	u32 tid = (u32)bpf_get_current_pid_tgid();
-	if (!threads.lookup(&tid))
+	if (!thread_of(tid))
 		return 0;
 	struct wi_asked a = {
 		.name = PT_REGS_PARM1(ctx), .result = PT_REGS_PARM4(ctx), .start_ns = bpf_ktime_get_ns()
@@ -35,7 +35,7 @@ int wi_lookup_return(struct pt_regs *ctx)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	u32 tid = (u32)id;
-	struct wi_thread *t = threads.lookup(&tid);
+	struct wi_thread *t = thread_of(tid);
 	struct wi_asked *a = asked.lookup(&tid);
 	if (!t || !a)
 		return 0;

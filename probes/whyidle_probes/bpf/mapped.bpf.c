@@ -8,7 +8,7 @@ int wi_mapped(u64 *ctx)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	u32 tid = (u32)id;
-	struct wi_thread *t = threads.lookup(&tid);
+	struct wi_thread *t = thread_of(tid);
 	if (!t && !noticing())
 		return 0;
 	u64 task = wi_current_task();

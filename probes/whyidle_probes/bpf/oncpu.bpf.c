@@ -29,7 +29,7 @@ static __always_inline bool polls_without_waiting(u64 regs)
 int wi_oncpu(void *ctx)
 {
 	u32 tid = (u32)bpf_get_current_pid_tgid();
-	struct wi_thread *t = threads.lookup(&tid);
+	struct wi_thread *t = thread_of(tid);
 	if (!t)
 		return 0;
 	/* Single words, so no reader can see half of one. */

@@ -21,6 +21,7 @@ static __always_inline struct wi_thread *fresh_thread(int slot, u64 task, u32 ta
 static __always_inline bool insert_thread(struct wi_thread *t)
 {
 	u32 tid = t->tid;
+	know_tid(tid, 1); /* first: whoever finds the thread must find this */
 	if (!threads.insert(&tid, t))
 		return true;
 	if (!threads.lookup(&tid))
@@ -32,7 +33,7 @@ int wi_fork(u64 *ctx)
 {
 	u64 parent = ARG(ctx, 0), child = ARG(ctx, 1);
 	u32 parent_tid = TASK(parent, pid);
-	struct wi_thread *p = threads.lookup(&parent_tid);
+	struct wi_thread *p = thread_of(parent_tid);
 	if (!p)
 		return 0;
 	u32 target = p->target;
@@ -78,16 +79,18 @@ int wi_exec(u64 *ctx)
 {
 	u64 task = ARG(ctx, 0), bprm = ARG(ctx, 2);
 	u32 old_tid = (u32)ARG(ctx, 1);
-	struct wi_thread *t = threads.lookup(&old_tid);
+	struct wi_thread *t = thread_of(old_tid);
 	if (!t) {
 		notice_process(TASK(task, tgid));
 		return 0;
 	}
 	u32 pid = TASK(task, pid);
 	if (pid != old_tid) { /* a thread other than the leader called exec, and took the leader's number */
+		know_tid(pid, 1);
 		threads.update(&pid, t);
 		threads.delete(&old_tid);
-		t = threads.lookup(&pid);
+		know_tid(old_tid, 0);
+		t = thread_of(pid);
 		if (!t) {
 			count_stat(WI_STAT_THREADS_LOST);
 			return 0;
@@ -119,7 +122,7 @@ int wi_exit(u64 *ctx)
 {
 	u64 task = ARG(ctx, 0);
 	u32 tid = TASK(task, pid);
-	struct wi_thread *t = threads.lookup(&tid);
+	struct wi_thread *t = thread_of(tid);
 	if (!t) {
 		forget_noticed(task);
 		return 0;

@@ -21,6 +21,7 @@ static __always_inline void emit_thread_exit(struct wi_thread *t, u64 task, u64 
 	e->thread = *t;
 	events.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
 	threads.delete(&tid);
+	know_tid(tid, 0);
 }
 
 static __always_inline void switch_out(struct wi_thread *t, u64 task, bool preempted, u32 task_state, u64 now)
@@ -67,7 +68,8 @@ static __always_inline void switch_in(struct wi_thread *t, u64 now)
 	if (off > blocked || t->state == WI_RUNQUEUE)
 		add_time(t, WI_RUNQUEUE, off - blocked);
 	bool socket = t->state == WI_TCP || t->state == WI_UDP;
-	if (off >= slice_threshold()) {
+	struct wi_config *c = config_of();
+	if (c && off >= c->slice_ns) {
 		if (!emit_slice(t, blocked, off - blocked) && socket)
 			add_short_wait(t, blocked);
 	} else if (socket) {
@@ -81,12 +83,7 @@ static __always_inline void switch_in(struct wi_thread *t, u64 now)
 int wi_sched_switch(u64 *ctx)
 {
 	u64 prev = ARG(ctx, 1), next = ARG(ctx, 2);
-	u32 prev_tid = TASK(prev, pid), next_tid = TASK(next, pid);
-	struct wi_thread *out = NULL, *in = NULL;
-	if (prev_tid) /* the idle thread is nobody's: half of the look-ups of a host that is not busy */
-		out = threads.lookup(&prev_tid);
-	if (next_tid)
-		in = threads.lookup(&next_tid);
+	struct wi_thread *out = thread_of(TASK(prev, pid)), *in = thread_of(TASK(next, pid));
 	u64 now = 0;
 	if (out) {
 #ifdef WI_SWITCH_HAS_STATE

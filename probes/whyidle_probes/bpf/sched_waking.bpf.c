@@ -56,7 +56,7 @@ int wi_sched_waking(u64 *ctx)
 {
 	u64 task = ARG(ctx, 0);
 	u32 tid = TASK(task, pid);
-	struct wi_thread *t = threads.lookup(&tid);
+	struct wi_thread *t = thread_of(tid);
 	if (!t || t->state <= WI_RUNQUEUE || t->wake_ns)
 		return 0;
 	write_begin(t);

@@ -16,6 +16,7 @@
 #define WI_SOCK_STREAM 1
 #define WI_SOCK_DGRAM 2
 #define WI_TCP_LISTEN 10
+#define WI_IPPROTO_TCP 6
 
 #define WI_TASK_UNINTERRUPTIBLE 0x0002
 #define WI_TASK_STOPPED_OR_TRACED 0x000c
@@ -28,8 +29,8 @@ struct wi_sock_head {
 };
 #define SOCK_AT(head, type, member) (*(type *)((head)->bytes + offsetof(struct sock_common, member)))
 
-/* Both ends of a socket into t->peer; says what kind of wait a wait for it is. */
-static __always_inline u16 resolve_sock(struct wi_thread *t, u64 sk)
+/* Both ends of a socket into a peer; says what kind of wait a wait for it is. */
+static __always_inline u16 peer_of(struct wi_peer *peer, u64 sk)
 {
 	u16 type = 0;
 	struct wi_sock_head head;
@@ -37,11 +38,33 @@ static __always_inline u16 resolve_sock(struct wi_thread *t, u64 sk)
 	if (PROBE_READ(&head, sk))
 		return WI_SOCKET;
 	u16 family = SOCK_AT(&head, u16, skc_family);
-	t->peer.family = family;
-	t->peer.type = type;
-	t->peer.tcp_state = SOCK_AT(&head, u8, skc_state);
-	if (family == WI_AF_UNIX) {
+	peer->family = family;
+	peer->type = type;
+	peer->tcp_state = SOCK_AT(&head, u8, skc_state);
+	if (family == WI_AF_UNIX)
+		return WI_UNIX;
+	if (family == WI_AF_INET) {
+		__builtin_memset(peer->local, 0, 32);
+		*(u32 *)peer->local = SOCK_AT(&head, u32, skc_rcv_saddr);
+		*(u32 *)peer->remote = SOCK_AT(&head, u32, skc_daddr);
+	} else if (family == WI_AF_INET6) {
+		__builtin_memcpy(peer->local, head.bytes + offsetof(struct sock_common, skc_v6_rcv_saddr), 16);
+		__builtin_memcpy(peer->remote, head.bytes + offsetof(struct sock_common, skc_v6_daddr), 16);
+	} else {
+		return WI_SOCKET;
+	}
+	peer->local_port = SOCK_AT(&head, u16, skc_num);
+	peer->remote_port = __builtin_bswap16(SOCK_AT(&head, u16, skc_dport));
+	if (type == WI_SOCK_STREAM)
+		return peer->tcp_state == WI_TCP_LISTEN ? WI_LISTEN : WI_TCP;
+	return type == WI_SOCK_DGRAM ? WI_UDP : WI_SOCKET;
+}
+
+static __always_inline u16 resolve_sock(struct wi_thread *t, u64 sk)
+{
+	u16 wait = peer_of(&t->peer, sk);
 #ifdef WI_UNIX_PEER
+	if (wait == WI_UNIX) {
 		u64 other = 0, socket = 0;
 		PROBE_READ(&other, sk + offsetof(struct unix_sock, peer));
 		if (other)
@@ -49,24 +72,9 @@ static __always_inline u16 resolve_sock(struct wi_thread *t, u64 sk)
 		if (socket)
 			PROBE_READ(&t->peer_inode, socket - offsetof(struct socket_alloc, socket) +
 				   offsetof(struct socket_alloc, vfs_inode) + offsetof(struct inode, i_ino));
+	}
 #endif
-		return WI_UNIX;
-	}
-	if (family == WI_AF_INET) {
-		__builtin_memset(t->peer.local, 0, 32);
-		*(u32 *)t->peer.local = SOCK_AT(&head, u32, skc_rcv_saddr);
-		*(u32 *)t->peer.remote = SOCK_AT(&head, u32, skc_daddr);
-	} else if (family == WI_AF_INET6) {
-		__builtin_memcpy(t->peer.local, head.bytes + offsetof(struct sock_common, skc_v6_rcv_saddr), 16);
-		__builtin_memcpy(t->peer.remote, head.bytes + offsetof(struct sock_common, skc_v6_daddr), 16);
-	} else {
-		return WI_SOCKET;
-	}
-	t->peer.local_port = SOCK_AT(&head, u16, skc_num);
-	t->peer.remote_port = __builtin_bswap16(SOCK_AT(&head, u16, skc_dport));
-	if (type == WI_SOCK_STREAM)
-		return t->peer.tcp_state == WI_TCP_LISTEN ? WI_LISTEN : WI_TCP;
-	return type == WI_SOCK_DGRAM ? WI_UDP : WI_SOCKET;
+	return wait;
 }
 
 static __always_inline u16 resolve_socket(struct wi_thread *t, u64 file_private)

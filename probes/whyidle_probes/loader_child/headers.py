@@ -18,7 +18,7 @@ _TYPEDEFS = (
 ).split()
 _STRUCTS = (
     "task_struct signal_struct linux_binprm file path dentry inode qstr fdtable files_struct socket sock "
-    "sock_common pt_regs unix_sock socket_alloc"
+    "sock_common tcp_sock pt_regs unix_sock socket_alloc"
 ).split()
 _EMPTY = (
     "linux/types.h linux/bpf_common.h linux/log2.h linux/version.h uapi/linux/bpf.h uapi/linux/if_ether.h "

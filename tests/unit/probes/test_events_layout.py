@@ -28,6 +28,7 @@ FORMATS = {
     "wi_lookup": events._LOOKUP,
     "wi_inference": events._INFERENCE,
     "wi_context": events._CONTEXT,
+    "wi_first_write": events._FIRST_WRITE,
     "wi_range": events.RANGE,
     "wi_config": events.CONFIG,
 }

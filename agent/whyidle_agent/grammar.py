@@ -40,7 +40,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class SearchWeb:
-    """Ask the web each of `queries`, one after the other."""
+    """Ask the web each of `queries`."""
 
     thought: str
     queries: tuple[str, ...]
@@ -125,15 +125,15 @@ class Characters:
 Style = Words | Characters
 
 
-def tool_call(tools: Sequence[str], style: Style, tokens: int) -> Piece:
+def tool_call(tools: Sequence[str], style: Style, tokens: int, queries: int = 3) -> Piece:
     """Return the grammar of one call to one of `tools` that fits in `tokens` tokens, its end included.
 
-    The strings get as long as that allows. Raises ValueError when not even the shortest fits; its message
-    names the least number of tokens that does.
+    The strings get as long as that allows; a search asks up to `queries` things at once. Raises
+    ValueError when not even the shortest fits; its message names the least number of tokens that does.
     """
     room = tokens - 1  # one token for the end of the text
     for unit in range(tokens, 0, -1):
-        piece = one_of(*(_SHAPES[tool](style, unit) for tool in tools))
+        piece = one_of(*(_SHAPES[tool](style, unit, queries) for tool in tools))
         if piece.longest <= room:
             return piece
     raise ValueError(f"a tool call needs at least {piece.longest + 1} tokens")
@@ -158,22 +158,22 @@ def parse_call(text: str) -> Call:
     raise ValueError("not a tool call")
 
 
-def _search_web(style: Style, unit: int) -> Piece:
+def _search_web(style: Style, unit: int, queries: int) -> Piece:
     query = sequence(literal('"'), style.phrase(unit), literal('"'))
     # An agent asks several things at once; that they are then fetched one by one is what costs it its time.
-    # A small budget buys one query, a large one three.
-    count = min(3, max(1, unit // 8))
+    # A small budget buys one query, a large one all.
+    count = min(queries, max(1, unit // 8))
     more = repeat(sequence(literal(","), query), count - 1, count - 1) if count > 1 else literal("")
     return _object("search_web", style, unit, sequence(literal('"queries":['), query, more, literal("]")))
 
 
-def _write_file(style: Style, unit: int) -> Piece:
+def _write_file(style: Style, unit: int, _queries: int) -> Piece:
     name = sequence(literal('"name":"'), style.name(unit), literal('"'))
     text = sequence(literal(',"text":"'), style.phrase(2 * unit), literal('"'))
     return _object("write_file", style, unit, sequence(name, text))
 
 
-def _finish(style: Style, unit: int) -> Piece:
+def _finish(style: Style, unit: int, _queries: int) -> Piece:
     return _object(
         "finish", style, unit, sequence(literal('"answer":"'), style.phrase(3 * unit), literal('"'))
     )
@@ -184,7 +184,7 @@ def _object(tool: str, style: Style, unit: int, arguments: Piece) -> Piece:
     return sequence(head, style.phrase(2 * unit), literal('",'), arguments, literal("}"))
 
 
-_SHAPES: dict[str, Callable[[Style, int], Piece]] = {
+_SHAPES: dict[str, Callable[[Style, int, int], Piece]] = {
     "search_web": _search_web,
     "write_file": _write_file,
     "finish": _finish,

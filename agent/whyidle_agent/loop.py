@@ -1,10 +1,11 @@
-"""Observe, think, act, feed back: the loop of an AutoGPT-like agent, one synchronous step after another."""
+"""Observe, think, act, feed back: the loop of an AutoGPT-like agent."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+from whyidle_agent.async_search import AsyncSearch
 from whyidle_agent.brain import Answer, Brain
 from whyidle_agent.errors import AgentError
 from whyidle_agent.grammar import TOOLS, Call, Finish, SearchWeb, Style, WriteFile, parse_call, tool_call
@@ -38,6 +39,7 @@ class Task:
     context: int
     planned: bool
     style: Style
+    queries: int = 3  # most in one call
 
 
 class Watcher(Protocol):
@@ -81,13 +83,16 @@ class Agent:
         history: HistoryFile,
         stats: Stats,
         watcher: Watcher,
+        together: AsyncSearch | None = None,
     ) -> None:
+        """`together`: issues the searches of a step; without it they follow one another."""
         self._task = task
         self._brain = brain
         self._folder = folder
         self._file = history
         self._stats = stats
         self._watcher = watcher
+        self._together = together
 
     def run(self) -> None:
         """Take steps until the model finishes or the loops are used up; the account is in the stats.
@@ -125,7 +130,7 @@ class Agent:
 
     def _think(self, step: int, prompt: str, tools: Sequence[str]) -> tuple[Answer, Call]:
         self._watcher.thinking(step)
-        piece = tool_call(tools, self._task.style, self._task.tokens)
+        piece = tool_call(tools, self._task.style, self._task.tokens, self._task.queries)
         answer = self._brain.think(prompt, piece, step, self._watcher.wrote)
         self._stats.inference_s += answer.seconds
         self._stats.tokens += answer.tokens
@@ -149,6 +154,11 @@ class Agent:
             self._watcher.acted("write_file", call.name, account.duration_s, observation)
             return observation.text
         share = _OBSERVATION_CHARACTERS // len(call.queries)
+        if self._together is not None:
+            answers = self._together.search(call.queries, self._stats, step)
+            for query, (observation, seconds) in zip(call.queries, answers, strict=True):
+                self._watcher.acted("search_web", query, seconds, observation)
+            return " // ".join(for_prompt(observation.text, share) for observation, _ in answers)
         # One after the other, each blocking the only thread there is: what the article's agent did, and
         # what an observer is to find.
         return " // ".join(for_prompt(self._search(step, query), share) for query in call.queries)

@@ -5,6 +5,7 @@ Exit status: 0 the run came to its end, 1 it could not (one line says why, one w
 """
 
 import argparse
+import contextlib
 import math
 import os
 import sys
@@ -61,6 +62,7 @@ def _model(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     # Imported here: --help and usage errors then need neither httpx nor the model's library.
+    from whyidle_agent.async_search import AsyncSearch  # noqa: PLC0415
     from whyidle_agent.brain import LlamaBrain, Settings  # noqa: PLC0415
     from whyidle_agent.console import Console  # noqa: PLC0415
     from whyidle_agent.grammar import Characters, Words  # noqa: PLC0415
@@ -83,6 +85,7 @@ def _run(options: argparse.Namespace) -> int:
         context=options.context,
         planned=generated,
         style=Words() if generated else Characters(),
+        queries=options.queries,
     )
     settings = Settings(
         options.seed,
@@ -105,8 +108,19 @@ def _run(options: argparse.Namespace) -> int:
                 history.append(
                     {"goal": task.goal, "model": str(model), "seed": options.seed, "loops": task.loops}
                 )
-                agent = Agent(task, brain, folder=folder, history=history, stats=stats, watcher=console)
-                agent.run()
+                with contextlib.ExitStack() as stack:
+                    together = None
+                    if options.tools == "async":
+                        together = stack.enter_context(AsyncSearch(task.search_url, task.timeout_s))
+                    Agent(
+                        task,
+                        brain,
+                        folder=folder,
+                        history=history,
+                        stats=stats,
+                        watcher=console,
+                        together=together,
+                    ).run()
             except KeyboardInterrupt:
                 stats.outcome = "interrupted"
                 status = INTERRUPTED
@@ -170,6 +184,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--timeout", type=_seconds, default=30.0, metavar="S", help="of one search (default: 30 s)"
+    )
+    run.add_argument(
+        "--tools",
+        choices=("sync", "async"),
+        default="sync",
+        help="a step's searches one after the other, or together (default: sync)",
+    )
+    run.add_argument(
+        "--queries", type=_whole(1), default=3, metavar="N", help="most searches in one step (default: 3)"
     )
     run.add_argument("--threads", type=_whole(1), default=1, metavar="N", help="of the model (default: 1)")
     run.add_argument("--temperature", type=_seconds, default=0.8, metavar="T", help="above 0 (default: 0.8)")

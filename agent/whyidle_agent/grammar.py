@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-TOOLS = ("search_web", "write_file", "finish")
+TOOLS = ("search_web", "write_file", "execute_code", "finish")
 
 # No word is the beginning of another: the model could not end it otherwise without a choice that is not its.
 LEXICON = (
@@ -56,6 +56,14 @@ class WriteFile:
 
 
 @dataclass(frozen=True)
+class ExecuteCode:
+    """Run the Python program made of `lines` in the sandbox."""
+
+    thought: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Finish:
     """The goal is reached: `answer`."""
 
@@ -63,7 +71,7 @@ class Finish:
     answer: str
 
 
-Call = SearchWeb | WriteFile | Finish
+Call = SearchWeb | WriteFile | ExecuteCode | Finish
 
 
 def literal(text: str) -> Piece:
@@ -100,6 +108,10 @@ class Words:
         suffix = literal(".txt")
         return sequence(self._joined("-", min(limit, 24) - suffix.longest), suffix)
 
+    def code(self, limit: int) -> Piece:
+        """Return a line of Python that prints a phrase."""
+        return sequence(literal("print('"), self.phrase(limit - 9), literal("')"))
+
     def _joined(self, separator: str, limit: int) -> Piece:
         word = one_of(*map(literal, LEXICON))
         count = max(1, (limit + 1) // (word.longest + 1))
@@ -120,6 +132,10 @@ class Characters:
         suffix = literal(".txt")
         rest = max(0, min(limit, 40) - suffix.longest - 1)
         return sequence(Piece("[a-zA-Z0-9]", 1), Piece(f"[a-zA-Z0-9_-]{{0,{rest}}}", rest), suffix)
+
+    def code(self, limit: int) -> Piece:
+        """Return a line of Python of one to `limit` characters, without what JSON escapes and braces."""
+        return Piece(rf"[a-zA-Z0-9 .,;:?!()'/+=_*<>%#@&|\[\]-]{{1,{max(1, limit)}}}", max(1, limit))
 
 
 Style = Words | Characters
@@ -153,6 +169,9 @@ def parse_call(text: str) -> Call:
                 return SearchWeb(thought, tuple(queries))
         case {"tool": "write_file", "thought": str(thought), "name": str(name), "text": str(body)}:
             return WriteFile(thought, name, body)
+        case {"tool": "execute_code", "thought": str(thought), "lines": [_, *_] as lines}:
+            if all(isinstance(line, str) for line in lines):
+                return ExecuteCode(thought, tuple(lines))
         case {"tool": "finish", "thought": str(thought), "answer": str(answer)}:
             return Finish(thought, answer)
     raise ValueError("not a tool call")
@@ -173,6 +192,12 @@ def _write_file(style: Style, unit: int, _queries: int) -> Piece:
     return _object("write_file", style, unit, sequence(name, text))
 
 
+def _execute_code(style: Style, unit: int, _queries: int) -> Piece:
+    line = sequence(literal('"'), style.code(unit), literal('"'))
+    more = repeat(sequence(literal(","), line), 0, min(11, unit // 16))
+    return _object("execute_code", style, unit, sequence(literal('"lines":['), line, more, literal("]")))
+
+
 def _finish(style: Style, unit: int, _queries: int) -> Piece:
     return _object(
         "finish", style, unit, sequence(literal('"answer":"'), style.phrase(3 * unit), literal('"'))
@@ -187,5 +212,6 @@ def _object(tool: str, style: Style, unit: int, arguments: Piece) -> Piece:
 _SHAPES: dict[str, Callable[[Style, int, int], Piece]] = {
     "search_web": _search_web,
     "write_file": _write_file,
+    "execute_code": _execute_code,
     "finish": _finish,
 }

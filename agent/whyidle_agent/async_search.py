@@ -17,7 +17,7 @@ from whyidle_agent.tools import (
     search_request,
 )
 
-PER_HOST = 8  # requests in flight to one server
+PER_HOST = 16  # requests in flight to one server
 
 
 class AsyncSearch:

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.insert(0, "run")
     options = parser.parse_args(arguments)
     try:
-        return _model(options) if options.command == "model" else _run(options)
+        return {"model": _model, "experiment": _experiment, "run": _run}[options.command](options)
     except AgentError as error:
         print(f"whyidle-agent: {printable(error.what)}", file=sys.stderr)
         print(f"  {printable(error.todo)}", file=sys.stderr)
@@ -57,6 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _model(options: argparse.Namespace) -> int:
     print(generated_model(options.path))
+    return 0
+
+
+def _experiment(options: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415
+
+    from whyidle_agent import experiment  # noqa: PLC0415
+
+    experiment.show(experiment.search(options.out, options.loops, options.seed), Console().print)
     return 0
 
 
@@ -205,6 +214,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--stats", type=Path, metavar="FILE", help="write the run's own account there as JSON")
     run.add_argument("--verbose", action="store_true", help="show llama.cpp's log")
+
+    trial = commands.add_parser("experiment", help="measure what a fix brings, observed by whyidle (as root)")
+    trial.add_argument("name", choices=("search",), help="search: sync against async")
+    trial.add_argument(
+        "--out", type=Path, default=Path("out/experiment"), metavar="DIR", help="(default: out/experiment)"
+    )
+    trial.add_argument("--loops", type=_whole(3), default=6, metavar="N", help="steps (default: 6)")
+    trial.add_argument("--seed", type=_whole(0), default=1, metavar="S", help="(default: 1)")
 
     model = commands.add_parser("model", help="make the generated model when it is missing; print its path")
     model.add_argument("--path", type=Path, metavar="FILE", help="where (default: in the cache)")

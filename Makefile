@@ -4,7 +4,7 @@ PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 # What Debian 12 needs; python3-bpfcc is the BPF Compiler Collection for the distribution's Python.
-PACKAGES := python3 python3-venv python3-dev python3-bpfcc libbpf1 gcc g++ make cmake ninja-build ca-certificates
+PACKAGES := python3 python3-venv python3-dev python3-bpfcc libbpf1 gcc g++ make cmake ninja-build ca-certificates bubblewrap
 WHYIDLE_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/whyidle
 export WHYIDLE_CACHE
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-TOOLS = ("search_web", "write_file", "finish")
+TOOLS = ("search_web", "write_file", "execute_code", "finish")
 
 # No word is the beginning of another: the model could not end it otherwise without a choice that is not its.
 LEXICON = (
@@ -40,7 +40,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class SearchWeb:
-    """Ask the web each of `queries`, one after the other."""
+    """Ask the web each of `queries`."""
 
     thought: str
     queries: tuple[str, ...]
@@ -56,6 +56,14 @@ class WriteFile:
 
 
 @dataclass(frozen=True)
+class ExecuteCode:
+    """Run the Python program made of `lines` in the sandbox."""
+
+    thought: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Finish:
     """The goal is reached: `answer`."""
 
@@ -63,7 +71,7 @@ class Finish:
     answer: str
 
 
-Call = SearchWeb | WriteFile | Finish
+Call = SearchWeb | WriteFile | ExecuteCode | Finish
 
 
 def literal(text: str) -> Piece:
@@ -100,6 +108,10 @@ class Words:
         suffix = literal(".txt")
         return sequence(self._joined("-", min(limit, 24) - suffix.longest), suffix)
 
+    def code(self, limit: int) -> Piece:
+        """Return a line of Python that prints a phrase."""
+        return sequence(literal("print('"), self.phrase(limit - 9), literal("')"))
+
     def _joined(self, separator: str, limit: int) -> Piece:
         word = one_of(*map(literal, LEXICON))
         count = max(1, (limit + 1) // (word.longest + 1))
@@ -121,19 +133,23 @@ class Characters:
         rest = max(0, min(limit, 40) - suffix.longest - 1)
         return sequence(Piece("[a-zA-Z0-9]", 1), Piece(f"[a-zA-Z0-9_-]{{0,{rest}}}", rest), suffix)
 
+    def code(self, limit: int) -> Piece:
+        """Return a line of Python of one to `limit` characters, without what JSON escapes and braces."""
+        return Piece(rf"[a-zA-Z0-9 .,;:?!()'/+=_*<>%#@&|\[\]-]{{1,{max(1, limit)}}}", max(1, limit))
+
 
 Style = Words | Characters
 
 
-def tool_call(tools: Sequence[str], style: Style, tokens: int) -> Piece:
+def tool_call(tools: Sequence[str], style: Style, tokens: int, queries: int = 3) -> Piece:
     """Return the grammar of one call to one of `tools` that fits in `tokens` tokens, its end included.
 
-    The strings get as long as that allows. Raises ValueError when not even the shortest fits; its message
-    names the least number of tokens that does.
+    The strings get as long as that allows; a search asks up to `queries` things at once. Raises
+    ValueError when not even the shortest fits; its message names the least number of tokens that does.
     """
     room = tokens - 1  # one token for the end of the text
     for unit in range(tokens, 0, -1):
-        piece = one_of(*(_SHAPES[tool](style, unit) for tool in tools))
+        piece = one_of(*(_SHAPES[tool](style, unit, queries) for tool in tools))
         if piece.longest <= room:
             return piece
     raise ValueError(f"a tool call needs at least {piece.longest + 1} tokens")
@@ -153,27 +169,36 @@ def parse_call(text: str) -> Call:
                 return SearchWeb(thought, tuple(queries))
         case {"tool": "write_file", "thought": str(thought), "name": str(name), "text": str(body)}:
             return WriteFile(thought, name, body)
+        case {"tool": "execute_code", "thought": str(thought), "lines": [_, *_] as lines}:
+            if all(isinstance(line, str) for line in lines):
+                return ExecuteCode(thought, tuple(lines))
         case {"tool": "finish", "thought": str(thought), "answer": str(answer)}:
             return Finish(thought, answer)
     raise ValueError("not a tool call")
 
 
-def _search_web(style: Style, unit: int) -> Piece:
+def _search_web(style: Style, unit: int, queries: int) -> Piece:
     query = sequence(literal('"'), style.phrase(unit), literal('"'))
     # An agent asks several things at once; that they are then fetched one by one is what costs it its time.
-    # A small budget buys one query, a large one three.
-    count = min(3, max(1, unit // 8))
+    # A small budget buys one query, a large one all.
+    count = min(queries, max(1, unit // 8))
     more = repeat(sequence(literal(","), query), count - 1, count - 1) if count > 1 else literal("")
     return _object("search_web", style, unit, sequence(literal('"queries":['), query, more, literal("]")))
 
 
-def _write_file(style: Style, unit: int) -> Piece:
+def _write_file(style: Style, unit: int, _queries: int) -> Piece:
     name = sequence(literal('"name":"'), style.name(unit), literal('"'))
     text = sequence(literal(',"text":"'), style.phrase(2 * unit), literal('"'))
     return _object("write_file", style, unit, sequence(name, text))
 
 
-def _finish(style: Style, unit: int) -> Piece:
+def _execute_code(style: Style, unit: int, _queries: int) -> Piece:
+    line = sequence(literal('"'), style.code(unit), literal('"'))
+    more = repeat(sequence(literal(","), line), 0, min(11, unit // 16))
+    return _object("execute_code", style, unit, sequence(literal('"lines":['), line, more, literal("]")))
+
+
+def _finish(style: Style, unit: int, _queries: int) -> Piece:
     return _object(
         "finish", style, unit, sequence(literal('"answer":"'), style.phrase(3 * unit), literal('"'))
     )
@@ -184,8 +209,9 @@ def _object(tool: str, style: Style, unit: int, arguments: Piece) -> Piece:
     return sequence(head, style.phrase(2 * unit), literal('",'), arguments, literal("}"))
 
 
-_SHAPES: dict[str, Callable[[Style, int], Piece]] = {
+_SHAPES: dict[str, Callable[[Style, int, int], Piece]] = {
     "search_web": _search_web,
     "write_file": _write_file,
+    "execute_code": _execute_code,
     "finish": _finish,
 }

@@ -5,6 +5,7 @@ Exit status: 0 the run came to its end, 1 it could not (one line says why, one w
 """
 
 import argparse
+import contextlib
 import math
 import os
 import sys
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.insert(0, "run")
     options = parser.parse_args(arguments)
     try:
-        return _model(options) if options.command == "model" else _run(options)
+        return {"model": _model, "experiment": _experiment, "run": _run}[options.command](options)
     except AgentError as error:
         print(f"whyidle-agent: {printable(error.what)}", file=sys.stderr)
         print(f"  {printable(error.todo)}", file=sys.stderr)
@@ -59,8 +60,18 @@ def _model(options: argparse.Namespace) -> int:
     return 0
 
 
+def _experiment(options: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415
+
+    from whyidle_agent import experiment  # noqa: PLC0415
+
+    experiment.show(experiment.search(options.out, options.loops, options.seed), Console().print)
+    return 0
+
+
 def _run(options: argparse.Namespace) -> int:
     # Imported here: --help and usage errors then need neither httpx nor the model's library.
+    from whyidle_agent.async_search import AsyncSearch  # noqa: PLC0415
     from whyidle_agent.brain import LlamaBrain, Settings  # noqa: PLC0415
     from whyidle_agent.console import Console  # noqa: PLC0415
     from whyidle_agent.grammar import Characters, Words  # noqa: PLC0415
@@ -83,6 +94,7 @@ def _run(options: argparse.Namespace) -> int:
         context=options.context,
         planned=generated,
         style=Words() if generated else Characters(),
+        queries=options.queries,
     )
     settings = Settings(
         options.seed,
@@ -105,8 +117,19 @@ def _run(options: argparse.Namespace) -> int:
                 history.append(
                     {"goal": task.goal, "model": str(model), "seed": options.seed, "loops": task.loops}
                 )
-                agent = Agent(task, brain, folder=folder, history=history, stats=stats, watcher=console)
-                agent.run()
+                with contextlib.ExitStack() as stack:
+                    together = None
+                    if options.tools == "async":
+                        together = stack.enter_context(AsyncSearch(task.search_url, task.timeout_s))
+                    Agent(
+                        task,
+                        brain,
+                        folder=folder,
+                        history=history,
+                        stats=stats,
+                        watcher=console,
+                        together=together,
+                    ).run()
             except KeyboardInterrupt:
                 stats.outcome = "interrupted"
                 status = INTERRUPTED
@@ -171,6 +194,15 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--timeout", type=_seconds, default=30.0, metavar="S", help="of one search (default: 30 s)"
     )
+    run.add_argument(
+        "--tools",
+        choices=("sync", "async"),
+        default="sync",
+        help="a step's searches one after the other, or together (default: sync)",
+    )
+    run.add_argument(
+        "--queries", type=_whole(1), default=3, metavar="N", help="most searches in one step (default: 3)"
+    )
     run.add_argument("--threads", type=_whole(1), default=1, metavar="N", help="of the model (default: 1)")
     run.add_argument("--temperature", type=_seconds, default=0.8, metavar="T", help="above 0 (default: 0.8)")
     run.add_argument(
@@ -182,6 +214,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--stats", type=Path, metavar="FILE", help="write the run's own account there as JSON")
     run.add_argument("--verbose", action="store_true", help="show llama.cpp's log")
+
+    trial = commands.add_parser("experiment", help="measure what a fix brings, observed by whyidle (as root)")
+    trial.add_argument("name", choices=("search",), help="search: sync against async")
+    trial.add_argument(
+        "--out", type=Path, default=Path("out/experiment"), metavar="DIR", help="(default: out/experiment)"
+    )
+    trial.add_argument("--loops", type=_whole(3), default=6, metavar="N", help="steps (default: 6)")
+    trial.add_argument("--seed", type=_whole(0), default=1, metavar="S", help="(default: 1)")
 
     model = commands.add_parser("model", help="make the generated model when it is missing; print its path")
     model.add_argument("--path", type=Path, metavar="FILE", help="where (default: in the cache)")

@@ -4,6 +4,7 @@ All times are seconds on CLOCK_MONOTONIC, which every process on the host shares
 """
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,8 +46,13 @@ class Stats:
 
     @property
     def tools_s(self) -> float:
-        """Return the time in tools."""
-        return sum(call.duration_s for call in self.tool_calls)
+        """Return the time in which at least one tool ran."""
+        total, until = 0.0, -math.inf
+        for call in sorted(self.tool_calls, key=lambda call: call.start):
+            end = call.start + call.duration_s
+            total += max(0.0, end - max(call.start, until))
+            until = max(until, end)
+        return total
 
     @contextmanager
     def calling(self, tool: str, step: int) -> Iterator[ToolCall]:

@@ -49,15 +49,7 @@ def search_web(query: str, base_url: str, timeout_s: float) -> Observation:
     body = bytearray()
     try:
         with httpx.stream(
-            "GET",
-            f"{base_url}/search",
-            params={"q": query, "format": "json"},
-            # Not compressed: a megabyte on the wire could otherwise be a gigabyte here.
-            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-            timeout=timeout_s,
-            # Loading the certificates takes 20 ms of CPU, so only where they are used.
-            verify=_tls() if base_url.startswith("https:") else False,
-            trust_env=not _is_loopback(base_url),  # a proxy has no way to reach this host's loopback
+            "GET", **search_request(query, base_url), **httpx_options(base_url, timeout_s)
         ) as response:
             if response.status_code != httpx.codes.OK:
                 return Observation(f"the search server answered HTTP {response.status_code}", ok=False)
@@ -67,12 +59,42 @@ def search_web(query: str, base_url: str, timeout_s: float) -> Observation:
                     return Observation("the search server's answer is larger than 1 MiB", ok=False)
                 if time.monotonic() > deadline:
                     raise httpx.ReadTimeout("slow answer")
-    except httpx.TimeoutException:
-        return Observation(f"the search server did not answer within {timeout_s:g} s", ok=False)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        reason = one_line(str(error), 120) or type(error).__name__
-        return Observation(f"the search failed: {reason}", ok=False)
+        return failed_search(error, timeout_s)
     return parse_results(bytes(body))
+
+
+def search_request(query: str, base_url: str) -> dict[str, Any]:
+    """Return one search as the arguments of a request."""
+    return {
+        "url": f"{base_url}/search",
+        "params": {"q": query, "format": "json"},
+        # Not compressed: a megabyte on the wire could otherwise be a gigabyte here.
+        "headers": {"Accept": "application/json", "Accept-Encoding": "identity"},
+    }
+
+
+def httpx_options(base_url: str, timeout_s: float) -> dict[str, Any]:
+    """Return how httpx is to reach `base_url`."""
+    return {
+        "timeout": timeout_s,
+        # Loading the certificates takes 20 ms of CPU, so only where they are used.
+        "verify": _tls() if base_url.startswith("https:") else False,
+        "trust_env": not _is_loopback(base_url),  # a proxy has no way to reach this host's loopback
+    }
+
+
+def failed_search(error: Exception, timeout_s: float) -> Observation:
+    """Return what the model reads of a search that `error` ended."""
+    if isinstance(error, httpx.TimeoutException):
+        return late_search(timeout_s)
+    reason = one_line(str(error), 120) or type(error).__name__
+    return Observation(f"the search failed: {reason}", ok=False)
+
+
+def late_search(timeout_s: float) -> Observation:
+    """Return what the model reads of a search that took too long."""
+    return Observation(f"the search server did not answer within {timeout_s:g} s", ok=False)
 
 
 def parse_results(body: bytes) -> Observation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +35,7 @@ while True:
 
 @pytest.fixture(scope="module")
 def targets() -> Iterator[Targets]:
-    found = Targets(lambda on_event: Kernel(load_probes(), on_event, os.getpid()), Proc())
+    found = Targets(lambda on_event: Kernel(load_probes(), on_event), Proc())
     yield found
     found.libraries.close()
     found.kernel.close()

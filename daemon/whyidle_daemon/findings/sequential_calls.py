@@ -106,4 +106,5 @@ def _finding(
 
 
 def _alike(key: Any) -> Any:
-    return key._replace(host=None, place=key.place._replace(role="") if key.place is not None else None)
+    place = key.place._replace(role="") if key.place is not None else None
+    return key._replace(host=None, path=None, place=place)

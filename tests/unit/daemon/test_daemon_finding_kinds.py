@@ -26,7 +26,7 @@ from timeline import (
     run,
 )
 
-from whyidle_daemon.facts import Lookup
+from whyidle_daemon.facts import HostName, Lookup
 from whyidle_probes.events import NO_PEER, Exec, Wait
 from whyidle_wire.report import FINDING_KINDS
 
@@ -88,6 +88,15 @@ def test_without_an_engine_calls_with_little_between_are_a_sequence() -> None:
     assert (found["count"], found["saves_s"]) == (5, pytest.approx(1.2))
     apart = [step for n in range(1, 6) for step in (search(300 * MS, n), run(100 * MS))]
     assert "sequential_calls" not in kinds([life(apart)])
+
+
+def test_calls_whose_path_is_known_are_a_sequence() -> None:
+    """What the client was seen to ask for belongs to the peer's name, not to the wait."""
+    said = HostName(PID, START, 2, bytes([93, 184, 216, 34]), "searx.example", 443, "/search")
+    steps = between(search(S, 1), run(MS), search(2 * S, 2))
+    (found,) = findings([life(steps)], "sequential_calls", extra=(said,))
+    assert (found["count"], found["saves_s"]) == (2, 1.0)
+    assert (found["peer"]["host"], found["peer"]["path"]) == ("searx.example", "/search")
 
 
 def awaits(ns: int, loop: str = "awaiting", port: int = 443, line: int = 1) -> Step:

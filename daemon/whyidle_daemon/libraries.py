@@ -69,10 +69,14 @@ class EngineLibraries:
             known = next((entry for entry in KNOWN if name.startswith(entry[0])), None)
             if known is None:
                 continue
-            found = found or known in ENGINES
             key = (mapping.device, mapping.inode)
             if key not in self._files:
-                self._files[key] = self._attach_file(pid, mapping, known[1])
+                try:
+                    file = self._open(pid, mapping)
+                except FileNotFoundError:  # the linker has cut the mapping up since: look again
+                    continue
+                self._files[key] = self._attach_file(pid, mapping, file, known[1])
+            found = found or known in ENGINES
             attached = self._files[key]
             if known is CUDA and attached is not None:
                 self.cuda[pid] = attached.simulated
@@ -112,14 +116,23 @@ class EngineLibraries:
             with contextlib.suppress(OSError, KeyError):
                 self._launch_links += self._attach(kind, f"/proc/self/fd/{file}", offsets)
 
-    def _attach_file(self, pid: int, mapping: Mapping, wanted: Functions) -> Attached | None:
+    def _open(self, pid: int, mapping: Mapping) -> int | None:
+        """The mapped file; ``None`` when that is refused. Raises FileNotFoundError: it is no longer there."""
         path = str(self._proc.path(pid, "map_files", f"{mapping.start:x}-{mapping.end:x}"))
-        descriptors: list[int] = []
         try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise
         except OSError as error:
             log.warning("no probes on %r of process %d: %s", mapping.path, pid, error)
             return None
+
+    def _attach_file(
+        self, pid: int, mapping: Mapping, file: int | None, wanted: Functions
+    ) -> Attached | None:
+        if file is None:
+            return None
+        descriptors: list[int] = []
         try:
             elf = ElfFile(lambda offset, size: os.pread(file, size, offset))
             functions, places = _find(elf, wanted)

@@ -78,7 +78,7 @@ _WATCH_EVERY_NS = 250_000_000
 _WATCH_COSTS = 200  # with ten thousand threads a walk takes 20 ms: then every 4 s, half a percent of a core
 _FINISH_TURN = 10_000
 _FINISH_TURNS = 50
-_LIBRARY_RETRIES = 40
+_LIBRARY_RETRIES, _SLOW_RETRIES = 340, 300  # 2 ms apart, then with every tick of the daemon
 NS = 1_000_000_000
 
 
@@ -255,7 +255,7 @@ class Target:
                 del self._unmapped[pid]
             else:
                 self._unmapped[pid] = left - 1
-        return bool(self._unmapped)
+        return any(left > _SLOW_RETRIES for left in self._unmapped.values())
 
     def _scan(self, pid: int) -> bool:
         found = self._libraries.scan(pid)

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from benchmarks.measure import Row, alternate, judge
 from whyidle_daemon import libbpf
@@ -15,6 +16,7 @@ from whyidle_daemon.kernel import Kernel
 from whyidle_probes.loader import Probes, load_probes
 
 ROUNDS = 5
+TRACEPOINT = Path("/sys/kernel/tracing/events/sched/sched_switch")  # what bpftrace needs
 PING_PONG = """
 import os, sys
 sys.stdin.readline()
@@ -47,7 +49,7 @@ def run() -> tuple[str, list[Row]]:
         "untracked": lambda: _cost(kernel, probes, False),
         "tracked": lambda: _cost(kernel, probes, True),
     }
-    if shutil.which("bpftrace"):
+    if shutil.which("bpftrace") and TRACEPOINT.exists():
         runs["bpftrace"] = _peer
     try:
         found = {name: statistics.median(costs) for name, costs in alternate(runs, ROUNDS).items()}
@@ -63,7 +65,7 @@ def run() -> tuple[str, list[Row]]:
         )
         for name, goal in reversed(GOALS.items())
     ]
-    peer = f"{found['bpftrace']:.0f} ns" if "bpftrace" in found else "bpftrace is not installed"
+    peer = f"{found['bpftrace']:.0f} ns" if "bpftrace" in found else "no bpftrace, or no tracefs"
     rows.append(Row("for comparison: an off-CPU one-liner of bpftrace", peer, "", ""))
     return "One context switch (a pipe ping-pong, by the kernel's BPF statistics)", rows
 

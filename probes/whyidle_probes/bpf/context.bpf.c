@@ -12,7 +12,7 @@ BPF_TABLE("lru_hash", u32, struct wi_making, making, 256);
 int wi_context_enter(struct pt_regs *ctx)
 {
 	u32 tid = (u32)bpf_get_current_pid_tgid();
-	if (!threads.lookup(&tid))
+	if (!thread_of(tid))
 		return 0;
 	struct wi_making m = { .model = PT_REGS_PARM1(ctx) };
 	bpf_probe_read_user(m.parameters, sizeof(m.parameters), (void *)batch_address(ctx));
@@ -25,7 +25,7 @@ int wi_context_return(struct pt_regs *ctx)
 	u64 id = bpf_get_current_pid_tgid();
 	u32 tid = (u32)id;
 	u64 context = PT_REGS_RC(ctx);
-	struct wi_thread *t = threads.lookup(&tid);
+	struct wi_thread *t = thread_of(tid);
 	struct wi_making *m = making.lookup(&tid);
 	if (!t || !m)
 		return 0;

@@ -24,18 +24,10 @@ static __always_inline struct wi_engine *cuda_engine(u32 pid)
 static __always_inline void cuda_new(struct wi_thread *t, u32 pid, u32 tid, u64 now)
 {
 	struct wi_engine_key key = { .pid = pid, .context = WI_CONTEXT_CUDA };
-	int slot = 1;
-	struct wi_thread *zero = scratch.lookup(&slot);
-	if (!zero)
+	struct wi_engine *fresh = fresh_engine(t, tid, now);
+	if (!fresh)
 		return;
-	__builtin_memset(zero, 0, sizeof(struct wi_engine));
-	struct wi_engine *fresh = (struct wi_engine *)zero;
-	fresh->target = t->target;
-	fresh->driver = tid;
-	fresh->busy = 1;
 	fresh->calls = 1;
-	fresh->first_ns = now;
-	fresh->last_ns = now;
 	if (engines.update(&key, fresh))
 		count_stat(WI_STAT_ENGINES_LOST);
 }
@@ -44,34 +36,10 @@ static __always_inline void cuda_new(struct wi_thread *t, u32 pid, u32 tid, u64 
 static __always_inline void cuda_gap(struct wi_engine *e, struct wi_thread *t, u32 pid, u32 tid, u64 end, u64 now,
 				     u64 after, bool asleep)
 {
-	u64 start = e->last_ns;
-	u64 idle = end > start ? end - start : 0;
-	u32 same = e->driver == tid;
-	int zero = 0;
-	e->idle_ns += idle;
-	e->gaps++;
-	struct wi_config *c = config.lookup(&zero);
-	if (!c || idle < c->gap_ns) {
-		e->short_ns += idle;
+	struct wi_engine_key key = { .pid = pid, .context = WI_CONTEXT_CUDA };
+	struct wi_gap *g = end_gap(e, &key, t, tid, end, now);
+	if (!g)
 		return;
-	}
-	struct wi_gap *g = events.ringbuf_reserve(sizeof(*g));
-	if (!g) {
-		count_stat(WI_STAT_GAPS_LOST);
-		return;
-	}
-	g->header.type = WI_EV_GAP;
-	g->header.target = t->target;
-	g->pid = pid;
-	g->tid = tid;
-	g->context = WI_CONTEXT_CUDA;
-	g->start_ns = start;
-	g->end_ns = end;
-	g->known = same;
-	g->pad = 0;
-#pragma unroll
-	for (int i = 0; i < WI_STATES; i++)
-		g->ns[i] = total_of(t, i, now) - e->seen[i];
 	if (asleep)
 		g->ns[WI_RUNNING] = 0;
 	g->ns[WI_GPU] = g->ns[WI_GPU] > after ? g->ns[WI_GPU] - after : 0;
@@ -83,7 +51,7 @@ static __always_inline int cuda_work(bool creates)
 	u64 id = bpf_get_current_pid_tgid();
 	u32 tid = (u32)id, pid = id >> 32;
 	count_stat(WI_STAT_LAUNCHES);
-	struct wi_thread *t = threads.lookup(&tid);
+	struct wi_thread *t = thread_of(tid);
 	if (!t || t->engine)
 		return 0;
 	struct wi_engine *e = cuda_engine(pid);
@@ -130,7 +98,7 @@ static __always_inline int cuda_sync_enter(void)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	u32 tid = (u32)id;
-	struct wi_thread *t = threads.lookup(&tid);
+	struct wi_thread *t = thread_of(tid);
 	if (!t)
 		return 0;
 	u64 now = bpf_ktime_get_ns();
@@ -147,8 +115,7 @@ static __always_inline int cuda_sync_return(void)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	u32 tid = (u32)id, pid = id >> 32;
-	int zero = 0;
-	struct wi_thread *t = threads.lookup(&tid);
+	struct wi_thread *t = thread_of(tid);
 	if (!t || !(t->flags & WI_THREAD_GPU))
 		return 0;
 	u64 now = bpf_ktime_get_ns();
@@ -157,7 +124,7 @@ static __always_inline int cuda_sync_return(void)
 	write_end(t);
 	struct wi_sync *sync = syncs.lookup(&tid);
 	struct wi_engine *e = cuda_engine(pid);
-	struct wi_config *c = config.lookup(&zero);
+	struct wi_config *c = config_of();
 	if (!sync || !e || !c || t->engine)
 		return 0;
 	u64 enter = sync->enter_ns, took = now > enter ? now - enter : 0;
@@ -184,9 +151,7 @@ static __always_inline int cuda_sync_return(void)
 	}
 	e->driver = tid;
 	e->last_ns = now;
-#pragma unroll
-	for (int i = 0; i < WI_STATES; i++)
-		e->seen[i] = total_of(t, i, now);
+	remember_totals(e, t, now);
 	return 0;
 }
 

@@ -24,8 +24,8 @@ from typing import Any, Iterator
 BPF = Path(__file__).parent.parent / "bpf"
 SOURCES = (
     "events.h common.h wait.h slice.h noticed.h sched_switch.bpf.c sched_waking.bpf.c process.bpf.c "
-    "tasks.bpf.c mapped.bpf.c oncpu.bpf.c inference.h llama.bpf.c context.bpf.c cuda.bpf.c lookup.bpf.c "
-    "first_write.bpf.c"
+    "tasks.bpf.c mapped.bpf.c oncpu.bpf.c engine.h inference.h llama.bpf.c context.bpf.c cuda.bpf.c "
+    "lookup.bpf.c first_write.bpf.c"
 ).split()
 _STDERR_LINES = 6
 _MAX_REQUEST = 1 << 16

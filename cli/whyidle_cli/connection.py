@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, TypeVar
 
 from whyidle_cli.errors import (
     CliError,
@@ -25,7 +25,7 @@ from whyidle_cli.errors import (
 from whyidle_cli.version import version
 from whyidle_wire.client import DEFAULT_SOCKET, Client
 from whyidle_wire.errors import Disconnected, Refused, WireError
-from whyidle_wire.records import Welcome
+from whyidle_wire.records import Failure, Record, Welcome
 
 # -P: as root, a module that happens to lie in the current directory must not be imported.
 DAEMON: Final = [sys.executable, "-P", "-m", "whyidle_daemon.main"]
@@ -33,8 +33,12 @@ DAEMON: Final = [sys.executable, "-P", "-m", "whyidle_daemon.main"]
 START_TIMEOUT_S: Final = 60.0
 """For a private daemon to compile and attach its probes; measured: under 2 s."""
 
+_ANSWER_TIMEOUT_S: Final = 30.0
 _EXIT_TIMEOUT_S: Final = 3.0
 _TAIL_BYTES: Final = 64 * 1024
+
+
+Answer = TypeVar("Answer", bound=Record)
 
 
 class Connection:
@@ -80,6 +84,27 @@ def require_system_daemon(path: Path) -> Connection:
     if connection is None:
         raise NoDaemon(path, _reason(path), private=False)
     return connection
+
+
+def ask(client: Client, request: Record, kind: type[Answer]) -> Answer:
+    """Send a request and return its answer, a record of ``kind``.
+
+    Raises DaemonGone, NotOurDaemon, or what the daemon's refusal says.
+    """
+    try:
+        client.send(request)
+        answer = client.receive(_ANSWER_TIMEOUT_S)
+    except Disconnected as error:
+        raise DaemonGone(str(error)) from None
+    except WireError as error:
+        raise NotOurDaemon(str(error)) from None
+    if isinstance(answer, Failure):
+        raise from_failure(answer)
+    if answer is None:
+        raise DaemonGone(f"the daemon did not answer within {_ANSWER_TIMEOUT_S:g} s")
+    if not isinstance(answer, kind):
+        raise NotOurDaemon(f"{type(answer).__name__} in answer to {type(request).__name__}")
+    return answer
 
 
 @contextlib.contextmanager

@@ -27,7 +27,6 @@ from whyidle_probes.events import Wait
 
 MAX_STEPS = 4096  # of one gap; what is left then has no cause
 MAX_LINKS = 16
-DEMAND = frozenset({int(Wait.LISTEN)}) | SELECTORS
 
 _VIA = {
     Wait.FUTEX: "lock",

@@ -1,6 +1,6 @@
 """Engine idle time and what its driver thread was doing meanwhile.
 
-A source of engine activity (llama.cpp uprobes today; NVML and CUDA implement the same) says when an engine
+A source of engine activity (uprobes on llama.cpp and CUDA, a GPU's samples) says when an engine
 was busy and when it was idle, and who drives it; it produces an :class:`EngineActivity`. For llama.cpp the
 kernel side also says *exactly* how the driver thread spent each gap, by kernel wait (:class:`Gap`). Slices
 add the peers: the exact seconds of each wait are split over the slices of that wait that overlap the gap, and
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Container, Iterable, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 from whyidle_daemon.chains import Chain, Link
 from whyidle_daemon.gpus.usage import DeviceActivity
@@ -118,13 +118,6 @@ class EngineActivity(NamedTuple):
             for cause, ns in (self.causes if drives else self.idle_roots).items()
             if cause.process is process and cause.tid == tid
         }
-
-
-class EngineSource(Protocol):
-    """Anything that knows engines: asked at a report for what they did up to ``now_ns``."""
-
-    def activities(self, now_ns: int) -> list[EngineActivity]:
-        """All engines of the target."""
 
 
 def explain(

@@ -34,11 +34,11 @@ class PeerNames:
     def facts(self, event: NameLookup | FirstWrite) -> list[Lookup | HostName]:
         """What one of the kernel's events tells."""
         if isinstance(event, NameLookup):
-            return list(self.looked_up(event))
-        name = self.called(event)
+            return list(self._looked_up(event))
+        name = self._called(event)
         return [name] if name is not None else []
 
-    def looked_up(self, event: NameLookup) -> Iterator[Lookup | HostName]:
+    def _looked_up(self, event: NameLookup) -> Iterator[Lookup | HostName]:
         """What a call of getaddrinfo tells."""
         yield Lookup(event.pid, event.tid, event.start_ns, event.end_ns, event.host, event.status)
         if _is_address(event.host):  # written as a number already: no name to learn
@@ -47,7 +47,7 @@ class PeerNames:
             raw = address[:4] if family == socket.AF_INET else address
             yield HostName(event.pid, event.end_ns, family, raw, event.host, netns=self._netns_of(event.pid))
 
-    def called(self, event: FirstWrite) -> HostName | None:
+    def _called(self, event: FirstWrite) -> HostName | None:
         """The name that a client gave its peer, unless it is known; the bytes it stood in end here."""
         peer, greeting = event.peer, greetings.decode(event.data)
         if greeting is None or peer.family not in (socket.AF_INET, socket.AF_INET6):

@@ -153,12 +153,12 @@ class Pulse:
             self._targets.kernel.configure(wanted, max(wanted, DEFAULT_GAP_NS))
 
     def _send_progress(self, session: Session) -> None:
-        p = session.target.progress()
-        lost = session.target.loss().events_lost
-        number = session.target.number
         client = session.client
         if client is None:
             return
+        p = session.target.progress()
+        lost = session.target.loss().events_lost
+        number = session.target.number
         # It may be of a process of the tree that is not his.
         wait = p.wait if client.scope is Scope.ALL else None
         client.stream(Progress(number, p.elapsed_s, p.engine_busy_share, wait, p.processes, p.threads, lost))

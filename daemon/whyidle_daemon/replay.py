@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from whyidle_daemon.recording.errors import RecordingError
 from whyidle_daemon.recording.reader import report
@@ -18,12 +20,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m whyidle_daemon.replay", description=__doc__)
     parser.add_argument("file", help="a recording")
     options = parser.parse_args(arguments)
+    return answer(lambda: report(options.file))
+
+
+def answer(make: Callable[[], dict[str, Any]]) -> int:
+    """Print a report, or why there is none, as one JSON object; returns the exit status, 0 or 1."""
     try:
-        answer, status = report(options.file), 0
+        found, status = make(), 0
     except RecordingError as error:
         problem = {"situation": type(error).__name__, "message": str(error), "hint": error.hint}
-        answer, status = {"error": problem}, 1
-    json.dump(answer, sys.stdout, allow_nan=False)
+        found, status = {"error": problem}, 1
+    json.dump(found, sys.stdout, allow_nan=False)
     sys.stdout.write("\n")
     return status
 

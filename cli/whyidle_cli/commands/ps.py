@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any, Final
+from typing import Final
 
 from whyidle_cli.commands.options import add_socket_option
-from whyidle_cli.connection import require_system_daemon
-from whyidle_cli.errors import DaemonGone, NotOurDaemon, from_failure
+from whyidle_cli.connection import ask, require_system_daemon
+from whyidle_cli.errors import NotOurDaemon
 from whyidle_cli.output import json_line
 from whyidle_cli.render.targets import print_targets
-from whyidle_wire.client import Client
-from whyidle_wire.errors import Disconnected, WireError
-from whyidle_wire.records import Failure, ListTargets, TargetList
+from whyidle_wire.records import ListTargets, TargetList
 
 _REQUEST: Final = 1
-_ANSWER_TIMEOUT_S: Final = 30.0
 
 _DESCRIPTION: Final = """\
 List what the system daemon observes: what it found by the rules of its
@@ -43,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Print the list; returns 0."""
     with require_system_daemon(arguments.socket).client as client:
-        targets = _ask(client)
+        targets = list(ask(client, ListTargets(_REQUEST), TargetList).targets)
     if arguments.json:
         sys.stdout.write(json_line(targets))
         return 0
@@ -52,20 +49,3 @@ def execute(arguments: argparse.Namespace) -> int:
     except (KeyError, TypeError, ValueError) as error:
         raise NotOurDaemon(f"a target without a usable {error}") from None
     return 0
-
-
-def _ask(client: Client) -> list[dict[str, Any]]:
-    try:
-        client.send(ListTargets(_REQUEST))
-        answer = client.receive(_ANSWER_TIMEOUT_S)
-    except Disconnected as error:
-        raise DaemonGone(str(error)) from None
-    except WireError as error:
-        raise NotOurDaemon(str(error)) from None
-    if isinstance(answer, Failure):
-        raise from_failure(answer)
-    if answer is None:
-        raise DaemonGone(f"the daemon did not answer within {_ANSWER_TIMEOUT_S:g} s")
-    if not isinstance(answer, TargetList):
-        raise NotOurDaemon(f"{type(answer).__name__} in answer to ListTargets")
-    return list(answer.targets)

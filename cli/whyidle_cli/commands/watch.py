@@ -10,18 +10,16 @@ from collections.abc import Callable
 from typing import Final
 
 from whyidle_cli.commands.options import add_socket_option
-from whyidle_cli.connection import require_system_daemon
+from whyidle_cli.connection import ask, require_system_daemon
 from whyidle_cli.errors import DaemonGone, NotOurDaemon, WrongUsage, from_failure
 from whyidle_cli.output import json_line
 from whyidle_cli.render.stream import stream_text
-from whyidle_wire.client import Client
 from whyidle_wire.codec import encode
 from whyidle_wire.errors import Disconnected, WireError
 from whyidle_wire.records import Dropped, Failure, Record, Subscribe, Subscribed
 from whyidle_wire.report import FINDING_KINDS
 
 _REQUEST: Final = 1
-_ANSWER_TIMEOUT_S: Final = 30.0
 
 _DESCRIPTION: Final = """\
 Stream the findings of everything that the system daemon observes, from now on,
@@ -64,7 +62,7 @@ def execute(arguments: argparse.Namespace) -> int:
     with require_system_daemon(arguments.socket).client as client:
         subscribe = Subscribe(_REQUEST, tuple(arguments.kind), arguments.pid, arguments.events)
         try:
-            _start(client, subscribe)
+            ask(client, subscribe, Subscribed)
             while (record := client.receive(None)) is not None:
                 if isinstance(record, Failure):
                     raise from_failure(record)
@@ -76,17 +74,6 @@ def execute(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             return 0  # the only way to end a stream is not an error
     return 0
-
-
-def _start(client: Client, subscribe: Subscribe) -> None:
-    client.send(subscribe)
-    answer = client.receive(_ANSWER_TIMEOUT_S)
-    if isinstance(answer, Failure):
-        raise from_failure(answer)
-    if answer is None:
-        raise Disconnected(f"the daemon did not answer within {_ANSWER_TIMEOUT_S:g} s")
-    if not isinstance(answer, Subscribed):
-        raise NotOurDaemon(f"{type(answer).__name__} in answer to Subscribe")
 
 
 def _writer(arguments: argparse.Namespace) -> Callable[[Record], None]:

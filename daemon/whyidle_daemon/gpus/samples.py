@@ -20,7 +20,6 @@ MAX_PERIOD_NS = 5_000_000_000
 _AHEAD_NS = 1_000_000_000
 _MISSED = 1.75  # periods apart: a sample in between is missing
 MAX_PID = 1 << 22  # PID_MAX_LIMIT
-NS_PER_S = 1_000_000_000
 # A copy at this rate keeps a PCIe link (4.0 x16) busy; GPM tells bytes, not time.
 LINK_MIB_PER_S = 20_000
 

@@ -6,7 +6,6 @@ Prints ``{"error": {"situation", "message", "hint"}}`` and ends with status 1 wh
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from whyidle_daemon.history.merge import merged
 from whyidle_daemon.history.store import FOLDER, Part, parts
 from whyidle_daemon.recording.errors import RecordingError
 from whyidle_daemon.recording.reader import NO_END, report
+from whyidle_daemon.replay import answer
 
 WRITTEN_S: Final = 5.0
 """A part that was written to within this time is the present one."""
@@ -51,14 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--unit", help="targets in this systemd unit; .service may be left off")
     parser.add_argument("--container", help="targets in this container, by the start of its ID")
     options = parser.parse_args(arguments)
-    try:
-        answer, status = look(options, time.time()), 0
-    except RecordingError as error:
-        problem = {"situation": type(error).__name__, "message": str(error), "hint": error.hint}
-        answer, status = {"error": problem}, 1
-    json.dump(answer, sys.stdout, allow_nan=False)
-    sys.stdout.write("\n")
-    return status
+    return answer(lambda: look(options, time.time()))
 
 
 def look(options: argparse.Namespace, now_s: float) -> dict[str, Any]:

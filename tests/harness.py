@@ -25,6 +25,19 @@ def wait_until(
         time.sleep(every_s)
 
 
+SELF_SERVED = """
+import socket, threading, time
+server = socket.create_server(("127.0.0.1", 0))
+def serve():
+    c, _ = server.accept()
+    while c.recv(64):
+        time.sleep(0.05); c.send(b"x")
+threading.Thread(target=serve, daemon=True).start()
+c = socket.create_connection(server.getsockname())
+"""
+"""The start of a program: ``c`` is connected to a thread of its own that answers after 50 ms."""
+
+
 class Program:
     """A Python program that starts when told, and ends by itself or is killed by its own PID."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import report_schema
 
-from harness import wait_until
+from harness import SELF_SERVED, wait_until
 from harness_cli import Daemon, whyidle
 from whyidle_daemon.history.store import parts
 
@@ -30,20 +30,15 @@ defaults = false
 name = "m"
 command = ["*{mark}*"]
 """
-CODE = """
-import socket, sys, threading, time
-server = socket.create_server(("127.0.0.1", 0))
-def serve():
-    c, _ = server.accept()
-    while c.recv(64):
-        time.sleep(0.05); c.send(b"x")
-threading.Thread(target=serve, daemon=True).start()
-c = socket.create_connection(server.getsockname())
+CODE = (
+    SELF_SERVED
+    + """
 def search_web():
     c.send(b"q"); c.recv(64)
 while True:
     search_web()
 """
+)
 
 
 def history(state: Path, *arguments: str) -> dict[str, Any]:

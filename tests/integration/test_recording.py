@@ -10,26 +10,22 @@ from pathlib import Path
 import pytest
 import report_schema
 
-from harness import Program, wait_until
+from harness import SELF_SERVED, Program, wait_until
 from harness_cli import Daemon, load, whyidle
 from whyidle_wire.records import Ended, Failure, FailureCode, Finish, Observe, Observing, Report
 
 pytestmark = pytest.mark.bpf
 
-AGENT = """
-import socket, subprocess, threading, time
-server = socket.create_server(("127.0.0.1", 0))
-def serve():
-    c, _ = server.accept()
-    while c.recv(64):
-        time.sleep(0.05); c.send(b"x")
-threading.Thread(target=serve, daemon=True).start()
-c = socket.create_connection(server.getsockname())
+AGENT = (
+    SELF_SERVED
+    + """
+import subprocess
 for _ in range(10):
     c.send(b"q"); c.recv(64)
     sum(range(200000))
 subprocess.run(["sleep", "0.1"])
 """
+)
 
 
 def test_report_of_a_recording_is_the_live_report(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 from whyidle_agent.brain import Answer
 from whyidle_agent.grammar import Piece
 
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+
 
 class ScriptedBrain:
     """A brain that answers with the given calls in turn, and keeps the prompts that it was shown."""
@@ -50,3 +52,7 @@ def raw_server(reply: bytes | Callable[[StreamRequestHandler], None]) -> Iterato
         finally:
             server.shutdown()
             thread.join()
+
+
+def silence(handler: StreamRequestHandler) -> None:
+    handler.rfile.read(1)  # until the client gives up

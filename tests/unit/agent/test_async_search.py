@@ -10,7 +10,7 @@ from itertools import pairwise
 from socketserver import StreamRequestHandler
 
 import pytest
-from agent_fakes import raw_server
+from agent_fakes import OK, raw_server, silence
 
 from whyidle_agent.async_search import AsyncSearch
 from whyidle_agent.slow_search import Behaviour, SearchServer
@@ -18,17 +18,12 @@ from whyidle_agent.stats import Stats
 from whyidle_agent.tools import search_web
 
 QUERIES = ["gpu idle", "nothing here", "memory", "kernel scheduler", "gpu idle"]
-OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
 
 
 def flood(handler: StreamRequestHandler) -> None:
     handler.wfile.write(OK)
     for _ in range(10):
         handler.wfile.write(b"<p>" * (1 << 18))
-
-
-def silence(handler: StreamRequestHandler) -> None:
-    handler.rfile.read(1)  # until the client gives up
 
 
 def test_the_answers_are_those_of_the_synchronous_tool() -> None:

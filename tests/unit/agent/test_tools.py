@@ -10,7 +10,7 @@ from pathlib import Path
 from socketserver import StreamRequestHandler
 
 import pytest
-from agent_fakes import raw_server
+from agent_fakes import OK, raw_server, silence
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -25,8 +25,6 @@ from whyidle_agent.tools import (
     work_folder,
     write_file,
 )
-
-OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
 
 
 def results(*entries: dict[str, object]) -> bytes:
@@ -43,10 +41,6 @@ def flood(handler: StreamRequestHandler) -> None:
     handler.wfile.write(OK)
     for _ in range(10):
         handler.wfile.write(b" " * (1 << 20))
-
-
-def silence(handler: StreamRequestHandler) -> None:
-    handler.rfile.read(1)  # until the client gives up
 
 
 def drip(handler: StreamRequestHandler) -> None:

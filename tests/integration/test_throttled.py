@@ -22,7 +22,7 @@ ONE = """
 import os, time
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 sys.stdin.readline()
-end = time.process_time() + 0.15
+end = time.process_time() + 0.04
 while time.process_time() < end: pass
 """
 # The sleeper is woken by a timer, mostly while the other one has used up the quota of both.
@@ -30,7 +30,7 @@ SLEEPER = """
 import os, threading, time
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 sys.stdin.readline()
-end = time.process_time() + 0.15
+end = time.process_time() + 0.04
 def sleep():
     while time.process_time() < end: time.sleep(0.005)
 thread = threading.Thread(target=sleep)
@@ -44,7 +44,7 @@ import os, threading, time
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 sys.stdin.readline()
 os.fork()
-end = time.process_time() + 0.1
+end = time.process_time() + 0.03
 while time.process_time() < end: pass
 """
 # Nobody limits these: three processes on one CPU.
@@ -53,7 +53,7 @@ import os, time
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 sys.stdin.readline()
 pids = [os.fork() for _ in range(2)]
-end = time.process_time() + 0.15
+end = time.process_time() + 0.04
 while time.process_time() < end: pass
 if all(pids):
     for pid in pids: os.waitpid(pid, 0)
@@ -71,6 +71,17 @@ def by_queue() -> Iterator[tuple[Kernel, list[Event]]]:
     kernel = Kernel(probes, seen.append)
     yield kernel, seen
     kernel.close()
+
+
+@pytest.fixture
+def throttled_group(throttled_group: Path) -> Path:
+    """So small a quota that it is used up also where others want the CPU: 5 of 100 ms."""
+    quota = throttled_group / "cpu.cfs_quota_us"
+    if quota.exists():
+        quota.write_text("5000")
+    else:
+        (throttled_group / "cpu.max").write_text("5000 100000")
+    return throttled_group
 
 
 @pytest.fixture
@@ -116,25 +127,36 @@ def ns_of(threads: list[Thread], *waits: Wait) -> int:
     return sum(thread.ns[wait] for thread in threads for wait in waits)
 
 
+def check(old: list[Thread], new: list[Thread]) -> None:
+    """What both say of each thread fits together, however busy this machine is.
+
+    What a thread says is throttling, its queue says too. The queue may say more: from 6.18 on a thread in a
+    throttled queue still runs up to its return to user mode, and may have to wait for the CPU before that.
+    """
+    for by_queue, by_thread in zip(old, new, strict=True):
+        assert sum(by_queue.ns) == by_queue.end_ns - by_queue.first_ns
+        said, known = by_queue.ns[Wait.THROTTLED], by_thread.ns[Wait.THROTTLED]
+        off = ns_of([by_thread], Wait.THROTTLED, Wait.RUNQUEUE)
+        assert ns_of([by_queue], Wait.THROTTLED, Wait.RUNQUEUE) == pytest.approx(off, rel=0.01)
+        assert 0.98 * known <= said <= 1.02 * off
+
+
 def test_the_one_who_uses_up_the_quota(observed: Observed, throttled_group: Path) -> None:
-    """The same seconds as by the thread's own word, and as the group's account has them."""
+    """As long as the group's account says, or longer where somebody else had the CPU at the refill."""
     old, new = observed(ONE, throttled_group)
-    periods = old[0].count[Wait.THROTTLED]
     truth = throttled_s(throttled_group)
     assert truth > 0.2
-    assert ns_of(old, Wait.THROTTLED) / NS == pytest.approx(truth, abs=2 * TICK_S * (periods + 1))
-    assert ns_of(old, Wait.THROTTLED) == pytest.approx(ns_of(new, Wait.THROTTLED), rel=0.02)
+    check(old, new)
+    assert ns_of(old, Wait.THROTTLED) / NS > truth - 2 * TICK_S * (old[0].count[Wait.THROTTLED] + 1)
 
 
 def test_who_stands_in_the_queue_meanwhile(observed: Observed, throttled_group: Path) -> None:
-    """Both of two that share a quota are throttled, while both live, as long as the group's account says."""
+    """Two that share a quota: both are throttled, not only the one who uses up the rest of it."""
     old, new = observed(TWO, throttled_group)
     truth = throttled_s(throttled_group)
-    assert len(old) == 2
-    for by_queue, by_thread in zip(old, new, strict=True):
-        ns = by_queue.ns[Wait.THROTTLED]
-        assert truth / 2 < ns / NS < truth + 2 * TICK_S * (by_queue.count[Wait.THROTTLED] + 1)
-        assert ns == pytest.approx(by_thread.ns[Wait.THROTTLED], rel=0.05)
+    assert (len(old), truth > 0.2) == (2, True)
+    check(old, new)
+    assert min(ns_of([thread], Wait.THROTTLED) for thread in old) / NS > truth / 2
 
 
 def test_who_is_woken_into_a_throttled_queue(observed: Observed, throttled_group: Path) -> None:
@@ -142,22 +164,18 @@ def test_who_is_woken_into_a_throttled_queue(observed: Observed, throttled_group
     old, new = observed(SLEEPER, throttled_group)
     sleeper = next(thread for thread in old if thread.tid != thread.pid)
     assert sleeper.ns[Wait.THROTTLED] > 0.1 * NS
-    # 6.18 lets the thread run up to its return to user mode first: some microseconds each time.
-    assert ns_of(old, Wait.THROTTLED) == pytest.approx(ns_of(new, Wait.THROTTLED), rel=0.05)
+    check(old, new)
     held = [
-        e
-        for e in observed.old.events()
-        if isinstance(e, Slice) and e.tid == sleeper.tid and e.state == Wait.THROTTLED
+        slice_.blocked_ns
+        for slice_ in observed.old.events()
+        if isinstance(slice_, Slice) and slice_.tid == sleeper.tid and slice_.state == Wait.THROTTLED
     ]
-    assert sum(slice_.blocked_ns for slice_ in held) == pytest.approx(sleeper.ns[Wait.THROTTLED], rel=0.02)
-    for probe, threads in ((observed.old, old), (observed.new, new)):
-        for thread in threads:
-            assert sum(thread.ns) == thread.end_ns - thread.first_ns, probe
+    assert sum(held) == pytest.approx(sleeper.ns[Wait.THROTTLED], rel=0.02)
 
 
 def test_a_crowd_without_a_limit_is_not_throttled(observed: Observed) -> None:
     """Waiting for a CPU that others have is run-queue wait and nothing else."""
     old, new = observed(CROWDED)
-    assert ns_of(old, Wait.RUNQUEUE) > 0.2 * NS
+    assert ns_of(old, Wait.RUNQUEUE) > 0.05 * NS
     assert ns_of(old, Wait.THROTTLED) == ns_of(new, Wait.THROTTLED) == 0
-    assert ns_of(old, Wait.RUNQUEUE) == pytest.approx(ns_of(new, Wait.RUNQUEUE), rel=0.01)
+    check(old, new)

@@ -165,21 +165,28 @@ _WITHOUT = {
 }
 
 
+_THROTTLING = {
+    "task": "each thread says whether its cgroup's CPU limit holds it",
+    "queue": "run queues say that a cgroup's CPU limit holds them (from kernel 6.18 on, each thread)",
+    "": "this kernel limits no cgroup's CPU time",
+}
+
+
 def _probes() -> Check:
     try:
         probes = load_probes()
     except LoaderError as error:
         return Check("probes", "missing", str(error).splitlines()[0], error.fix, MAIN_JOB)
     programs = sum(name.startswith("program:") for name in probes.descriptors)
-    missing = probes.missing
+    missing, throttling = probes.missing, _THROTTLING[probes.throttling]
     probes.close()
     if missing:
-        detail = f"{programs} programs load; this kernel lacks {', '.join(missing)}"
+        detail = f"{programs} programs load; {throttling}; this kernel lacks {', '.join(missing)}"
         lost = "; ".join(_WITHOUT.get(name, f"what {name} tells") for name in missing)
         return Check(
             "probes", "warning", detail, f"a newer kernel; without: {lost}", "the details named here"
         )
-    return Check("probes", "ok", f"{programs} programs load and attach", None, MAIN_JOB)
+    return Check("probes", "ok", f"{programs} programs load and attach; {throttling}", None, MAIN_JOB)
 
 
 def _uprobes(sys_root: Path) -> Check:

@@ -99,9 +99,8 @@ class ProbeConfig:
     first_write_bytes: int = 1 << 18
     system_python: str = SYSTEM_PYTHON
     programs: tuple[tuple[str, str, str, bool], ...] = PROGRAMS
-    hide_switches: int = (
-        0  # for tests: the probe does not see one of so many switches of a thread; 0: sees all
-    )
+    without: tuple[str, ...] = ()  # WI_* features of the kernel that are not used, as if it were an older one
+    hide_switches: int = 0  # for tests: one of so many switches of a thread is not seen; 0: all are
 
     def request(self) -> dict[str, Any]:
         """What the child is told."""
@@ -127,6 +126,7 @@ class ProbeConfig:
             },
             "programs": [list(program) for program in self.programs],
             "maps": list(MAPS),
+            "without": list(self.without),
             "syscall_classes": syscalls.classes().hex(),
         }
 
@@ -136,11 +136,14 @@ class Probes:
     """Descriptors by name: ``map:NAME``, ``program:FUNCTION``, ``link:FUNCTION``; and what was missing.
 
     ``uprobe_multi``: uprobes attach by links, which need no privilege beyond the loaded program.
+    ``throttling``: who says that a cgroup's CPU limit holds a thread back, ``task`` (exactly) or ``queue``;
+    empty: this kernel has no such limit.
     """
 
     descriptors: dict[str, int]
     missing: tuple[str, ...]
     uprobe_multi: bool = False
+    throttling: str = ""
 
     def map(self, name: str) -> int:
         return self.descriptors["map:" + name]
@@ -230,4 +233,4 @@ def _receive(ours: socket.socket, config: ProbeConfig, child: subprocess.Popen[b
         error = reply["error"]
         raise LoaderError(error["code"], error["message"], error["fix"])
     named = dict(zip(reply["names"], descriptors, strict=True))
-    return Probes(named, tuple(reply["missing"]), reply["uprobe_multi"])
+    return Probes(named, tuple(reply["missing"]), reply["uprobe_multi"], reply["throttling"])

@@ -98,6 +98,7 @@ class ProbeConfig:
     control_bytes: int = 1 << 18
     first_write_bytes: int = 1 << 18
     system_python: str = SYSTEM_PYTHON
+    cache: Path | None = None  # a directory of root's, for what was compiled; None: compile each time
     programs: tuple[tuple[str, str, str, bool], ...] = PROGRAMS
 
     def request(self) -> dict[str, Any]:
@@ -123,6 +124,7 @@ class ProbeConfig:
             },
             "programs": [list(program) for program in self.programs],
             "maps": list(MAPS),
+            "cache": str(self.cache.absolute()) if self.cache else None,
             "syscall_classes": syscalls.classes().hex(),
         }
 
@@ -132,11 +134,13 @@ class Probes:
     """Descriptors by name: ``map:NAME``, ``program:FUNCTION``, ``link:FUNCTION``; and what was missing.
 
     ``uprobe_multi``: uprobes attach by links, which need no privilege beyond the loaded program.
+    ``cache``: ``used``, ``filled``, ``off``, or why not.
     """
 
     descriptors: dict[str, int]
     missing: tuple[str, ...]
     uprobe_multi: bool = False
+    cache: str = "off"
 
     def map(self, name: str) -> int:
         return self.descriptors["map:" + name]
@@ -226,4 +230,4 @@ def _receive(ours: socket.socket, config: ProbeConfig, child: subprocess.Popen[b
         error = reply["error"]
         raise LoaderError(error["code"], error["message"], error["fix"])
     named = dict(zip(reply["names"], descriptors, strict=True))
-    return Probes(named, tuple(reply["missing"]), reply["uprobe_multi"])
+    return Probes(named, tuple(reply["missing"]), reply["uprobe_multi"], reply["cache"])

@@ -20,6 +20,7 @@ from benchmarks.soak.sampling import Sample, Sampler
 from benchmarks.soak.verdict import Judgement, judge, passed
 
 EVERY_S = 1.0
+LOG = "daemon.log"
 PARTS = 40  # of the history in one run, so that many are begun and ended
 MAX_PART_MINUTES = 10.0
 
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 3
     options.out.mkdir(parents=True, exist_ok=True)
     samples, done = soak(options.minutes * 60, options.out / "soak.csv")
-    judgements = judge(samples, os.cpu_count() or 1)
+    said = (options.out / LOG).read_bytes()
+    judgements = judge(samples, os.cpu_count() or 1, said.count(b"ERROR") + said.count(b"CRITICAL"))
     text = verdict_text(judgements, options.minutes, done)
     (options.out / "verdict.txt").write_text(text)
     from benchmarks.soak.picture import draw  # noqa: PLC0415 (matplotlib, once there is something to draw)
@@ -62,7 +64,8 @@ def soak(seconds: float, path: Path) -> tuple[list[Sample], dict[str, int]]:
         folder, port = Path(name), _free_port()
         more = f'[metrics]\nlisten = "127.0.0.1:{port}"\n[history]\n'
         more += f"part_minutes = {min(MAX_PART_MINUTES, seconds / 60 / PARTS):.4f}\n"
-        service = Service(folder, more)
+        with path.with_name(LOG).open("wb") as log:
+            service = Service(folder, more, log.fileno())
         try:
             with Load(folder, service.process.pid, service.socket, port) as load:
                 service.wait_for(RESIDENTS)

@@ -67,7 +67,7 @@ def draw(samples: Sequence[Sample], path: Path, title: str) -> None:
         axis.axvspan(0, begin, color="0.92", zorder=0)
         axis.grid(alpha=0.3)
         if axis is not load:
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.15 * axis.get_ylim()[1])
             axis.legend(loc="lower right")
     figure.savefig(path, dpi=100)
     plt.close(figure)

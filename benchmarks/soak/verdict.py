@@ -40,8 +40,11 @@ def slope_of(samples: Sequence[Sample], value: Callable[[Sample], int]) -> Slope
     return theil_sen(floor_of(points, STRETCHES))
 
 
-def judge(samples: Sequence[Sample], cores: int) -> list[Judgement]:
-    """Everything that a soak decides. ``cores``: for the share of the host that the daemon took."""
+def judge(samples: Sequence[Sample], cores: int, mistakes: int) -> list[Judgement]:
+    """Everything that a soak decides.
+
+    ``cores``: for the share of the host that the daemon took. ``mistakes``: errors in the daemon's log.
+    """
     used = after_warm_up(samples)
     spent = used[-1].cpu_s - used[0].cpu_s
     core = spent / (used[-1].seconds - used[0].seconds)
@@ -53,6 +56,7 @@ def judge(samples: Sequence[Sample], cores: int) -> list[Judgement]:
         _count("entries of BPF maps", samples, lambda sample: sample.map_entries),
         _count("threads", samples, lambda sample: sample.threads),
         _count("bytes waiting for clients", samples, lambda sample: sample.queued_bytes),
+        Judgement("errors in the daemon's log", str(mistakes), "0", FAILED if mistakes else MET),
         Judgement("CPU", f"{core:.2%} of a core ({core / cores:.2%} of the host)", "", ""),
         Judgement("lost by the kernel side", str(used[-1].lost), "", ""),
         Judgement("dropped for clients that do not read", str(used[-1].dropped), "", ""),

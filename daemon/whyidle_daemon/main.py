@@ -15,7 +15,7 @@ import uvloop
 from msgspec import structs
 
 from whyidle_daemon import config as configuration
-from whyidle_daemon import privileges, sockets
+from whyidle_daemon import heap, privileges, sockets
 from whyidle_daemon.config import Config, ConfigError
 from whyidle_daemon.errors import StartError
 from whyidle_daemon.kernel import Kernel
@@ -50,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{options.config or configuration.DEFAULT_PATH}: good")
             return 0
         set_up_logging(_level(options, config))
+        heap.keep_small()
         return uvloop.run(_serve(options, config))
     except StartError as error:
         print(f"whyidled: {error}\n  {error.fix}", file=sys.stderr)

@@ -160,6 +160,8 @@ class Discovery:
                 self._put(pid, 0.0, 0)
 
     def _turn(self) -> None:
+        if self._timer is not None:  # a reload looks at once: the turn that was due must not go on beside it
+            self._timer.cancel()
         self._timer = None
         if self._closed or not self._config.enabled:
             return

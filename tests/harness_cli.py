@@ -66,7 +66,11 @@ class Daemon:
 
     def client(self) -> Client:
         client = Client.connect(self.socket)
-        client.handshake("test")
+        try:
+            client.handshake("test")
+        except BaseException:
+            client.close()
+            raise
         return client
 
     def rss_bytes(self) -> int:

@@ -98,6 +98,7 @@ class ProbeConfig:
     control_bytes: int = 1 << 18
     first_write_bytes: int = 1 << 18
     system_python: str = SYSTEM_PYTHON
+    cache: Path | None = None  # a directory of root's, for what was compiled; None: compile each time
     programs: tuple[tuple[str, str, str, bool], ...] = PROGRAMS
     without: tuple[str, ...] = ()  # WI_* features of the kernel that are not used, as if it were an older one
     hide_switches: int = 0  # for tests: one of so many switches of a thread is not seen; 0: all are
@@ -127,6 +128,7 @@ class ProbeConfig:
             "programs": [list(program) for program in self.programs],
             "maps": list(MAPS),
             "without": list(self.without),
+            "cache": str(self.cache.absolute()) if self.cache else None,
             "syscall_classes": syscalls.classes().hex(),
         }
 
@@ -138,12 +140,14 @@ class Probes:
     ``uprobe_multi``: uprobes attach by links, which need no privilege beyond the loaded program.
     ``throttling``: who says that a cgroup's CPU limit holds a thread back, ``task`` (exactly) or ``queue``;
     empty: this kernel has no such limit.
+    ``cache``: ``used``, ``filled``, ``off``, or why not.
     """
 
     descriptors: dict[str, int]
     missing: tuple[str, ...]
     uprobe_multi: bool = False
     throttling: str = ""
+    cache: str = "off"
 
     def map(self, name: str) -> int:
         return self.descriptors["map:" + name]
@@ -233,4 +237,4 @@ def _receive(ours: socket.socket, config: ProbeConfig, child: subprocess.Popen[b
         error = reply["error"]
         raise LoaderError(error["code"], error["message"], error["fix"])
     named = dict(zip(reply["names"], descriptors, strict=True))
-    return Probes(named, tuple(reply["missing"]), reply["uprobe_multi"], reply["throttling"])
+    return Probes(named, tuple(reply["missing"]), reply["uprobe_multi"], reply["throttling"], reply["cache"])

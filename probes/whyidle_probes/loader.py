@@ -74,7 +74,7 @@ PROGRAMS = (
 class LoaderError(Exception):
     """The probes could not be loaded; nothing was left attached.
 
-    ``code`` names the situation (``no_btf``, ``no_bcc``, ``no_libbpf``, ``no_permission``,
+    ``code`` names the situation (``no_btf``, ``no_bcc``, ``no_libbpf``, ``no_permission``, ``too_old``,
     ``no_tracepoint``, ``verifier``, ``compile``, ``attach``, ``no_python``, ``crashed``); ``fix`` says what
     to do.
     """
@@ -131,6 +131,8 @@ class ProbeConfig:
 class Probes:
     """Descriptors by name: ``map:NAME``, ``program:FUNCTION``, ``link:FUNCTION``; and what was missing.
 
+    ``missing``: optional attach points, and ``cfs_bandwidth`` or ``unix_peer`` where the kernel does not say
+    whom a cgroup's CPU limit holds, or what is at the other end of a Unix socket.
     ``uprobe_multi``: uprobes attach by links, which need no privilege beyond the loaded program.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from pathlib import Path
 
 import pytest
 
@@ -174,6 +175,31 @@ def test_every_kind_of_wait(run_observed, code, kind):
     assert asleep.get(kind, 0) >= WAIT_S - awake, (asleep, awake)
     if awake < WAIT_S:
         assert max(asleep, key=lambda k: asleep[k]) == kind
+
+
+def test_waiting_for_a_disk(run_observed, tmp_path):
+    """A file that is written through to a real disk: the thread waits for that file."""
+    device = tmp_path.stat().st_dev
+    if not Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").exists():
+        pytest.skip("no disk is behind the temporary folder")
+    program = run_observed(
+        """
+        import os
+        file = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)
+        for _ in range(20):
+            os.pwrite(file, os.urandom(1 << 16), 0)
+            os.fsync(file)
+        print(os.fstat(file).st_ino, flush=True)
+        """,
+        str(tmp_path / "file"),
+    )
+    inode = int(program.line())
+    thread = run_observed.probe.exit_of(program.pid)
+    asleep = {Wait(i): ns for i, ns in enumerate(thread.ns) if i > Wait.RUNQUEUE and ns}
+    assert asleep[Wait.FILE] > 0
+    assert thread.count[Wait.FILE] >= 20
+    found = [s for s in run_observed.probe.slices(program.pid) if syscall_name(s.syscall) == "fsync"]
+    assert {(s.state, s.inode) for s in found} <= {(Wait.FILE, inode)}
 
 
 def test_preemption_is_runqueue(run_observed):

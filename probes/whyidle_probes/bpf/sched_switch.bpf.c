@@ -24,6 +24,19 @@ static __always_inline void emit_thread_exit(struct wi_thread *t, u64 task, u64 
 	know_tid(tid, 0);
 }
 
+/* Whether a thread that did not want to stop has used up its cgroup's bandwidth. */
+static __always_inline bool throttled(u64 task)
+{
+#ifdef WI_TASK_THROTTLED
+	return TASK(task, throttled);
+#elif defined(WI_QUEUE_THROTTLED)
+	u64 queue = (u64)TASK(task, se.cfs_rq);
+	return queue && FIELD(cfs_rq, queue, throttle_count);
+#else
+	return false;
+#endif
+}
+
 static __always_inline void switch_out(struct wi_thread *t, u64 task, bool preempted, u32 task_state, u64 now)
 {
 	write_begin(t);
@@ -35,11 +48,7 @@ static __always_inline void switch_out(struct wi_thread *t, u64 task, bool preem
 	t->waker_tid = 0;
 	t->waker_syscall = 0xffff;
 	if (preempted || task_state == 0) {
-		t->state = WI_RUNQUEUE;
-#ifdef WI_TASK_THROTTLED
-		if (TASK(task, throttled))
-			t->state = WI_THROTTLED;
-#endif
+		t->state = throttled(task) ? WI_THROTTLED : WI_RUNQUEUE;
 		t->syscall = 0xffff;
 		t->fd = -1;
 		t->peer.family = 0;

@@ -40,14 +40,31 @@ int wi_tcp_state(u64 *ctx)
 	return 0;
 }
 
-static __always_inline void note_cause(struct wi_thread *t)
+/* The socket behind the descriptor that a thread waits for. */
+static __always_inline u64 awaited(struct wi_thread *t, u64 task)
+{
+	u64 file = file_of(task, t->fd), socket = 0, sk = 0;
+	if (file)
+		PROBE_READ(&socket, file + offsetof(struct file, private_data));
+	if (socket)
+		PROBE_READ(&sk, socket + offsetof(struct socket, sk));
+	return sk;
+}
+
+static __always_inline void note_cause(struct wi_thread *t, u64 task)
 {
 	int zero = 0;
 	struct wi_socket_note *note = socket_notes.lookup(&zero);
-	if (!note || !note->sk || t->wake_ns - note->ns > WI_NOTE_LASTS_NS)
+	if (!note || !note->sk)
 		return;
-	if (t->state != WI_TCP)
+	if (t->state == WI_TCP) { /* it waits for one socket: the note is of that one and of this sleep, or not */
+		if (note->ns < t->last_ns || awaited(t, task) != note->sk)
+			return;
+	} else {
+		if (t->wake_ns - note->ns > WI_NOTE_LASTS_NS)
+			return;
 		resolve_sock(t, note->sk);
+	}
 	t->peer.tcp_end = note->tcp_state;
 	note->sk = 0;
 }
@@ -66,12 +83,12 @@ int wi_sched_waking(u64 *ctx)
 	t->waker_tid = (u32)waker;
 	t->waker_syscall = 0xffff;
 	if (t->waker_pid) {
-		u64 nr = FIELD(pt_regs, wi_task_pt_regs(wi_current_task()), orig_ax);
+		u64 nr = LOAD(pt_regs, wi_task_pt_regs(wi_current_task()), orig_ax);
 		if (nr < WI_SYSCALLS)
 			t->waker_syscall = nr;
 	}
 	if (t->state == WI_EPOLL || t->state == WI_POLL || t->state == WI_TCP)
-		note_cause(t);
+		note_cause(t, task);
 	write_end(t);
 	return 0;
 }

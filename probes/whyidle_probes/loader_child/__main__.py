@@ -58,7 +58,7 @@ def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
     """Compile, load and attach everything; returns the reply and the descriptors it names, in order."""
     check_host()
     from btf import STRUCT, BtfError, KernelTypes, open_libbpf
-    from headers import features
+    from features import features, lost, too_old
     from programs import Program
 
     try:
@@ -67,6 +67,8 @@ def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
         raise RefusalError("no_libbpf", str(error), "apt-get install libbpf1") from None
     try:
         types = KernelTypes(libbpf)
+        if lacks := too_old(types):
+            raise RefusalError("too_old", f"this kernel's BPF has no {lacks}", "run Linux 5.10 or later")
         macros = {**request["macros"], **features(types)}
         module = compile_programs(types, macros)
     except BtfError as error:
@@ -75,7 +77,7 @@ def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
     uprobe_multi = bool(types.id_of("bpf_uprobe_multi_link", STRUCT))
     names: list[str] = []
     descriptors: list[int] = []
-    missing: list[str] = []
+    missing: list[str] = lost(macros)
     for entry in request["programs"]:
         program = Program(*entry)
         try:
@@ -109,7 +111,7 @@ def load_one(
         raise RefusalError(
             "no_tracepoint",
             f"this kernel has no {program.kind} {program.attach}",
-            "run a kernel with CONFIG_TRACEPOINTS, CONFIG_BPF_EVENTS and BTF, 5.15 or later",
+            "run a kernel with CONFIG_TRACEPOINTS, CONFIG_BPF_EVENTS and BTF, 5.10 or later",
         )
     try:
         fd = load(libbpf, program, module.dump_func(program.function.encode()), btf_id, uprobe_multi)

@@ -1,0 +1,57 @@
+"""How this kernel differs from others: what the programs are told, what is lost, what cannot be done without.
+
+All of it is probed by what the kernel's own types say: a distribution's kernel may have what its number
+denies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from btf import FUNC, BtfError
+
+# What is lost where none of these macros is defined, by the name that the doctor explains.
+_LOST_WITHOUT = {
+    "cfs_bandwidth": ("WI_TASK_THROTTLED", "WI_QUEUE_THROTTLED"),
+    "unix_peer": ("WI_UNIX_PEER",),
+}
+
+
+def features(types: Any) -> dict[str, str]:
+    """The WI_* macros that tell the programs how this kernel differs from others."""
+    found = {}
+    # 5.14 renamed it (2f064a59a11f): unsigned int __state instead of long state.
+    found["WI_TASK_STATE"] = "__state" if types.member_bits("task_struct", "__state") else "state"
+    # 5.18 passes the state at the tracepoint (fa2c3254d7cf); before, it is read from the task.
+    if types.tracepoint_arguments("sched_switch") >= 4:
+        found["WI_SWITCH_HAS_STATE"] = "1"
+    # 5.15 tells where a task's saved registers are (dd6e10fbd9fb); before, they are looked for.
+    if types.has_helper("task_pt_regs"):
+        found["WI_TASK_PT_REGS"] = "1"
+    elif types.member_bits("task_struct", "stack_vm_area"):
+        found["WI_STACK_AREA"] = "1"
+    # 6.18 throttles single tasks on their way to user mode (e1fad12dcb66); before, whole queues.
+    if types.member_bits("task_struct", "throttled"):
+        found["WI_TASK_THROTTLED"] = "1"
+    elif types.member_bits("cfs_rq", "throttle_count") and types.member_bits("sched_entity", "cfs_rq"):
+        found["WI_QUEUE_THROTTLED"] = "1"
+    # Both are absent where Unix sockets are a module.
+    if types.member_bits("unix_sock", "peer") and types.member_bits("socket_alloc", "vfs_inode"):
+        found["WI_UNIX_PEER"] = "1"
+    iowait = types.member_bits("task_struct", "in_iowait")
+    if iowait is None:
+        raise BtfError("task_struct has no in_iowait")
+    found["WI_IOWAIT_BYTE"] = str(iowait[0] // 8)
+    found["WI_IOWAIT_MASK"] = str(1 << (iowait[0] % 8))
+    return found
+
+
+def lost(macros: dict[str, str]) -> list[str]:
+    """Names of what the programs cannot tell on this kernel, although all of them load."""
+    return [name for name, wanted in _LOST_WITHOUT.items() if not any(macro in macros for macro in wanted)]
+
+
+def too_old(types: Any) -> str:
+    """Which of the things that nothing here works without this kernel lacks; empty: none."""
+    lacks = [] if types.has_helper("ringbuf_reserve") else ["ring buffers"]
+    return " and ".join(lacks + ([] if types.id_of("bpf_iter_task", FUNC) else ["iterators over tasks"]))

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import initramfs, machine, results, table
 from .packages import LEAST, Apt, Package, choose
-from .rows import ROWS, tests
+from .rows import ROWS, chosen
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "out" / "kernels"
@@ -73,7 +73,7 @@ def _one(apt: Apt, kernel: Package, cache: Path, rows: list[str]) -> dict[str, A
         took = seconds
         print(f"\r{kernel.release:<24} {seconds:5.0f} s  {_progress(out):<60.60}", end="", flush=True)
 
-    status = machine.run(image, started_by, out, tests(rows), LIMIT_S, tick)
+    status = machine.run(image, started_by, out, chosen(rows), LIMIT_S, tick)
     print(f"\r{kernel.release:<24} {took:5.0f} s  {'':<60}")
     if status != 0:
         why = "no result in time, or no boot" if status is None else f"the guest's exit status is {status}"

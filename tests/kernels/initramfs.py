@@ -54,7 +54,7 @@ def build(unpacked: Path, release: str, target: Path) -> None:
     (tree / "bin").mkdir(parents=True)
     (tree / "bin/busybox").write_bytes(_BUSYBOX.read_bytes())
     names = []
-    for number, path in enumerate(_in_order(modules)):
+    for number, path in enumerate(in_order(modules)):
         names.append(f"/{number:02}-{path.name.split('.')[0]}.ko")
         (tree / names[-1][1:]).write_bytes(_read(path))
     (tree / "modules.list").write_text("\n".join(names) + "\n")
@@ -73,7 +73,7 @@ def build(unpacked: Path, release: str, target: Path) -> None:
     shutil.rmtree(tree)
 
 
-def _in_order(modules: Path) -> list[Path]:
+def in_order(modules: Path) -> list[Path]:
     """The modules and what they need, each after what it needs."""
     needs: dict[str, tuple[str, list[str]]] = {}
     for line in (modules / "modules.dep").read_text().splitlines():

@@ -75,7 +75,7 @@ class Apt:
             if "~rc" not in version:  # the newest version of each comes first
                 suite = source.split()[1].split("/")[0]
                 found.setdefault(name, Package(name, name.removeprefix("linux-image-"), version, suite))
-        return sorted(found.values(), key=lambda package: _numbers(package.version))
+        return sorted(found.values(), key=lambda package: numbers(package.version))
 
     def unpack(self, package: Package, folder: Path) -> None:
         """All files of a kernel into ``folder``."""
@@ -113,5 +113,6 @@ def choose(kernels: list[Package], say: Callable[[str], None]) -> list[Package]:
     return chosen
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers(version: str) -> tuple[int, ...]:
+    """By which versions and releases sort."""
     return tuple(int(number) for number in re.findall(r"\d+", version))

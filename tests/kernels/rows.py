@@ -130,7 +130,7 @@ ROWS = (
 )
 
 
-def tests(names: list[str]) -> list[str]:
+def chosen(names: list[str]) -> list[str]:
     """What pytest is told, for these rows or (empty) all."""
     return [test for row in ROWS if not names or row.name in names for test in row.tests]
 

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Self
 
 from whyidle_daemon.kernel import Kernel
@@ -119,3 +120,13 @@ class Runner:
         assert program.join() == status
         self.probe.exit_of(program.pid)
         return program
+
+
+def throttled_s(group: Path) -> float:
+    """By the kernel's own account of the group."""
+    words = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
+    return (
+        int(words["throttled_time"]) / 1e9
+        if "throttled_time" in words
+        else int(words["throttled_usec"]) / 1e6
+    )

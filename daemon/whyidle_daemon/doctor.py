@@ -151,10 +151,16 @@ _WITHOUT = {
     "sk_data_ready": "the peer that woke an event loop stays unknown (kernel 6.3 has it)",
     "inet_sock_set_state": "a connection that was reset is not told from one that answered",
     "sock_send_length": "peers that were not looked up have no names (kernel 6.3 has it)",
-    "cfs_bandwidth": "a thread that its cgroup's CPU limit holds back shows as runqueue",
     "unix_peer": "a wait on a Unix socket does not lead to the process at its other end",
     "cpu-clock": "threads that poll without sleeping are not found",
     "getaddrinfo": "peers have no names",
+}
+
+
+_THROTTLING = {
+    "task": "each thread says whether its cgroup's CPU limit holds it",
+    "queue": "run queues say that a cgroup's CPU limit holds them (from kernel 6.18 on, each thread)",
+    "": "this kernel limits no cgroup's CPU time",
 }
 
 
@@ -164,15 +170,15 @@ def _probes() -> Check:
     except LoaderError as error:
         return Check("probes", "missing", str(error).splitlines()[0], error.fix, MAIN_JOB)
     programs = sum(name.startswith("program:") for name in probes.descriptors)
-    missing = probes.missing
+    missing, throttling = probes.missing, _THROTTLING[probes.throttling]
     probes.close()
     if missing:
-        detail = f"{programs} programs load; this kernel lacks {', '.join(missing)}"
+        detail = f"{programs} programs load; {throttling}; this kernel lacks {', '.join(missing)}"
         lost = "; ".join(_WITHOUT.get(name, f"what {name} tells") for name in missing)
         return Check(
             "probes", "warning", detail, f"a newer kernel; without: {lost}", "the details named here"
         )
-    return Check("probes", "ok", f"{programs} programs load and attach", None, MAIN_JOB)
+    return Check("probes", "ok", f"{programs} programs load and attach; {throttling}", None, MAIN_JOB)
 
 
 def _uprobes(sys_root: Path) -> Check:

@@ -99,6 +99,7 @@ class ProbeConfig:
     first_write_bytes: int = 1 << 18
     system_python: str = SYSTEM_PYTHON
     programs: tuple[tuple[str, str, str, bool], ...] = PROGRAMS
+    without: tuple[str, ...] = ()  # WI_* features of the kernel that are not used, as if it were an older one
 
     def request(self) -> dict[str, Any]:
         """What the child is told."""
@@ -123,6 +124,7 @@ class ProbeConfig:
             },
             "programs": [list(program) for program in self.programs],
             "maps": list(MAPS),
+            "without": list(self.without),
             "syscall_classes": syscalls.classes().hex(),
         }
 
@@ -131,14 +133,17 @@ class ProbeConfig:
 class Probes:
     """Descriptors by name: ``map:NAME``, ``program:FUNCTION``, ``link:FUNCTION``; and what was missing.
 
-    ``missing``: optional attach points, and ``cfs_bandwidth`` or ``unix_peer`` where the kernel does not say
-    whom a cgroup's CPU limit holds, or what is at the other end of a Unix socket.
+    ``missing``: optional attach points, and ``unix_peer`` where the kernel's types do not say how to find the
+    other end of a Unix socket.
     ``uprobe_multi``: uprobes attach by links, which need no privilege beyond the loaded program.
+    ``throttling``: who says that a cgroup's CPU limit holds a thread back, ``task`` (exactly) or ``queue``;
+    empty: this kernel has no such limit.
     """
 
     descriptors: dict[str, int]
     missing: tuple[str, ...]
     uprobe_multi: bool = False
+    throttling: str = ""
 
     def map(self, name: str) -> int:
         return self.descriptors["map:" + name]
@@ -228,4 +233,4 @@ def _receive(ours: socket.socket, config: ProbeConfig, child: subprocess.Popen[b
         error = reply["error"]
         raise LoaderError(error["code"], error["message"], error["fix"])
     named = dict(zip(reply["names"], descriptors, strict=True))
-    return Probes(named, tuple(reply["missing"]), reply["uprobe_multi"])
+    return Probes(named, tuple(reply["missing"]), reply["uprobe_multi"], reply["throttling"])

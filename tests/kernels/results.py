@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+from .packages import numbers
 from .rows import ROWS, row_of
 
 PATH = Path(__file__).parent / "results.json"
@@ -38,6 +40,17 @@ def outcome(out: Path) -> dict[str, Any]:
         "uprobes": checks["uprobes"]["detail"],
         "rows": {name: row for name, row in rows.items() if any(row.values())},
     }
+
+
+def series(release: str) -> str:
+    """``6.12`` of ``6.12.117+deb13-amd64``."""
+    return ".".join(re.split(r"[.+-]", release)[:2])
+
+
+def merged(known: list[dict[str, Any]], found: dict[str, Any]) -> list[dict[str, Any]]:
+    """All kernels, oldest first, with what was found in place of what was known of the same series."""
+    kept = [kernel for kernel in known if series(kernel["release"]) != series(found["release"])]
+    return sorted([*kept, found], key=lambda kernel: numbers(kernel["release"]))
 
 
 def load() -> dict[str, Any]:

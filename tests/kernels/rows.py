@@ -46,7 +46,11 @@ ROWS = (
     Row(
         "throttled",
         "Throttled by a cgroup (v2)",
-        (_IN + "test_states.py::test_throttling_is_told_from_waiting_for_a_cpu",),
+        (
+            _IN + "test_throttled.py::test_the_one_who_uses_up_the_quota",
+            _IN + "test_throttled.py::test_who_stands_in_the_queue_meanwhile",
+            _IN + "test_throttled.py::test_who_is_woken_into_a_throttled_queue",
+        ),
     ),
     Row("gil", "The GIL told from locks", (_IN + "test_states.py::test_waiting_for_the_gil_is_not_a_lock",)),
     Row(

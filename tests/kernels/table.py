@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .results import series
 from .rows import ROWS
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -18,7 +19,7 @@ def table(results: dict[str, Any]) -> str:
     kernels = results["kernels"]
     notes: list[str] = []
     lines = [
-        "| | " + " | ".join(_series(kernel["release"]) for kernel in kernels) + " |",
+        "| | " + " | ".join(series(kernel["release"]) for kernel in kernels) + " |",
         "|---|" + "---|" * len(kernels),
     ]
     for row in ROWS:
@@ -28,13 +29,9 @@ def table(results: dict[str, Any]) -> str:
     lines.append("")
     lines += [f"{number}. {note}" for number, note in enumerate(notes, 1)]
     lines += [""] if notes else []
-    where = ", ".join(f"{k['release']} ({k['suite']})" for k in kernels)
-    lines.append(f"Measured {results['date']} by `{results['command']}` on Debian's kernels {where}.")
+    where = ", ".join(f"{k['release']} ({k['suite']}, {k['date']})" for k in kernels)
+    lines.append(f"By `{results['command']}`, on Debian's kernels {where}.")
     return "\n".join(lines)
-
-
-def _series(release: str) -> str:
-    return ".".join(re.split(r"[.+-]", release)[:2])
 
 
 def _cell(kernel: dict[str, Any], name: str, notes: list[str]) -> str:

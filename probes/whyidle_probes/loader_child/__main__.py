@@ -23,9 +23,9 @@ from typing import Any, Iterator
 
 BPF = Path(__file__).parent.parent / "bpf"
 SOURCES = (
-    "events.h common.h wait.h slice.h noticed.h sched_switch.bpf.c sched_waking.bpf.c process.bpf.c "
-    "tasks.bpf.c mapped.bpf.c oncpu.bpf.c engine.h inference.h llama.bpf.c context.bpf.c cuda.bpf.c "
-    "lookup.bpf.c first_write.bpf.c"
+    "events.h common.h wait.h slice.h noticed.h throttled.h sched_switch.bpf.c sched_waking.bpf.c "
+    "process.bpf.c tasks.bpf.c mapped.bpf.c oncpu.bpf.c engine.h inference.h llama.bpf.c "
+    "context.bpf.c cuda.bpf.c lookup.bpf.c first_write.bpf.c"
 ).split()
 _STDERR_LINES = 6
 _MAX_REQUEST = 1 << 16
@@ -69,7 +69,7 @@ def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
         types = KernelTypes(libbpf)
         if lacks := too_old(types):
             raise RefusalError("too_old", f"this kernel's BPF has no {lacks}", "run Linux 5.10 or later")
-        macros = {**request["macros"], **features(types)}
+        macros = {**request["macros"], **features(types, request["without"])}
         module = compile_programs(types, macros)
     except BtfError as error:
         raise RefusalError("no_btf", str(error), "run a kernel built with CONFIG_DEBUG_INFO_BTF=y") from None
@@ -78,8 +78,10 @@ def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
     names: list[str] = []
     descriptors: list[int] = []
     missing: list[str] = lost(macros)
-    for entry in request["programs"]:
-        program = Program(*entry)
+    programs = [Program(*entry) for entry in request["programs"]]
+    if "WI_QUEUE_THROTTLED" in macros:
+        programs.append(Program("wi_sched_wakeup", "tracepoint", "sched_wakeup"))
+    for program in programs:
         try:
             for name, descriptor in load_one(libbpf, types, module, program, uprobe_multi):
                 names.append(name)
@@ -92,7 +94,11 @@ def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
         names.append("map:" + name)
         descriptors.append(module[name.encode()].map_fd)
     fill_syscall_classes(module, bytes.fromhex(request["syscall_classes"]))
-    return {"names": names, "missing": missing, "uprobe_multi": uprobe_multi}, descriptors
+    throttling = (
+        "task" if "WI_TASK_THROTTLED" in macros else "queue" if "WI_QUEUE_THROTTLED" in macros else ""
+    )
+    reply = {"names": names, "missing": missing, "uprobe_multi": uprobe_multi, "throttling": throttling}
+    return reply, descriptors
 
 
 def load_one(

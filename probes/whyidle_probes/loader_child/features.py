@@ -6,19 +6,16 @@ denies.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Sequence
 
 from btf import FUNC, BtfError
 
-# What is lost where none of these macros is defined, by the name that the doctor explains.
-_LOST_WITHOUT = {
-    "cfs_bandwidth": ("WI_TASK_THROTTLED", "WI_QUEUE_THROTTLED"),
-    "unix_peer": ("WI_UNIX_PEER",),
-}
 
+def features(types: Any, without: Sequence[str] = ()) -> dict[str, str]:
+    """The WI_* macros that tell the programs how this kernel differs from others.
 
-def features(types: Any) -> dict[str, str]:
-    """The WI_* macros that tell the programs how this kernel differs from others."""
+    ``without``: features that it is taken not to have: what older kernels get can be tried on this one.
+    """
     found = {}
     # 5.14 renamed it (2f064a59a11f): unsigned int __state instead of long state.
     found["WI_TASK_STATE"] = "__state" if types.member_bits("task_struct", "__state") else "state"
@@ -26,15 +23,19 @@ def features(types: Any) -> dict[str, str]:
     if types.tracepoint_arguments("sched_switch") >= 4:
         found["WI_SWITCH_HAS_STATE"] = "1"
     # 5.15 tells where a task's saved registers are (dd6e10fbd9fb); before, they are looked for.
-    if types.has_helper("task_pt_regs"):
+    if types.has_helper("task_pt_regs") and "WI_TASK_PT_REGS" not in without:
         found["WI_TASK_PT_REGS"] = "1"
     elif types.member_bits("task_struct", "stack_vm_area"):
         found["WI_STACK_AREA"] = "1"
-    # 6.18 throttles single tasks on their way to user mode (e1fad12dcb66); before, whole queues.
-    if types.member_bits("task_struct", "throttled"):
+    # 6.18 throttles single tasks on their way to user mode (e1fad12dcb66).
+    if types.member_bits("task_struct", "throttled") and "WI_TASK_THROTTLED" not in without:
         found["WI_TASK_THROTTLED"] = "1"
-    elif types.member_bits("cfs_rq", "throttle_count") and types.member_bits("sched_entity", "cfs_rq"):
-        found["WI_QUEUE_THROTTLED"] = "1"
+    # Before, run queues say so, where the kernel has bandwidth control at all. 5.19 renamed the sum of the
+    # time (64eaf50731ac).
+    elif types.member_bits("cfs_rq", "throttle_count"):
+        for name in ("throttled_clock_pelt_time", "throttled_clock_task_time"):
+            if types.member_bits("cfs_rq", name):
+                found["WI_QUEUE_THROTTLED"] = name
     # Both are absent where Unix sockets are a module.
     if types.member_bits("unix_sock", "peer") and types.member_bits("socket_alloc", "vfs_inode"):
         found["WI_UNIX_PEER"] = "1"
@@ -48,7 +49,7 @@ def features(types: Any) -> dict[str, str]:
 
 def lost(macros: dict[str, str]) -> list[str]:
     """Names of what the programs cannot tell on this kernel, although all of them load."""
-    return [name for name, wanted in _LOST_WITHOUT.items() if not any(macro in macros for macro in wanted)]
+    return [] if "WI_UNIX_PEER" in macros else ["unix_peer"]
 
 
 def too_old(types: Any) -> str:

@@ -31,15 +31,16 @@ class Types:
         return self._switch
 
 
-COMMON = (
-    "task_struct.in_iowait unix_sock.peer socket_alloc.vfs_inode sched_entity.cfs_rq cfs_rq.throttle_count "
-)
+COMMON = "task_struct.in_iowait unix_sock.peer socket_alloc.vfs_inode cfs_rq.throttle_count "
+BY_TASK = COMMON + "cfs_rq.throttled_clock_task_time "
+BY_PELT = COMMON + "cfs_rq.throttled_clock_pelt_time "
 LINUX_4_18 = Types("task_struct.state task_struct.in_iowait", "", "", 3)
-LINUX_5_10 = Types(COMMON + "task_struct.stack_vm_area", "ringbuf_reserve", "bpf_iter_task", 3)
-LINUX_5_15 = Types(COMMON + "task_struct.__state", "ringbuf_reserve task_pt_regs", "bpf_iter_task", 3)
+LINUX_5_10 = Types(BY_TASK + "task_struct.stack_vm_area", "ringbuf_reserve", "bpf_iter_task", 3)
+LINUX_5_15 = Types(BY_TASK + "task_struct.__state", "ringbuf_reserve task_pt_regs", "bpf_iter_task", 3)
 LINUX_6_18 = Types(
-    COMMON + "task_struct.__state task_struct.throttled", "ringbuf_reserve task_pt_regs", "bpf_iter_task", 4
+    BY_PELT + "task_struct.__state task_struct.throttled", "ringbuf_reserve task_pt_regs", "bpf_iter_task", 4
 )
+LINUX_6_1 = Types(BY_PELT + "task_struct.__state", "ringbuf_reserve task_pt_regs", "bpf_iter_task", 4)
 NO_BANDWIDTH = Types("task_struct.__state task_struct.in_iowait", "ringbuf_reserve", "bpf_iter_task", 4)
 
 
@@ -61,10 +62,11 @@ def features(monkeypatch: pytest.MonkeyPatch) -> Any:
     [
         (LINUX_5_10, {"WI_STACK_AREA", "WI_QUEUE_THROTTLED", "WI_UNIX_PEER"}),
         (LINUX_5_15, {"WI_TASK_PT_REGS", "WI_QUEUE_THROTTLED", "WI_UNIX_PEER"}),
+        (LINUX_6_1, {"WI_TASK_PT_REGS", "WI_QUEUE_THROTTLED", "WI_UNIX_PEER", "WI_SWITCH_HAS_STATE"}),
         (LINUX_6_18, {"WI_TASK_PT_REGS", "WI_TASK_THROTTLED", "WI_UNIX_PEER", "WI_SWITCH_HAS_STATE"}),
         (NO_BANDWIDTH, {"WI_SWITCH_HAS_STATE"}),
     ],
-    ids=["5.10", "5.15", "6.18", "no bandwidth control, no Unix sockets built in"],
+    ids=["5.10", "5.15", "6.1", "6.18", "no bandwidth control, no Unix sockets built in"],
 )
 def test_the_programs_are_told_what_is_there(features: Any, types: Types, names: set[str]) -> None:
     macros = features.features(types)
@@ -74,10 +76,23 @@ def test_the_programs_are_told_what_is_there(features: Any, types: Types, names:
     assert macros["WI_TASK_STATE"] == ("state" if types is LINUX_5_10 else "__state")
 
 
+def test_the_sum_of_throttled_time_has_two_names(features: Any) -> None:
+    """5.19 renamed it."""
+    assert features.features(LINUX_5_15)["WI_QUEUE_THROTTLED"] == "throttled_clock_task_time"
+    assert features.features(LINUX_6_1)["WI_QUEUE_THROTTLED"] == "throttled_clock_pelt_time"
+
+
+def test_a_feature_can_be_left_unused(features: Any) -> None:
+    """What an older kernel gets can be tried on a newer one."""
+    macros = features.features(LINUX_6_18, ["WI_TASK_THROTTLED"])
+    assert "WI_TASK_THROTTLED" not in macros
+    assert macros["WI_QUEUE_THROTTLED"] == "throttled_clock_pelt_time"
+
+
 def test_what_is_lost_is_named(features: Any) -> None:
     assert features.lost(features.features(LINUX_5_10)) == []
     assert features.lost(features.features(LINUX_6_18)) == []
-    assert features.lost(features.features(NO_BANDWIDTH)) == ["cfs_bandwidth", "unix_peer"]
+    assert features.lost(features.features(NO_BANDWIDTH)) == ["unix_peer"]
 
 
 def test_what_cannot_be_done_without_is_named(features: Any) -> None:

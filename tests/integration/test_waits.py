@@ -365,13 +365,18 @@ def test_a_clock_tells_a_spin_from_work(run_observed, call, polls):
     """Answers of a thread that never sleeps: inside a poll that does not wait, or anywhere else."""
     program = run_observed.start(
         f"""
-        import os, select, time
+        import os, select, signal
+        going = True
+        def stop(*_):
+            global going
+            going = False
+        signal.signal(signal.SIGTERM, stop)
         r, w = os.pipe()
         poller, epoll = select.poll(), select.epoll()
         poller.register(r), epoll.register(r)
         print("ready", flush=True)
         sys.stdin.readline()
-        while time.thread_time() < 1:
+        while going:
             {call}
         """
     ).go()
@@ -379,10 +384,16 @@ def test_a_clock_tells_a_spin_from_work(run_observed, call, polls):
     clock = run_observed.probe.kernel.attach_clock(program.pid, 999)
     assert clock is not None
     program.go()
+
+    def samples() -> int:
+        thread = run_observed.probe.kernel.thread(program.pid)
+        return thread.clock_samples if thread else 0
+
+    wait_until(lambda: samples() > 100, "a hundred answers of the clock")
+    program.process.terminate()
     assert program.join() == 0
     os.close(clock)
     thread = run_observed.probe.exit_of(program.pid)
-    assert thread.clock_samples > 100
     if polls:
         assert (
             thread.polling_samples > thread.clock_samples / 25

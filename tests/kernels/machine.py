@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 MEMORY_MIB = 3072
 CPUS = 2
+PATIENCE = 10  # of the tests: so much slower a translated machine may be
 DISK_BYTES = 256 << 20
 DISK_REQUESTS_PER_S = 200  # so slow that a thread really waits for it
 
@@ -48,7 +49,7 @@ def run(
     ``tick`` is called once a second with the seconds so far.
     """
     cache = os.environ.get("WHYIDLE_CACHE", "")
-    environment = f"WHYIDLE_CACHE={shlex.quote(cache)}" if cache else ""
+    environment = f"WHYIDLE_PATIENCE={PATIENCE}" + (f" WHYIDLE_CACHE={shlex.quote(cache)}" if cache else "")
     words = {"root": shlex.quote(str(ROOT)), "arguments": shlex.join(tests), "environment": environment}
     (out / "start").write_text(_START.format(**words))
     disk = out / "disk.img"

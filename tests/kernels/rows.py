@@ -113,22 +113,8 @@ ROWS = (
         ),
     ),
     Row(
-        "late",
-        "An engine's library that is mapped later",
-        (_IN + "test_main_job.py::test_model_that_is_loaded_long_after_attaching",),
-    ),
-    Row(
-        "job",
-        "The agent's blocking search, found end to end",
-        (
-            _IN + "test_main_job.py::test_first_finding_is_the_blocking_search",
-            _IN + "test_main_job.py::test_report_obeys_the_contract",
-            _IN + "test_main_job.py::test_states_sum_to_wall",
-        ),
-    ),
-    Row(
-        "recording",
-        "A recording says what the run said",
+        "whole",
+        "run, record and report, end to end",
         (_IN + "test_recording.py::test_report_of_a_recording_is_the_live_report",),
     ),
 )

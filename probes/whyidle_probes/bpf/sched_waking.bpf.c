@@ -40,15 +40,39 @@ int wi_tcp_state(u64 *ctx)
 	return 0;
 }
 
+static __always_inline u64 private_of(u64 task, int fd)
+{
+	u64 file = file_of(task, fd), private = 0;
+	if (file)
+		PROBE_READ(&private, file + offsetof(struct file, private_data));
+	return private;
+}
+
 /* The socket behind the descriptor that a thread waits for. */
 static __always_inline u64 awaited(struct wi_thread *t, u64 task)
 {
-	u64 file = file_of(task, t->fd), socket = 0, sk = 0;
-	if (file)
-		PROBE_READ(&socket, file + offsetof(struct file, private_data));
+	u64 socket = private_of(task, t->fd), sk = 0;
 	if (socket)
 		PROBE_READ(&sk, socket + offsetof(struct socket, sk));
 	return sk;
+}
+
+/* Whether the first who is told of a socket's events is the epoll instance that a thread sleeps in. */
+static __always_inline bool watches(struct wi_thread *t, u64 task, u64 sk)
+{
+#ifdef WI_EPOLL_ENTRY
+	u64 epoll = private_of(task, t->fd), queue = 0, entry = 0, item = 0, owner = 0;
+	PROBE_READ(&queue, sk + offsetof(struct sock, sk_wq));
+	if (!epoll || !queue)
+		return false;
+	PROBE_READ(&entry, queue + offsetof(struct socket_wq, wait.head.next));
+	entry -= offsetof(struct eppoll_entry, wait.entry);
+	PROBE_READ(&item, entry + offsetof(struct eppoll_entry, base));
+	PROBE_READ(&owner, item + offsetof(struct epitem, ep));
+	return owner == epoll;
+#else
+	return false;
+#endif
 }
 
 static __always_inline void note_cause(struct wi_thread *t, u64 task)
@@ -57,11 +81,14 @@ static __always_inline void note_cause(struct wi_thread *t, u64 task)
 	struct wi_socket_note *note = socket_notes.lookup(&zero);
 	if (!note || !note->sk)
 		return;
-	if (t->state == WI_TCP) { /* it waits for one socket: the note is of that one and of this sleep, or not */
-		if (note->ns < t->last_ns || awaited(t, task) != note->sk)
+	if (note->ns < t->last_ns) /* of before this sleep */
+		return;
+	if (t->state == WI_TCP) { /* which waits for one socket, and the note is of that one or not */
+		if (awaited(t, task) != note->sk)
 			return;
-	} else {
-		if (t->wake_ns - note->ns > WI_NOTE_LASTS_NS)
+	} else { /* one of many: just now, or (a slow machine) one that the thread would be told of */
+		if (t->wake_ns - note->ns > WI_NOTE_LASTS_NS &&
+		    (t->state != WI_EPOLL || !watches(t, task, note->sk)))
 			return;
 		resolve_sock(t, note->sk);
 	}

@@ -45,17 +45,19 @@ def main() -> int:
         print(f"kernels: apt: {(error.stderr or str(error)).strip().splitlines()[-1]}", file=sys.stderr)
         return 1
     print(f"{len(kernels)} kernels, at most {LIMIT_S / 60:.0f} minutes each; logs in {OUT}")
-    known = results.load()["kernels"] if options.only and results.PATH.exists() else []
+    known: list[dict[str, Any]] = []
     good = True
     for kernel in kernels:
         found = _one(apt, kernel, cache, rows)
         good = found is not None and _say(found) and good
         if found is None or rows:
             continue
+        if options.only and results.PATH.exists():
+            known = results.load()["kernels"]
         known = results.merged(known, found)
-        if len(known) >= LEAST:  # at once: what has run is not lost when the next is interrupted
-            whole = {"schema": results.SCHEMA, "command": "make kernels", "kernels": known}
-            results.save(whole)
+        whole = {"schema": results.SCHEMA, "command": "make kernels", "kernels": known}
+        results.save(whole)  # at once: what has run is not lost when the next is interrupted
+        if len(known) >= LEAST:
             table.write(table.table(whole))
     if not rows and len(known) < LEAST:
         print(

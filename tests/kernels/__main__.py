@@ -79,10 +79,17 @@ def _one(apt: Apt, kernel: Package, cache: Path, rows: list[str]) -> dict[str, A
     def tick(seconds: float) -> None:
         nonlocal took
         took = seconds
-        print(f"\r{kernel.release:<24} {seconds:5.0f} s  {_progress(out):<60.60}", end="", flush=True)
+        line = f"{kernel.release:<24} {seconds:5.0f} s  {_progress(out):<60.60}"
+        if sys.stdout.isatty():
+            print(f"\r{line}", end="", flush=True)
+        elif int(seconds) % 60 == 0:
+            print(line, flush=True)
 
     status = machine.run(image, started_by, out, chosen(rows), LIMIT_S, tick)
-    print(f"\r{kernel.release:<24} {took:5.0f} s  {'':<60}")
+    over = "\r" if sys.stdout.isatty() else ""
+    print(
+        f"{over}{kernel.release:<24} {took:5.0f} s  {'done' if status == 0 else 'no result':<60}", flush=True
+    )
     if status != 0:
         why = "no result in time, or no boot" if status is None else f"the guest's exit status is {status}"
         print(f"  {why}: {out}/console, {out}/guest.log")

@@ -47,7 +47,7 @@ def build(unpacked: Path, release: str, target: Path) -> None:
     """Write the initramfs of the kernel ``release`` whose package is at ``unpacked``."""
     if not (unpacked / "lib").exists():  # merged packages have it under /usr alone
         (unpacked / "lib").symlink_to("usr/lib")
-    subprocess.run(["depmod", "-b", unpacked, release], check=True)
+    subprocess.run(["depmod", "-b", unpacked, release], check=True, capture_output=True)
     modules = unpacked / "lib/modules" / release
     tree = target.with_suffix(".tree")
     shutil.rmtree(tree, ignore_errors=True)

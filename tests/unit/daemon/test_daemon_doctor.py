@@ -59,7 +59,7 @@ def test_the_number_of_a_kernel_decides_nothing(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_how_uprobes_are_attached(tmp_path: Path, types: bytes, words: str) -> None:
-    """By links where the kernel's types have them; else the service keeps a capability for it, which is said."""
+    """By links where the kernel's types have them; else with a capability more, which is said."""
     assert doctor._uprobes(tmp_path).status == "missing"
     (tmp_path / "bus/event_source/devices/uprobe").mkdir(parents=True)
     (tmp_path / "bus/event_source/devices/uprobe/type").write_text("9\n")

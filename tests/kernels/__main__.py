@@ -6,6 +6,7 @@ import argparse
 import datetime
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,7 @@ def main() -> int:
     if unknown := set(rows) - {row.name for row in ROWS}:
         there = ", ".join(row.name for row in ROWS)
         parser.error(f"no row {', '.join(sorted(unknown))}; there are {there}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through what stops the virtual machine
     if os.geteuid() != 0:
         print("kernels: needs root, to share this host's files with the guests", file=sys.stderr)
         return 3

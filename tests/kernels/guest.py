@@ -10,7 +10,7 @@ from pathlib import Path
 
 OUT = Path("/mnt/out")
 BIN = Path(sys.executable).parent
-TEST_LIMIT_S = 300
+TEST_LIMIT_S = 600
 
 
 def main() -> int:

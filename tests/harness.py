@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,11 +15,15 @@ from typing import Self
 from whyidle_daemon.kernel import Kernel
 from whyidle_probes.events import Event, Slice, Thread
 
+PATIENCE = float(os.environ.get("WHYIDLE_PATIENCE", "1"))
+"""How many times longer than on a real machine a test waits before it calls something broken."""
+
 
 def wait_until(
     condition: Callable[[], object], what: str, timeout_s: float = 30.0, every_s: float = 0.005
 ) -> None:
     """Wait for a condition, never for luck; the time-out is only there to end a broken test."""
+    timeout_s *= PATIENCE
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
@@ -63,7 +68,7 @@ class Program:
         return self.process.stdout.readline().strip()
 
     def join(self) -> int:
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=60 * PATIENCE)
 
     def close(self) -> None:
         if self.process.poll() is None:

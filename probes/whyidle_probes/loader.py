@@ -74,7 +74,7 @@ PROGRAMS = (
 class LoaderError(Exception):
     """The probes could not be loaded; nothing was left attached.
 
-    ``code`` names the situation (``no_btf``, ``no_bcc``, ``no_libbpf``, ``no_permission``,
+    ``code`` names the situation (``no_btf``, ``no_bcc``, ``no_libbpf``, ``no_permission``, ``too_old``,
     ``no_tracepoint``, ``verifier``, ``compile``, ``attach``, ``no_python``, ``crashed``); ``fix`` says what
     to do.
     """
@@ -137,6 +137,8 @@ class ProbeConfig:
 class Probes:
     """Descriptors by name: ``map:NAME``, ``program:FUNCTION``, ``link:FUNCTION``; and what was missing.
 
+    ``missing``: optional attach points, and ``unix_peer`` where the kernel's types do not say how to find the
+    other end of a Unix socket.
     ``uprobe_multi``: uprobes attach by links, which need no privilege beyond the loaded program.
     ``throttling``: who says that a cgroup's CPU limit holds a thread back, ``task`` (exactly) or ``queue``;
     empty: this kernel has no such limit.

@@ -63,7 +63,7 @@ def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Callable[
     check_host()
     from btf import STRUCT, BtfError, KernelTypes, open_libbpf
     from bundle import MapError, make_maps
-    from headers import features
+    from features import features, lost, too_old
     from programs import Program
 
     try:
@@ -72,6 +72,8 @@ def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Callable[
         raise RefusalError("no_libbpf", str(error), "apt-get install libbpf1") from None
     try:
         types = KernelTypes(libbpf)
+        if lacks := too_old(types):
+            raise RefusalError("too_old", f"this kernel's BPF has no {lacks}", "run Linux 5.10 or later")
         macros = {**request["macros"], **features(types, request["without"])}
         programs = [Program(*entry) for entry in request["programs"]]
         if "WI_QUEUE_THROTTLED" in macros:
@@ -87,7 +89,7 @@ def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Callable[
     uprobe_multi = bool(types.id_of("bpf_uprobe_multi_link", STRUCT))
     names: list[str] = []
     descriptors: list[int] = []
-    missing: list[str] = []
+    missing: list[str] = lost(macros)
     for program in programs:
         try:
             for name, descriptor in load_one(
@@ -173,7 +175,7 @@ def load_one(
         raise RefusalError(
             "no_tracepoint",
             f"this kernel has no {program.kind} {program.attach}",
-            "run a kernel with CONFIG_TRACEPOINTS, CONFIG_BPF_EVENTS and BTF, 5.15 or later",
+            "run a kernel with CONFIG_TRACEPOINTS, CONFIG_BPF_EVENTS and BTF, 5.10 or later",
         )
     try:
         fd = load(libbpf, program, code, btf_id, uprobe_multi)

@@ -20,6 +20,7 @@ import psutil
 from whyidle_daemon.access import owner_of
 from whyidle_daemon.contexts import facts_of
 from whyidle_daemon.discovery.placement import Placement, placement_of
+from whyidle_daemon.epoll_sets import EpollSets
 from whyidle_daemon.facts import (
     CudaFacts,
     EngineFacts,
@@ -37,6 +38,7 @@ from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_daemon.launch_limit import LaunchLimit
 from whyidle_daemon.libraries import EngineLibraries
 from whyidle_daemon.limits import Limits
+from whyidle_daemon.loop_reader import LoopReader
 from whyidle_daemon.observation import Anything, Observation, Progress
 from whyidle_daemon.peer_names import PeerNames
 from whyidle_daemon.proc import Proc
@@ -118,7 +120,8 @@ class Target:
         self._clocks: dict[int, int] = {}  # of threads that never sleep
         self._next_watch_ns = 0
         self._launches: LaunchesSeen | None = None
-        self._sampler = StackSampler(kernel.glance, self._set_gil)
+        loops = LoopReader(EpollSets(proc, monotonic_ns), monotonic_ns)
+        self._sampler = StackSampler(kernel.glance, self._set_gil, loops)
         self._baseline = kernel.stats()
         self._clock_start = time.process_time()
         self._run_ns_start = kernel.run_ns()
@@ -200,9 +203,9 @@ class Target:
         for facts in self._looked_at.values():
             self.observation.add(facts._replace(ns=raw.ns))
         for thread in raw.threads:  # waits that last over the cut were read before it
-            sample = self._sampler.latest(thread.tid)
-            if sample is not None and sample.since_ns == thread.last_ns:
-                self.tell(sample)
+            for sample in (self._sampler.latest(thread.tid), self._sampler.latest_loop(thread.tid)):
+                if sample is not None and sample.since_ns == thread.last_ns:
+                    self.tell(sample)
         if self.gpus is not None:
             self.gpus.add(self.number, self.tell)
 

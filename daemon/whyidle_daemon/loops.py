@@ -141,6 +141,12 @@ def blamed(reading: LoopTasks, woken_by: Peer, sites: Sites) -> tuple[Place | No
     return (sites.place(one.site, loop), one.peer) if one is not None else (None, NO_PEER)
 
 
+def awaited_answer(reading: LoopTasks) -> AwaitingTasks | None:
+    """A task that waits for a socket, and that the main task or another one waits for; ``None``: none."""
+    wanted = [one for one in reading.tasks if one.kind == SOCKET and one.wanted and not one.inbound]
+    return min(wanted, key=lambda one: one.since_ns, default=None)
+
+
 def _is_of(one: AwaitingTasks, peer: Peer) -> bool:
     ends = one.peer.remote, one.peer.remote_port, one.peer.family
     return ends == (peer.remote, peer.remote_port, peer.family) and peer.local_port in one.ports

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from rich.text import Text
 
-from whyidle_cli.render.text import column, fit, peer_text, wrap
+from whyidle_cli.render.text import column, peer_text, wrap
 from whyidle_cli.render.units import TIMES, count, percent, seconds
 from whyidle_cli.sanitize import sanitize
 

@@ -100,13 +100,13 @@ class Heap:
         _, keys, _ = self._head(dictionary)
         return keys, self._keys(self._read(keys, self._keys.size))[2]
 
-    def get(self, dictionary: int, name: str) -> int | None:
-        """Address of the value under an ASCII name, ``None`` when it is not there."""
+    def get(self, dictionary: int, name: str, limit: int = _MAX_ENTRIES) -> int | None:
+        """Address of the value under an ASCII name, ``None`` when it is not there or there are more names."""
         _, keys, values = self._head(dictionary)
         log2, kind, count = self._keys(self._read(keys, self._keys.size))
         if kind not in (_GENERAL, _UNICODE, _SPLIT) or log2 > 24 or not 0 <= count <= _MAX_ENTRIES:
             raise StackError("torn", "not the keys of a dictionary")
-        if not count:
+        if not 0 < count <= limit:
             return None
         words = 3 if kind == _GENERAL else 2
         entries = struct.unpack(

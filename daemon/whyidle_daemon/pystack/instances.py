@@ -22,6 +22,7 @@ _MAX_BASES = 12
 _MAX_SLOTS = 64
 _MAX_KNOWN = 512
 _MAX_NAME = 64
+_MAX_ATTRIBUTES = 256
 _MAX_SIZE = 4096  # of an instance
 
 
@@ -86,7 +87,7 @@ class Instances:
             elif values and name in kind.shared:
                 value = self._heap.pointer(values + first + 8 * kind.shared[name])
             elif dictionary:
-                value = self._heap.get(dictionary, name)
+                value = self._heap.get(dictionary, name, _MAX_ATTRIBUTES)
             if value:
                 yield value
 
@@ -103,6 +104,8 @@ class Instances:
             if own_flags & _HEAP_TYPE and members:
                 self._add_slots(members, slots)
             kind = base
+        if not names:
+            raise StackError("torn", "an object without a type")
         if flags & _MANAGED_DICT:
             dict_offset = -1
         elif not 0 < dict_offset < _MAX_SIZE or dict_offset & 7:

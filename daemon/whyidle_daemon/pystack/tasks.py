@@ -15,7 +15,7 @@ from whyidle_daemon.pystack.awaiting import FUTURE, Awaiting, Awaits, Point
 from whyidle_daemon.pystack.errors import StackError
 from whyidle_daemon.pystack.heap import Heap
 from whyidle_daemon.pystack.instances import Instances
-from whyidle_daemon.pystack.memory import Fields, Read
+from whyidle_daemon.pystack.memory import Fields, Metered, Read
 from whyidle_daemon.pystack.objects import Objects, check
 from whyidle_daemon.pystack.runtime import Interpreter
 from whyidle_daemon.pystack.threads import Threads
@@ -25,6 +25,7 @@ MAX_TASKS = 1000
 _MAX_CHAIN = 64
 _MAX_TASK_SIZE = 1024
 _MAX_NAME = 256
+_READS, _READS_OF_A_TASK = 20_000, 200  # 1 µs each; a task takes 60, finding the module once 2 a module
 _CLASSES_LAST = 64  # readings; then an address may have become another class's
 _FINISHED = 1  # cr_frame_state: negative while suspended, 0 while it runs
 _COROUTINES = ("PyCoro_Type", "PyGen_Type", "PyAsyncGen_Type")
@@ -69,6 +70,7 @@ class TaskReader:
     """Raises :class:`StackError`: ``unsupported`` on construction for other versions."""
 
     def __init__(self, read: Read, python: Interpreter, objects: Objects, threads: Threads) -> None:
+        self._meter = read = Metered(read)
         self._heap = Heap(read, python)
         self._read, self._python, self._objects, self._threads = read, python, objects, threads
         at, inner = python.layout, self._heap.at
@@ -100,6 +102,7 @@ class TaskReader:
         """
         found: list[Task] = []
         complete = True
+        self._meter.allow(_READS + limit * _READS_OF_A_TASK)
         self._selectors.clear()
         self._reads += 1
         if self._reads % _CLASSES_LAST == 0:

@@ -42,6 +42,7 @@ ENDED_BY: dict[int, frozenset[str]] = {
     **{int(wait): frozenset(names.split()) for wait, names in _ENDS.items()},
     int(Wait.EPOLL): frozenset(_SELECTED.split()),
     int(Wait.POLL): frozenset(_SELECTED.split()),
+    int(Wait.IO_URING): frozenset(_SELECTED.split()),
 }
 """The system calls by which another thread ends a wait. Whatever else wakes a child's parent is its death."""
 

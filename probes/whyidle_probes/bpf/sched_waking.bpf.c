@@ -4,7 +4,7 @@
  * CPU changes nothing. In task context the current thread is the waker; in an interrupt it is whoever
  * happened to be interrupted.
  *
- * A thread in a selector is woken by one of many sockets. Which one, the network stack says just before, on
+ * A thread in a selector (or in io_uring_enter) is woken by one of many sockets. Which one, the network stack says just before, on
  * the same CPU: data arrived for it, or its TCP state changed.
  */
 struct wi_socket_note {
@@ -114,7 +114,8 @@ int wi_sched_waking(u64 *ctx)
 		if (nr < WI_SYSCALLS)
 			t->waker_syscall = nr;
 	}
-	if (t->state == WI_EPOLL || t->state == WI_POLL || t->state == WI_TCP)
+	/* io_uring's completion runs in the thread itself, which the same call of the softirq wakes for it. */
+	if (t->state == WI_EPOLL || t->state == WI_POLL || t->state == WI_IO_URING || t->state == WI_TCP)
 		note_cause(t, task);
 	write_end(t);
 	return 0;

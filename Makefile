@@ -12,7 +12,7 @@ export WHYIDLE_CACHE
 TEST_PACKAGES := systemd prometheus
 SYSTEMD_PACKAGES := systemd systemd-sysv systemd-container
 
-.PHONY: help setup demo test lint bench accuracy install uninstall test-systemd clean
+.PHONY: help setup demo demo-gpu test lint bench accuracy install uninstall test-systemd clean
 .DEFAULT_GOAL := help
 
 help: ## these targets
@@ -22,6 +22,9 @@ setup: $(VENV)/.installed ## Debian packages, virtual environment, the llama-cpp
 
 demo: setup ## observe the reference agent and print what its model was waiting for
 	@agent/demo.sh
+
+demo-gpu: setup ## the same on a simulated GPU that computes when the model does: NVML and llama.cpp side by side
+	@agent/demo.sh --simulated-gpu
 
 test: PACKAGES += $(TEST_PACKAGES)
 test: setup ## lint, types, layers and the whole suite, with real eBPF when root

@@ -348,13 +348,14 @@ class Observation:
         gpus = self._gpus.activities(now_ns, self._driver_of, threads, waiting, lines)
         engines += [naming.activity(gpu) for gpu in gpus]
         engines.sort(key=lambda engine: (engine.first_ns, engine.id))
+        counted = finest(engines)
         end_ns = end_of(self.start_ns, now_ns, threads, self._processes)
         dropped = self._lines.dropped + waits.sockets.dropped
         evidence = Evidence(
             wall_ns=end_ns - self.start_ns,
             end_ns=end_ns,
             cpus=host.cpus,
-            engines=finest(engines),
+            engines=counted,
             threads=tuple(times),
             groups=groups,
             inbound=frozenset(naming.key(key) for key in waits.inbound()),
@@ -386,9 +387,9 @@ class Observation:
             "threads": thread_list,
             "threads_omitted": threads_omitted,
             "memory": memory_object(self._memory.processes, self._memory.limits, self.start_ns),
-            "engines": build.engine_objects(engines, self.start_ns),
+            "engines": build.engine_objects(engines, counted, self.start_ns),
             "gaps": build.gap_objects(engines, self.start_ns),
-            "idle_by_cause": build.idle_objects(engines),
+            "idle_by_cause": build.idle_objects(counted),
             "findings": find_all(evidence),
             "what_if": what_if(evidence),
             "loss": build.loss_object(loss, dropped),

@@ -218,6 +218,10 @@ class IdleSums:
         else:
             heapq.heappushpop(self.longest, item)
 
+    def take_roots(self, pieces: Iterable[RootPiece]) -> None:
+        """Root causes of idle time that is in no gap."""
+        self.roots.take(pieces, MAX_CAUSES)
+
     def _fold(self) -> None:
         """Forget the names of the peers that cost the least; their time stays."""
         ranked = sorted(self.causes.items(), key=lambda item: -item[1])

@@ -40,6 +40,8 @@ from whyidle_daemon.findings import find_all
 from whyidle_daemon.findings.evidence import Evidence
 from whyidle_daemon.gaps import Driver, EngineActivity, finest
 from whyidle_daemon.gpus.devices import Gpus
+from whyidle_daemon.gpus.drivers import Drivers
+from whyidle_daemon.gpus.idle import Way
 from whyidle_daemon.hosts import Hosts
 from whyidle_daemon.lasting import wait_of, with_lasting
 from whyidle_daemon.llama import MAX_PENDING, SETTLE_NS, LlamaEngine
@@ -211,7 +213,8 @@ class Observation:
         engine = self._gpus.span(span)
         self._newest_ns = max(self._newest_ns, span.end_ns)
         if engine is not None and engine.full:
-            self._gpus.settle(self._driver_of, self._placed(), self._newest_ns - SETTLE_NS)
+            placed = self._placed()
+            self._gpus.settle(self._way(placed, self._walker(placed)), self._newest_ns - SETTLE_NS)
 
     def _gpu_sample(self, sample: GpuSample) -> None:
         self._gpus.sample(sample)
@@ -225,10 +228,29 @@ class Observation:
         if driver is not None:
             self._drivers.add(driver)
 
-    def _driver_of(self, process: Process) -> int:
-        """The thread that drives what a process runs on a GPU: of its model, if that is known."""
+    def _driver_of(self, process: Process) -> int | None:
+        """The thread that drives the model or the CUDA context of a process, if it has one."""
         driven = (engine.drivers for (of, _), engine in self._engines.items() if of is process)
-        return min((tid for drivers in driven for tid in drivers), default=process.pid)
+        return min((tid for drivers in driven for tid in drivers), default=None)
+
+    def _way(
+        self,
+        lines: Callable[[int], list[Record]],
+        walker: Walker,
+        waiting: dict[tuple[int, int], Record] | None = None,
+    ) -> Way:
+        """From GPUs to the roots, by the slices as they are now."""
+        lasting = {tid: record for (_, tid), record in (waiting or {}).items()}
+
+        kept: dict[int, list[Record]] = {}
+
+        def now(tid: int) -> list[Record]:
+            if tid not in kept:
+                kept[tid] = [*lines(tid), lasting[tid]] if tid in lasting else lines(tid)
+            return kept[tid]
+
+        drivers = Drivers(self._driver_of, self._lines.by_process, now, self._wakes.lives)
+        return Way(drivers, now, walker.walk)
 
     def _engine(self, pid: int, context: int, ns: int) -> LlamaEngine:
         process = self._processes.at(pid, ns)
@@ -258,19 +280,20 @@ class Observation:
         """Make room among the slices: account for good for what is old enough."""
         horizon = self._newest_ns - SETTLE_NS
         placed = self._placed()
-        walk = self._walker(placed).walk
+        walker = self._walker(placed)
         for engine in self._engines.values():
-            engine.settle(placed, horizon, walk)
-        self._gpus.settle(self._driver_of, placed, horizon)
+            engine.settle(placed, horizon, walker.walk)
+        self._gpus.settle(self._way(placed, walker), horizon)
         # The walk over a gap that still lasts needs everybody's slices since it began.
         settled = [max(engine.settled_ns.values(), default=0) for engine in self._engines.values()]
+        gpus = self._gpus.settled_ns
+        settled += [gpus] if gpus is not None else []
 
         def until(tid: int) -> int:
             if tid not in self._drivers:
                 return min([horizon, *settled])
             driven = [engine for engine in self._engines.values() if tid in engine.drivers]
             done = [engine.settled_ns.get(tid, 0) for engine in driven]
-            gpus = self._gpus.settled_ns(tid)
             return min([*done, *([gpus] if gpus is not None else [])], default=0)
 
         for records in self._alone(placed):
@@ -344,8 +367,8 @@ class Observation:
             naming.activity(self._activity(engine, now_ns, threads, waiting, naming, walker=walker))
             for engine in snapshot.engines
         ]
-        lines = self._lines.named(naming.placed)
-        gpus = self._gpus.activities(now_ns, self._driver_of, threads, waiting, lines)
+        way = self._way(self._lines.named(naming.placed), walker, waiting)
+        gpus = self._gpus.activities(now_ns, way, threads)
         engines += [naming.activity(gpu) for gpu in gpus]
         engines.sort(key=lambda engine: (engine.first_ns, engine.id))
         counted = finest(engines)

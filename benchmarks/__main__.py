@@ -8,7 +8,7 @@ import platform
 import sys
 from datetime import UTC, datetime
 
-from benchmarks import blame, cuda, demo, gpus, readme, scale, service, startup, switches, syscalls
+from benchmarks import blame, cuda, decodes, demo, gpus, readme, scale, service, startup, switches, syscalls
 from benchmarks.measure import OUT, Row, say
 
 ALL = {
@@ -16,6 +16,7 @@ ALL = {
     "switches": switches.run,
     "startup": startup.run,
     "cuda": cuda.run,
+    "decodes": decodes.run,
     "demo": demo.run,
     "blame": blame.run,
     "scale": scale.run,

@@ -49,6 +49,5 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
         "cuMemcpy3DAsync_v2_ptsz",
     ),
 }
-LIMITED = ("launch", "copy")  # their rate has no bound
 SIMULATED = "whyidle_simulated_cuda"  # exported by a library that stands in for the hardware
 RESOLUTION_MS = 0.1  # a launch takes some 10 us to reach the GPU, a synchronisation as long to return

@@ -89,7 +89,7 @@ class EngineActivity(NamedTuple):
     roots: dict[Cause, int] | None = None
     chains: dict[Cause, Chain] | None = None
     inferences: Inferences | None = None
-    unseen_ns: int = 0  # its launches were too many to have probes
+    unseen_ns: int = 0  # its calls were too many to have probes
 
     @property
     def idle_roots(self) -> dict[Cause, int]:

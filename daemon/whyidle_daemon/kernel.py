@@ -48,7 +48,8 @@ class Kernel:
         self.control = libbpf.RingBuffer(probes.map("control"), self._handle)
         self.first_writes = libbpf.RingBuffer(probes.map("first_writes"), self._handle)
         self.bad_events = 0
-        self._slice_ns, self._gap_ns, self._launches_ns = DEFAULT_SLICE_NS, DEFAULT_GAP_NS, 0
+        self._slice_ns, self._gap_ns = DEFAULT_SLICE_NS, DEFAULT_GAP_NS
+        self._launches_ns = self._decodes_ns = 0
         self.configure(DEFAULT_SLICE_NS, DEFAULT_GAP_NS)
 
     @property
@@ -66,8 +67,13 @@ class Kernel:
         self._launches_ns = _NEVER if since_ns is None else since_ns
         self._write_config()
 
+    def decodes_seen(self, since_ns: int) -> None:
+        """Since when llama_decode has probes without a break; to be said before they are there again."""
+        self._decodes_ns = since_ns
+        self._write_config()
+
     def _write_config(self) -> None:
-        value = events.CONFIG.pack(self._slice_ns, self._gap_ns, self._launches_ns)
+        value = events.CONFIG.pack(self._slice_ns, self._gap_ns, self._launches_ns, self._decodes_ns)
         self._config.set(_U32.pack(0), value)
 
     def track(self, pids: Iterable[int], target: int) -> None:

@@ -54,6 +54,7 @@ from whyidle_daemon.sequences import Runs, RunsKey, Sequences
 from whyidle_daemon.sites import Place, Sites
 from whyidle_daemon.states import TCP_CLOSE, TCP_SYN_SENT
 from whyidle_daemon.timelines import Record, Timelines
+from whyidle_daemon.unseen import Unseen
 from whyidle_daemon.wait_tables import Waits
 from whyidle_daemon.waits import PIPES, WaitKey
 from whyidle_daemon.wakes import Wakes
@@ -109,6 +110,7 @@ class Observation:
         self._hosts = Hosts()
         self._lookups = Lookups()
         self._cuda = CudaKnown()
+        self._unseen = {"launch": Unseen(), "decode": Unseen()}
         self._sequences = Sequences()  # of main threads that drive no engine, as far as they were settled
         self._lines = Timelines()
         self._memory = MemoryLog()
@@ -131,7 +133,9 @@ class Observation:
             Inference: lambda one: self._engine(one.pid, one.context, one.start_ns).log.add(one),
             EngineFacts: self._looked_at,
             CudaFacts: self._cuda.add,
-            LaunchesSeen: self._cuda.launches,
+            LaunchesSeen: lambda seen: (
+                self._unseen[seen.what].add(seen) if seen.what in self._unseen else None
+            ),
             ProcessFacts: self._processes.facts,
             Fork: self._processes.fork,
             Exec: self._exec,
@@ -256,7 +260,7 @@ class Observation:
         process = self._processes.at(pid, ns)
         engine = self._engines.get((process, context))
         if engine is None:
-            engine = self._engines[process, context] = LlamaEngine(process, context)
+            engine = self._engines[process, context] = LlamaEngine(process, context, self._unseen["decode"])
         return engine
 
     def _looked_at(self, facts: EngineFacts) -> None:
@@ -440,7 +444,8 @@ class Observation:
     ) -> EngineActivity:
         process = self._processes.find(engine.pid, engine.first_ns)
         process = process or Process(engine.pid, engine.first_ns, provisional=True)
-        known = self._engines.get((process, engine.context)) or LlamaEngine(process, engine.context)
+        known = self._engines.get((process, engine.context))
+        known = known or LlamaEngine(process, engine.context, self._unseen["decode"])
         thread = next(
             (
                 thread
@@ -455,7 +460,9 @@ class Observation:
         driver = Driver(thread, (record,) if record is not None else ())
         placed = self._lines.named(naming.placed)
         activity = known.activity(engine, now_ns, driver, placed, naming.known, walk=walker.walk)
-        if engine.context != CONTEXT_CUDA:
-            return activity
-        unseen = self._cuda.unseen_ns(activity.first_ns, activity.end_ns)
-        return activity._replace(simulated=self._cuda.simulated(engine.pid), unseen_ns=unseen)
+        cuda_context = engine.context == CONTEXT_CUDA
+        unseen = self._unseen["launch" if cuda_context else "decode"]
+        return activity._replace(
+            simulated=cuda_context and self._cuda.simulated(engine.pid),
+            unseen_ns=unseen.ns(activity.first_ns, activity.end_ns),
+        )

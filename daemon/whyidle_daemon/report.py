@@ -152,6 +152,7 @@ def engine_objects(
                 **(engine.device.fields() if engine.device is not None else {}),
                 **(inferences_of(engine.inferences, start_ns) if engine.inferences is not None else {}),
                 "launches_unseen_s": seconds(engine.unseen_ns) if engine.kind == "cuda" else None,
+                "calls_unseen_s": seconds(engine.unseen_ns) if engine.kind == "llama" else None,
             }
         )
     return objects

@@ -87,6 +87,7 @@ class Stat(IntEnum):
     NAMES_LOST = 9
     INFERENCES_LOST = 12
     LAUNCHES = 14
+    DECODES = 15
 
 
 class Notice(IntEnum):
@@ -290,6 +291,9 @@ class Gap(NamedTuple):
 
     ``tid`` is the thread whose call ended it. ``ns`` (by :class:`Wait`) says where that thread spent the
     gap and sums to its length; it is ``None`` when another thread had made the call before.
+
+    ``unseen``: calls had no probes in this interval, so how much of it was idle is for the slices to say; no
+    total of the engine has it.
     """
 
     target: int
@@ -299,6 +303,7 @@ class Gap(NamedTuple):
     start_ns: int
     end_ns: int
     ns: tuple[int, ...] | None
+    unseen: bool = False
 
 
 class NameLookup(NamedTuple):
@@ -449,6 +454,7 @@ _EXEC = struct.Struct("<IIQII16s64sQ")
 _EXIT = struct.Struct("<IIQIiQ16s")
 _LIBRARY = struct.Struct("<IIQII32s")
 _GAP = struct.Struct("<IIIIQQQII32Q")
+_GAP_KNOWN, _GAP_UNSEEN = 1, 2
 _ENGINE_KEY = struct.Struct("<IIQ")
 _ENGINE = struct.Struct("<IIII7Q32Q10Q7I4x")
 _INFERENCE = struct.Struct("<IIIIQQQQQIIII")
@@ -458,7 +464,7 @@ _WAIT = struct.Struct("<QQQIxxxx")
 _LOOKUP = struct.Struct("<IIQQIIiI4I16s16s16s16s96s")
 _FIRST_WRITE = struct.Struct("<IIQII" + _PEER + "II2048s")
 RANGE = struct.Struct("<QQ")
-CONFIG = struct.Struct("<QQQ")
+CONFIG = struct.Struct("<QQQQ")
 
 SIZES = {
     "wi_peer": 40,
@@ -549,7 +555,9 @@ def decode_event(data: bytes) -> Event:  # noqa: PLR0912 (one branch for each ty
             return thread
         if kind == EventType.GAP:
             f = _GAP.unpack_from(data)
-            return Gap._make((target, *f[2:7], f[9:41] if f[7] else None))
+            return Gap._make(
+                (target, *f[2:7], f[9:41] if f[7] & _GAP_KNOWN else None, bool(f[7] & _GAP_UNSEEN))
+            )
         if kind in _PLAIN:
             form, make = _PLAIN[kind]
             return make((target, *form.unpack_from(data)[2:]))

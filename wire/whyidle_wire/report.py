@@ -210,7 +210,9 @@ class Engine(TypedDict):
     ``finest``: its idle time is in ``idle_by_cause``. That of a CUDA context below a model, or of a GPU below
     either, is not: it would count the same second again.
     Of a llama.cpp context: ``memory_peak_bytes`` is its model's file and KV cache, ``memory_reason`` why that
-    is not known or what was assumed; ``inferences`` are at most 100, evenly chosen.
+    is not known or what was assumed; ``inferences`` are at most 100, evenly chosen. ``calls_unseen_s``: for
+    so long its calls were too many to have probes; idle is then when its driver slept, and tokens are of the
+    rest.
     """
 
     kind: EngineKind
@@ -232,6 +234,7 @@ class Engine(TypedDict):
     tokens: NotRequired[Tokens]
     context: NotRequired[Context]
     failed_calls: NotRequired[int]
+    calls_unseen_s: NotRequired[float | None]
     inferences: NotRequired[list[Inference]]
 
 

@@ -89,6 +89,7 @@ enum wi_stat {
 	WI_STAT_NAMES_LOST = 9,    /* first writes the ring had no room for */
 	WI_STAT_INFERENCES_LOST = 12, /* inferences the ring had no room for (their tokens are in the totals) */
 	WI_STAT_LAUNCHES = 14,     /* CUDA launches and copies that a probe saw, of whatever process */
+	WI_STAT_DECODES = 15,      /* calls of llama_decode that a probe saw, of whatever process */
 	WI_STATS = 16,
 };
 
@@ -323,6 +324,8 @@ struct wi_context {
 	unsigned char parameters[WI_PARAMETERS];
 };
 
+#define WI_GAP_KNOWN 1  /* ns[] holds: the same thread drove before and after */
+#define WI_GAP_UNSEEN 2 /* calls had no probes: how much of it was idle, slices must say; in no total */
 /* An idle interval that has ended, with where the driver thread spent it. */
 struct wi_gap {
 	struct wi_header header;
@@ -331,7 +334,7 @@ struct wi_gap {
 	unsigned long long context;
 	unsigned long long start_ns;
 	unsigned long long end_ns;
-	unsigned int known;        /* ns[] holds: the same thread drove before and after */
+	unsigned int known;        /* WI_GAP_* */
 	unsigned int pad;
 	unsigned long long ns[WI_STATES];
 };
@@ -377,6 +380,7 @@ struct wi_config {
 	unsigned long long slice_ns;   /* an interval this long becomes an event */
 	unsigned long long gap_ns;     /* an engine's idle interval this long becomes an event */
 	unsigned long long launches_ns; /* since when CUDA launches have probes; all ones: they have none */
+	unsigned long long decodes_ns;  /* since when llama_decode has probes, without a break */
 };
 
 #endif

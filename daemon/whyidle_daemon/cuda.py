@@ -7,6 +7,10 @@ engine (they load a model), but keep it busy. ``transfer`` copies return when th
 from __future__ import annotations
 
 FUNCTIONS: dict[str, tuple[str, ...]] = {
+    "created": ("cuCtxCreate_v2", "cuCtxCreate_v3", "cuCtxCreate_v4"),
+    "current": ("cuCtxSetCurrent",),
+    "pushed": ("cuCtxPushCurrent_v2",),
+    "popped": ("cuCtxPopCurrent_v2",),
     "sync": (
         "cuStreamSynchronize",
         "cuStreamSynchronize_ptsz",

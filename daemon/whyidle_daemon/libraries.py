@@ -34,7 +34,14 @@ LIBC: tuple[str, Functions] = ("libc.so", {"lookup": ("getaddrinfo",)})
 MUSL: tuple[str, Functions] = ("ld-musl-", {"lookup": ("getaddrinfo",)})
 KNOWN = (LLAMA, CUDA, LIBC, MUSL)
 ENGINES = (LLAMA, CUDA)
-LIMITED = {"launch": "launch", "copy": "launch", "llama": "decode"}
+LIMITED = {
+    "launch": "launch",
+    "copy": "launch",
+    "current": "launch",
+    "pushed": "launch",
+    "popped": "launch",
+    "llama": "decode",
+}
 """By kind of function, which limit it is under: their rate has no bound."""
 
 Attach = Callable[[str, str, Sequence[int]], tuple[int, ...]]

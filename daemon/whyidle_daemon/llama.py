@@ -1,6 +1,6 @@
 """llama.cpp contexts as engines: busy inside ``llama_decode`` and ``llama_encode``, idle in between.
 
-The CUDA library of a process is one too (:mod:`whyidle_daemon.cuda`): busy from launch to synchronisation.
+A CUDA context is one too (:mod:`whyidle_daemon.cuda`): busy from launch to synchronisation.
 
 The kernel side counts busy and idle time and says exactly how the driver spent each gap that it reports. Gaps
 below its threshold are only summed: the driver's own work between two calls. The gap that is open when the
@@ -20,7 +20,7 @@ from whyidle_daemon.roots import Cause, roots_of
 from whyidle_daemon.timelines import Record, between
 from whyidle_daemon.unseen import Unseen, seen_gaps
 from whyidle_daemon.waits import WaitGroup
-from whyidle_probes.events import CONTEXT_CUDA, Engine, Gap, Wait
+from whyidle_probes.events import CONTEXT_CUDA, Engine, Gap, Wait, is_cuda
 
 MAX_PENDING = 4096
 SETTLE_NS = 2_000_000_000  # both rings have been drained of everything older
@@ -74,7 +74,7 @@ class LlamaEngine:
         unseen_ns = self._unseen_busy_ns
         unseen_ns += self._explain_into(sums, known, lines, max(end_ns, now_ns), walk=walk)
         current_ns = max(0, end_ns - engine.last_ns)
-        blind = engine.context != CONTEXT_CUDA and bool(self._unseen.within(engine.last_ns, end_ns))
+        blind = not is_cuda(engine.context) and bool(self._unseen.within(engine.last_ns, end_ns))
         if blind:  # what goes on has no probes
             whole = Gap(0, engine.pid, engine.driver, engine.context, engine.last_ns, end_ns, None, True)
             unseen_ns += self._explain_into(
@@ -95,11 +95,11 @@ class LlamaEngine:
         lost = Cause(self.process, engine.driver, int(Wait.UNKNOWN), None)
         groups = list(groups)
         causes = fit(_name_undated(causes, groups), idle_ns, lost)
-        cuda_context = engine.context == CONTEXT_CUDA
+        cuda_context = is_cuda(engine.context)
         roots = fit(_name_undated(sums.roots.causes, groups), idle_ns, lost)
         return EngineActivity(
             kind="cuda" if cuda_context else "llama",
-            id=f"cuda:{engine.pid}" if cuda_context else f"llama:{engine.pid}:{engine.context:x}",
+            id=_name(engine),
             process=self.process,
             drivers=frozenset({*self.drivers, engine.driver}),
             first_ns=engine.first_ns,
@@ -159,6 +159,13 @@ class LlamaEngine:
         segments = walk(engine.last_ns, end_ns, (engine.pid, engine.driver), True)
         roots = roots_of(segments, [piece[:3] for piece in pieces] if exact is not None else ())
         return ExplainedGap(length, engine.last_ns, self.process, engine.driver, pieces, True, roots)
+
+
+def _name(engine: Engine) -> str:
+    if not is_cuda(engine.context):
+        return f"llama:{engine.pid}:{engine.context:x}"
+    known = engine.context & ~CONTEXT_CUDA
+    return f"cuda:{engine.pid}:{known:x}" if known else f"cuda:{engine.pid}"
 
 
 def _ways(roots: dict[Cause, int], ways: dict[Cause, Chain]) -> dict[Cause, Chain]:

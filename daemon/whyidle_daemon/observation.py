@@ -60,7 +60,6 @@ from whyidle_daemon.waits import PIPES, WaitKey
 from whyidle_daemon.wakes import Wakes
 from whyidle_daemon.whatif import what_if
 from whyidle_probes.events import (
-    CONTEXT_CUDA,
     Engine,
     Exec,
     Exit,
@@ -73,6 +72,7 @@ from whyidle_probes.events import (
     Start,
     Thread,
     Wait,
+    is_cuda,
 )
 from whyidle_wire.report import REPORT_SCHEMA
 
@@ -460,7 +460,7 @@ class Observation:
         driver = Driver(thread, (record,) if record is not None else ())
         placed = self._lines.named(naming.placed)
         activity = known.activity(engine, now_ns, driver, placed, naming.known, walk=walker.walk)
-        cuda_context = engine.context == CONTEXT_CUDA
+        cuda_context = is_cuda(engine.context)
         unseen = self._unseen["launch" if cuda_context else "decode"]
         return activity._replace(
             simulated=cuda_context and self._cuda.simulated(engine.pid),

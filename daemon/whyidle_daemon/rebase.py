@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from whyidle_daemon.facts import EngineSpan, Snapshot, StackSample
-from whyidle_probes.events import CONTEXT_CUDA, Engine, Gap, Inference, Slice, Thread
+from whyidle_probes.events import Engine, Gap, Inference, Slice, Thread, is_cuda
 
 _COUNTED = ("prompt_tokens", "decode_tokens", "prompt_ns", "decode_ns", "inferences", "failed")
 
@@ -77,7 +77,7 @@ class Base:
         busy, idle = engine.busy_ns - base.busy_ns, engine.idle_ns - base.idle_ns
         if engine.last_ns > base.last_ns:  # what was under way at the cut has ended, and was counted whole
             under_way = max(0, min(self.start_ns, engine.last_ns) - base.last_ns)
-            if self._unseen_ns is not None and engine.context != CONTEXT_CUDA:
+            if self._unseen_ns is not None and not is_cuda(engine.context):
                 under_way = 0  # it was in no total
             busy, idle = (busy - under_way, idle) if base.busy else (busy, idle - under_way)
         return engine._replace(

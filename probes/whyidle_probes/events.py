@@ -104,7 +104,12 @@ THREAD_LEADER = 2
 ENGINE_PARALLEL = 4
 INFERENCE_GAP_NS = 200_000_000
 THREAD_GPU = 4
-CONTEXT_CUDA = 1  # the context of an engine that is all a process does through libcuda
+CONTEXT_CUDA = 1  # a bit of a CUDA context; alone, an engine that is all a process does through libcuda
+
+
+def is_cuda(context: int) -> bool:
+    """Whether an engine's context is one of CUDA; else it is llama.cpp's."""
+    return bool(context & CONTEXT_CUDA)
 
 
 class Peer(NamedTuple):

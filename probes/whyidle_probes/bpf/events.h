@@ -249,7 +249,9 @@ struct wi_library {
 	char name[32];
 };
 
-#define WI_CONTEXT_CUDA 1 /* all a process does through libcuda: no llama.cpp context has this address */
+/* Set in the address of a CUDA context, which is even, as that of a llama.cpp context is. Alone: all that a process
+ * does through libcuda, where contexts are not known. */
+#define WI_CONTEXT_CUDA 1
 /* A model context, by process and address. */
 struct wi_engine_key {
 	unsigned int pid;

@@ -13,7 +13,7 @@ TEST_PACKAGES := systemd prometheus
 SYSTEMD_PACKAGES := systemd systemd-sysv systemd-container
 KERNEL_PACKAGES := qemu-system-x86 busybox-static kmod cpio zstd e2fsprogs
 
-.PHONY: help setup demo test lint bench accuracy install uninstall test-systemd kernels clean
+.PHONY: help setup demo demo-gpu test lint bench accuracy install uninstall test-systemd kernels clean
 .DEFAULT_GOAL := help
 
 help: ## these targets
@@ -23,6 +23,9 @@ setup: $(VENV)/.installed ## Debian packages, virtual environment, the llama-cpp
 
 demo: setup ## observe the reference agent and print what its model was waiting for
 	@agent/demo.sh
+
+demo-gpu: setup ## the same on a simulated GPU that computes when the model does: NVML and llama.cpp side by side
+	@agent/demo.sh --simulated-gpu
 
 test: PACKAGES += $(TEST_PACKAGES)
 test: setup ## lint, types, layers and the whole suite, with real eBPF when root

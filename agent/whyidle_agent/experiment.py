@@ -52,12 +52,13 @@ class Measured:
 def measured(stats: dict[str, Any], report: dict[str, Any]) -> Measured:
     """Return what an agent's account and whyidle's report say of one run; raises AgentError."""
     try:
+        engines = [engine for engine in report["engines"] if engine.get("finest", True)]
         return Measured(
             agent_wall_s=stats["wall_s"],
             agent_decode_s=stats["decode_s"],
             whyidle_wall_s=report["target"]["duration_s"],
-            whyidle_busy_s=sum(engine["busy_s"] for engine in report["engines"]),
-            whyidle_idle_s=sum(engine["idle_s"] for engine in report["engines"]),
+            whyidle_busy_s=sum(engine["busy_s"] for engine in engines),
+            whyidle_idle_s=sum(engine["idle_s"] for engine in engines),
             findings=[finding["kind"] for finding in report["findings"]],
             what_if=report.get("what_if") or [],
         )

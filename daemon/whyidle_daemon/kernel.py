@@ -21,7 +21,7 @@ _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 _TARGET_OFFSET = 16  # of wi_thread.target
 _TORN_TRIES = 100
-ENTRY_ONLY = ("launch", "copy")
+ENTRY_ONLY = ("launch", "copy", "current", "pushed", "popped")
 _NEVER = 2**64 - 1
 _ITERATIONS = 32
 _CONTROL_TURN = 4096
@@ -48,7 +48,8 @@ class Kernel:
         self.control = libbpf.RingBuffer(probes.map("control"), self._handle)
         self.first_writes = libbpf.RingBuffer(probes.map("first_writes"), self._handle)
         self.bad_events = 0
-        self._slice_ns, self._gap_ns, self._launches_ns = DEFAULT_SLICE_NS, DEFAULT_GAP_NS, 0
+        self._slice_ns, self._gap_ns = DEFAULT_SLICE_NS, DEFAULT_GAP_NS
+        self._launches_ns = self._decodes_ns = 0
         self.configure(DEFAULT_SLICE_NS, DEFAULT_GAP_NS)
 
     @property
@@ -66,8 +67,13 @@ class Kernel:
         self._launches_ns = _NEVER if since_ns is None else since_ns
         self._write_config()
 
+    def decodes_seen(self, since_ns: int) -> None:
+        """Since when llama_decode has probes without a break; to be said before they are there again."""
+        self._decodes_ns = since_ns
+        self._write_config()
+
     def _write_config(self) -> None:
-        value = events.CONFIG.pack(self._slice_ns, self._gap_ns, self._launches_ns)
+        value = events.CONFIG.pack(self._slice_ns, self._gap_ns, self._launches_ns, self._decodes_ns)
         self._config.set(_U32.pack(0), value)
 
     def track(self, pids: Iterable[int], target: int) -> None:

@@ -97,7 +97,7 @@ class Pulse:
     def _on_stacks(self) -> None:
         self._stacks = None
         self.schedule()
-        self._targets.limit_launches()
+        self._targets.limit_probes()
         for session in self._sessions:
             session.target.sample_stacks()
 

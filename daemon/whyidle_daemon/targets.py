@@ -36,13 +36,13 @@ from whyidle_daemon.facts import (
 )
 from whyidle_daemon.gpus.watch import GpuWatch
 from whyidle_daemon.kernel import Kernel, monotonic_ns
-from whyidle_daemon.launch_limit import LaunchLimit
 from whyidle_daemon.libraries import EngineLibraries
 from whyidle_daemon.limits import Limits
 from whyidle_daemon.loop_reader import LoopReader
 from whyidle_daemon.loops import awaited_answer
 from whyidle_daemon.observation import Anything, Observation, Progress
 from whyidle_daemon.peer_names import PeerNames
+from whyidle_daemon.probe_limit import HIT_NS, ProbeLimit
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.rebase import Base
 from whyidle_daemon.recording.output import Output
@@ -122,7 +122,7 @@ class Target:
         self._spins = Spins()
         self._clocks: dict[int, int] = {}  # of threads that never sleep
         self._next_watch_ns = 0
-        self._launches: LaunchesSeen | None = None
+        self._seen: dict[str, LaunchesSeen] = {}
         loops = LoopReader(EpollSets(proc, monotonic_ns), monotonic_ns)
         self._sampler = StackSampler(kernel.glance, self._set_gil, loops)
         self._baseline = kernel.stats()
@@ -188,7 +188,8 @@ class Target:
             # Nobody waits for this file: the disk may take its time, and the loop goes on.
             self._history.finish(self._rebased(raw), self.loss(), self.overhead(), None, wait_s=0.0)
         before = self.observation
-        self._base = Base(raw)
+        decodes = self._seen.get("decode")
+        self._base = Base(raw, decodes.ns if decodes is not None and not decodes.seen else None)
         self._baseline = self._kernel.stats()
         self._clock_start, self._run_ns_start = time.process_time(), self._kernel.run_ns()
         self.blind_ns = self._sampler.dropped = 0
@@ -199,8 +200,9 @@ class Target:
         for pid in alive:
             self._learn(pid)
             self._tell_cuda(pid)
-        if self._launches is not None and not self._launches.seen:
-            self.observation.add(self._launches._replace(ns=raw.ns))
+        for seen in self._seen.values():
+            if not seen.seen:
+                self.observation.add(seen._replace(ns=raw.ns))
         for name in before.names():
             self.observation.add(name)
         for facts in self._looked_at.values():
@@ -273,9 +275,9 @@ class Target:
         if simulated is not None:
             self.observation.add(CudaFacts(pid, monotonic_ns(), simulated))
 
-    def launches(self, seen: LaunchesSeen) -> None:
-        """Launches have probes from now on, or none."""
-        self._launches = seen
+    def calls_seen(self, seen: LaunchesSeen) -> None:
+        """Calls of a kind have probes from now on, or none."""
+        self._seen[seen.what] = seen
         self.observation.add(seen)
 
     def sample_stacks(self) -> None:
@@ -518,7 +520,7 @@ class Targets:
         self.on_gap: Callable[[Gap], None] | None = None
         self.kernel = make_kernel(self._dispatch)
         self.libraries = EngineLibraries(self.kernel.attach_functions, proc)
-        self._limit: LaunchLimit | None = None
+        self._limits: dict[str, ProbeLimit] = {}
         self.gpus = GpuWatch(self.kernel.target_of, self.kernel.processes)
 
     def __len__(self) -> int:
@@ -536,7 +538,7 @@ class Targets:
     ) -> tuple[Target, int, int]:
         """Observe processes and their descendants. Raises :class:`TargetGoneError`; no file remains then."""
         target = Target(self._next, self.kernel, self.libraries, self._proc, self.know_owners)
-        seen = self._limit is None or self._limit.attached
+        off = [what for what, limit in self._limits.items() if not limit.attached]
         self._next += 1
         self._targets[target.number] = target
         try:
@@ -547,8 +549,8 @@ class Targets:
                 if file is not None:
                     file.discard()
             raise
-        if not seen and self._limit is not None:
-            target.launches(LaunchesSeen(monotonic_ns(), False, round(self._limit.rate)))
+        for what in off:
+            target.calls_seen(LaunchesSeen(monotonic_ns(), False, round(self._limits[what].rate), what))
         target.gpus = self.gpus
         self.gpus.add(target.number, target.tell)
         return target, processes, threads
@@ -564,26 +566,28 @@ class Targets:
         self.libraries.close()
         self.kernel.close()
 
-    def limit_launches(self) -> None:
-        """Twenty times a second: keep the probes on CUDA launches within their budget."""
-        if not self.libraries.has_launches:
-            return
-        now, hits = monotonic_ns(), self.kernel.stat(Stat.LAUNCHES)
-        if self._limit is None:
-            self._limit = LaunchLimit(now, hits)
-        limit = self._limit
+    def limit_probes(self) -> None:
+        """Twenty times a second: keep the probes on what is called often within their budgets."""
+        for what, counter in (("launch", Stat.LAUNCHES), ("decode", Stat.DECODES)):
+            if self.libraries.has(what):
+                self._limit_probes(what, self.kernel.stat(counter))
+
+    def _limit_probes(self, what: str, hits: int) -> None:
+        now = monotonic_ns()
+        limit = self._limits.setdefault(what, ProbeLimit(now, hits, HIT_NS[what]))
         if not limit.update(now, hits):
             return
-        if limit.attached:
-            self.libraries.set_launches(True)
+        if what == "decode" and limit.attached:
+            self.kernel.decodes_seen(now)
+        elif what == "launch" and not limit.attached:
+            self.kernel.launches_seen(None)
+        self.libraries.set_probes(what, limit.attached)
+        if what == "launch" and limit.attached:
             now = monotonic_ns()
             self.kernel.launches_seen(now)
-        else:
-            self.kernel.launches_seen(None)
-            self.libraries.set_launches(False)
-        log.info("probes on CUDA launches: %s at %.0f/s", "on" if limit.attached else "off", limit.rate)
+        log.info("probes on calls (%s): %s at %.0f/s", what, "on" if limit.attached else "off", limit.rate)
         for target in self._targets.values():
-            target.launches(LaunchesSeen(now, limit.attached, round(limit.rate)))
+            target.calls_seen(LaunchesSeen(now, limit.attached, round(limit.rate), what))
 
     def drain_waits(self) -> None:
         """Waits too short for events, summed by the kernel since the last call."""

@@ -79,6 +79,15 @@ class Timelines:
         """The threads that have slices here."""
         return list(self._threads)
 
+    def by_process(self) -> dict[int, list[int]]:
+        """The threads that have slices here, by PID, as far as a slice of theirs says whose they are."""
+        found: dict[int, list[int]] = {}
+        for tid, line in self._threads.items():
+            key = next((record.key for record in line if record.key is not None), None)
+            if key is not None:
+                found.setdefault(key.process.pid, []).append(tid)
+        return found
+
     def of(self, tid: int) -> list[Record]:
         """The slices of a thread in order of time."""
         return sorted(self._threads.get(tid, ()), key=lambda record: record.start_ns)

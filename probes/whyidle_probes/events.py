@@ -88,6 +88,7 @@ class Stat(IntEnum):
     SWITCHES_HIDDEN = 10
     INFERENCES_LOST = 12
     LAUNCHES = 14
+    DECODES = 15
 
 
 class Notice(IntEnum):
@@ -104,7 +105,12 @@ THREAD_LEADER = 2
 ENGINE_PARALLEL = 4
 INFERENCE_GAP_NS = 200_000_000
 THREAD_GPU = 4
-CONTEXT_CUDA = 1  # the context of an engine that is all a process does through libcuda
+CONTEXT_CUDA = 1  # a bit of a CUDA context; alone, an engine that is all a process does through libcuda
+
+
+def is_cuda(context: int) -> bool:
+    """Whether an engine's context is one of CUDA; else it is llama.cpp's."""
+    return bool(context & CONTEXT_CUDA)
 
 
 class Peer(NamedTuple):
@@ -291,6 +297,9 @@ class Gap(NamedTuple):
 
     ``tid`` is the thread whose call ended it. ``ns`` (by :class:`Wait`) says where that thread spent the
     gap and sums to its length; it is ``None`` when another thread had made the call before.
+
+    ``unseen``: calls had no probes in this interval, so how much of it was idle is for the slices to say; no
+    total of the engine has it.
     """
 
     target: int
@@ -300,6 +309,7 @@ class Gap(NamedTuple):
     start_ns: int
     end_ns: int
     ns: tuple[int, ...] | None
+    unseen: bool = False
 
 
 class NameLookup(NamedTuple):
@@ -450,6 +460,7 @@ _EXEC = struct.Struct("<IIQII16s64sQ")
 _EXIT = struct.Struct("<IIQIiQ16s")
 _LIBRARY = struct.Struct("<IIQII32s")
 _GAP = struct.Struct("<IIIIQQQII32Q")
+_GAP_KNOWN, _GAP_UNSEEN = 1, 2
 _ENGINE_KEY = struct.Struct("<IIQ")
 _ENGINE = struct.Struct("<IIII7Q32Q10Q7I4x")
 _INFERENCE = struct.Struct("<IIIIQQQQQIIII")
@@ -459,7 +470,7 @@ _WAIT = struct.Struct("<QQQIxxxx")
 _LOOKUP = struct.Struct("<IIQQIIiI4I16s16s16s16s96s")
 _FIRST_WRITE = struct.Struct("<IIQII" + _PEER + "II2048s")
 RANGE = struct.Struct("<QQ")
-CONFIG = struct.Struct("<QQQ")
+CONFIG = struct.Struct("<QQQQ")
 
 SIZES = {
     "wi_peer": 40,
@@ -550,7 +561,9 @@ def decode_event(data: bytes) -> Event:  # noqa: PLR0912 (one branch for each ty
             return thread
         if kind == EventType.GAP:
             f = _GAP.unpack_from(data)
-            return Gap._make((target, *f[2:7], f[9:41] if f[7] else None))
+            return Gap._make(
+                (target, *f[2:7], f[9:41] if f[7] & _GAP_KNOWN else None, bool(f[7] & _GAP_UNSEEN))
+            )
         if kind in _PLAIN:
             form, make = _PLAIN[kind]
             return make((target, *form.unpack_from(data)[2:]))

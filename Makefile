@@ -12,7 +12,7 @@ export WHYIDLE_CACHE
 TEST_PACKAGES := systemd prometheus
 SYSTEMD_PACKAGES := systemd systemd-sysv systemd-container
 
-.PHONY: help setup demo test lint bench accuracy install uninstall test-systemd clean
+.PHONY: help setup demo test lint bench accuracy images install uninstall test-systemd clean
 .DEFAULT_GOAL := help
 
 help: ## these targets
@@ -45,6 +45,12 @@ install: setup ## as a service of this host, under /opt/whyidle (root); over an 
 
 uninstall: setup ## every trace of that service
 	@$(BIN)/whyidle uninstall
+
+# What makes images: whichever of the two is there.
+ENGINE ?= $(shell command -v podman || echo docker)
+images: ## the container images whyidle-agent and whyidle, by podman or docker
+	$(ENGINE) build -f deploy/Containerfile --target agent -t whyidle-agent:0.1.0 -t whyidle-agent .
+	$(ENGINE) build -f deploy/Containerfile --target whyidle -t whyidle:0.1.0 -t whyidle .
 
 test-systemd: PACKAGES += $(SYSTEMD_PACKAGES)
 test-systemd: setup ## the service under a real systemd, in a container: install, faults, upgrade, uninstall

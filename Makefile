@@ -12,7 +12,7 @@ export WHYIDLE_CACHE
 TEST_PACKAGES := systemd prometheus
 SYSTEMD_PACKAGES := systemd systemd-sysv systemd-container
 
-.PHONY: help setup demo test lint bench accuracy images install uninstall test-systemd clean
+.PHONY: help setup demo test lint bench peers accuracy images install uninstall test-systemd clean
 .DEFAULT_GOAL := help
 
 help: ## these targets
@@ -36,6 +36,9 @@ lint: setup
 
 bench: setup ## the numbers of the README, measured here (about 10 minutes)
 	$(BIN)/python -m benchmarks
+
+peers: setup ## whyidle beside strace, perf, bcc, bpftrace and py-spy: the plot of the README (15 minutes, root)
+	$(BIN)/python -m benchmarks.peers
 
 accuracy: setup ## programs that know their own truth: precision, recall, seconds per state (3 minutes, root)
 	$(BIN)/python -m tests.corpus

@@ -8,7 +8,7 @@ import platform
 import sys
 from datetime import UTC, datetime
 
-from benchmarks import blame, cuda, demo, gpus, readme, scale, service, startup, switches, syscalls
+from benchmarks import blame, cuda, demo, gpus, readme, scale, service, startup, switches, syscalls, tracefs
 from benchmarks.measure import OUT, Row, say
 
 ALL = {
@@ -35,6 +35,7 @@ def main() -> int:
     if os.geteuid() != 0:
         say("benchmarks: kernel probes need root\n  run it with sudo")
         return 3
+    tracefs.mount_privately()  # for the peers
     OUT.mkdir(parents=True, exist_ok=True)
     sections = []
     for name in names:

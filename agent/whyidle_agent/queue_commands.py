@@ -96,8 +96,10 @@ def serve(options: argparse.Namespace) -> int:
     if options.metrics is not None:
         host, port = options.metrics
         _tell(f"metrics on http://{host}:{metrics.listen(host, port)}/metrics")
+    # As this command was started, so that a run is seen to be what it is: `whyidle-agent run`.
+    command = (sys.executable, sys.argv[0], "run")
     workers = [
-        threading.Thread(target=Worker(queue, policy, stop, told=_tell, ended=metrics.ended).serve)
+        threading.Thread(target=Worker(queue, policy, stop, command, told=_tell, ended=metrics.ended).serve)
         for _ in range(options.workers)
     ]
     for worker in workers:

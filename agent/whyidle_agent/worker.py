@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -38,17 +37,20 @@ class Policy:
 
 
 class Worker:
-    """One worker. `told` gets a line for each thing that happens, `ended` each run's end and seconds."""
+    """One worker. `command` runs a task: `whyidle-agent run`, as it is called here.
+
+    `told` gets a line for each thing that happens, `ended` how each run ended and its seconds.
+    """
 
     def __init__(
         self,
         queue: Queue,
         policy: Policy,
         stop: threading.Event,
+        command: Sequence[str],
         *,
         told: Callable[[str], None],
         ended: Callable[[str, float], None],
-        command: Sequence[str] = (sys.executable, "-m", "whyidle_agent.main", "run"),
     ) -> None:
         self._queue = queue
         self._policy = policy

@@ -66,9 +66,9 @@ def working(queue: Queue, program: str, **policy: Any) -> Iterator[Told]:
         queue,
         Policy(**{"poll_s": 0.01, "attempts": 2, **policy}),
         stop,
+        (sys.executable, "-c", program),
         told=told.lines.append,
         ended=told.count,
-        command=(sys.executable, "-c", program),
     )
     thread = threading.Thread(target=worker.serve)
     thread.start()

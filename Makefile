@@ -13,7 +13,7 @@ TEST_PACKAGES := systemd prometheus
 SYSTEMD_PACKAGES := systemd systemd-sysv systemd-container
 KERNEL_PACKAGES := qemu-system-x86 busybox-static kmod cpio zstd e2fsprogs
 
-.PHONY: help setup demo demo-gpu test lint bench accuracy install uninstall test-systemd kernels clean
+.PHONY: help setup demo demo-gpu test lint bench peers accuracy images install uninstall test-systemd kernels clean
 .DEFAULT_GOAL := help
 
 help: ## these targets
@@ -41,6 +41,9 @@ lint: setup
 bench: setup ## the numbers of the README and benchmarks/RESULTS.md, measured here (about 25 minutes)
 	$(BIN)/python -m benchmarks
 
+peers: setup ## whyidle beside strace, perf, bcc, bpftrace and py-spy: the plot of the README (15 minutes, root)
+	$(BIN)/python -m benchmarks.peers
+
 accuracy: setup ## programs that know their own truth: precision, recall, seconds per state (3 minutes, root)
 	$(BIN)/python -m tests.corpus
 
@@ -49,6 +52,12 @@ install: setup ## as a service of this host, under /opt/whyidle (root); over an 
 
 uninstall: setup ## every trace of that service
 	@$(BIN)/whyidle uninstall
+
+# What makes images: whichever of the two is there.
+ENGINE ?= $(shell command -v podman || echo docker)
+images: ## the container images whyidle-agent and whyidle, by podman or docker
+	$(ENGINE) build -f deploy/Containerfile --target agent -t whyidle-agent:0.1.0 -t whyidle-agent .
+	$(ENGINE) build -f deploy/Containerfile --target whyidle -t whyidle:0.1.0 -t whyidle .
 
 test-systemd: PACKAGES += $(SYSTEMD_PACKAGES)
 test-systemd: setup ## the service under a real systemd, in a container: install, faults, upgrade, uninstall

@@ -20,6 +20,7 @@ from benchmarks import (
     startup,
     switches,
     syscalls,
+    tracefs,
 )
 from benchmarks.measure import OUT, say
 
@@ -49,6 +50,7 @@ def main() -> int:
     if os.geteuid() != 0:
         say("benchmarks: kernel probes need root\n  run it with sudo")
         return 3
+    tracefs.mount_privately()  # for the peers
     OUT.mkdir(parents=True, exist_ok=True)
     for name in names:
         say(f"==> {name}")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from whyidle_agent import queue_commands
 from whyidle_agent.errors import AgentError
 from whyidle_agent.model_file import generated_model
 from whyidle_agent.text import printable
@@ -42,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.insert(0, "run")
     options = parser.parse_args(arguments)
     try:
-        return {"model": _model, "experiment": _experiment, "run": _run}[options.command](options)
+        commands = {"model": _model, "experiment": _experiment, "run": _run}
+        commands |= {"serve": _serve, "submit": queue_commands.submit}
+        return commands[options.command](options)
     except AgentError as error:
         print(f"whyidle-agent: {printable(error.what)}", file=sys.stderr)
         print(f"  {printable(error.todo)}", file=sys.stderr)
@@ -67,6 +70,13 @@ def _experiment(options: argparse.Namespace) -> int:
 
     experiment.show(experiment.search(options.out, options.loops, options.seed), Console().print)
     return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    parser = _parser()
+    if (name := queue_commands.foreign(options.options, parser.parse_args)) is not None:
+        parser.error(f"{name} is what a task says, or the worker: not an option for every run")
+    return queue_commands.serve(options)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -222,6 +232,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     trial.add_argument("--loops", type=_whole(3), default=6, metavar="N", help="steps (default: 6)")
     trial.add_argument("--seed", type=_whole(0), default=1, metavar="S", help="(default: 1)")
+
+    queue_commands.add_commands(commands, _whole, _seconds)
 
     model = commands.add_parser("model", help="make the generated model when it is missing; print its path")
     model.add_argument("--path", type=Path, metavar="FILE", help="where (default: in the cache)")

@@ -8,7 +8,19 @@ import platform
 import sys
 from datetime import UTC, datetime
 
-from benchmarks import blame, cuda, demo, gpus, readme, scale, service, startup, switches, syscalls
+from benchmarks import (
+    agent_memory,
+    blame,
+    cuda,
+    demo,
+    gpus,
+    readme,
+    scale,
+    service,
+    startup,
+    switches,
+    syscalls,
+)
 from benchmarks.measure import OUT, Row, say
 
 ALL = {
@@ -21,6 +33,7 @@ ALL = {
     "scale": scale.run,
     "gpus": gpus.run,
     "service": service.run,
+    "agent-memory": agent_memory.run,
 }
 
 

@@ -64,8 +64,15 @@ def _experiment(options: argparse.Namespace) -> int:
     from rich.console import Console  # noqa: PLC0415
 
     from whyidle_agent import experiment  # noqa: PLC0415
+    from whyidle_agent.experiments import closing, context, memory  # noqa: PLC0415
 
-    experiment.show(experiment.search(options.out, options.loops, options.seed), Console().print)
+    run, show, loops = {
+        "search": (experiment.search, experiment.show, 6),
+        "memory": (memory.memory, memory.show, memory.LOOPS),
+        "context": (context.context, context.show, context.LOOPS),
+        "table": (closing.closing, closing.show, closing.LOOPS),
+    }[options.name]
+    show(run(options.out, options.loops or loops, options.seed), Console().print)
     return 0
 
 
@@ -239,11 +246,18 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--verbose", action="store_true", help="show llama.cpp's log")
 
     trial = commands.add_parser("experiment", help="measure what a fix brings, observed by whyidle (as root)")
-    trial.add_argument("name", choices=("search",), help="search: sync against async")
+    trial.add_argument(
+        "name",
+        choices=("search", "memory", "context", "table"),
+        help="search: sync against async; memory: unbounded against managed; context: until it is full; "
+        "table: the article's closing table",
+    )
     trial.add_argument(
         "--out", type=Path, default=Path("out/experiment"), metavar="DIR", help="(default: out/experiment)"
     )
-    trial.add_argument("--loops", type=_whole(3), default=6, metavar="N", help="steps (default: 6)")
+    trial.add_argument(
+        "--loops", type=_whole(3), metavar="N", help="steps (default: 6, 2000, 15, 12; in this order)"
+    )
     trial.add_argument("--seed", type=_whole(0), default=1, metavar="S", help="(default: 1)")
 
     model = commands.add_parser("model", help="make the generated model when it is missing; print its path")

@@ -7,7 +7,7 @@ then: a recording that was cut off is reported on up to its end.
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def context(out: Path, loops: int, seed: int) -> dict[str, Any]:
     run = observe(out, plan, seed, copies.take)
     if "do not fit in a context" not in (out / "context.log").read_text(errors="replace"):
         raise AgentError("the run ended before its context was full", f"read {out / 'context.log'}")
-    half = copies.before((len(run.steps) + 1) // 2)
+    half = copies.before((_inferences(run.report) + 1) // 2)
     copies.remove()
     return save(out, compare(run, half) | {"loops": loops, "seed": seed})
 
@@ -49,14 +49,13 @@ def compare(run: Observed, half: dict[str, Any]) -> dict[str, Any]:
     """Return the experiment's result as JSON. `half`: whyidle's report on the first half of the run."""
     engine = run.report["engines"][0]
     size, kv_bytes = engine["context"]["size"], engine["kv_cache_bytes"]
-    failed = len(run.steps) + 1  # the inference that found no room
+    failed = _inferences(run.report) + 1  # the one that found no room
     forecast = next(iter(findings(half, "kv_cache_growth")), None)
     near = [each for each in findings(half, "memory_limit_near") if each["limit"]["scope"] == "kv_cache"]
     known = half["engines"][0]["latency_s"]["count"]
     said = None
     if forecast is not None and forecast["full_in_inferences"] is not None:
         said = int(known + forecast["full_in_inferences"]) + 1
-    steps = zip(run.steps, engine["inferences"], strict=False)
     return {
         "schema": SCHEMA,
         "name": "context",
@@ -66,13 +65,13 @@ def compare(run: Observed, half: dict[str, Any]) -> dict[str, Any]:
         "steps": [
             {
                 "step": step["step"],
-                "tokens": seen["fill"],
-                "kv_bytes": kv_bytes and kv_bytes * seen["fill"] // size,
-                "latency_s": seen["latency_s"],
+                "tokens": fill,
+                "kv_bytes": kv_bytes and kv_bytes * fill // size,
+                "latency_s": latency_s,
                 "own_tokens": step["prompt_tokens"] + step["tokens"],
                 "own_latency_s": step["think_s"],
             }
-            for step, seen in steps
+            for step, fill, latency_s in _by_step(run.steps, engine["inferences"])
         ],
         "forecast": {
             "after_inferences": known,
@@ -82,6 +81,25 @@ def compare(run: Observed, half: dict[str, Any]) -> dict[str, Any]:
             "findings": [each["kind"] for each in (forecast, *near) if each is not None],
         },
     }
+
+
+def _by_step(
+    steps: list[dict[str, Any]], inferences: list[dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], int, float]]:
+    """Pair steps with what whyidle saw of them: tokens in the context, seconds of inference.
+
+    On a busy machine a step can look like two inferences, with a pause between: they belong together by the
+    tokens that the step came to, of which the last is not decoded any more.
+    """
+    left = list(inferences)
+    fill = 0
+    for step in steps:
+        latency_s = 0.0
+        while left and left[0]["fill"] <= step["prompt_tokens"] + step["tokens"]:
+            inference = left.pop(0)
+            fill = inference["fill"]
+            latency_s += inference["latency_s"]
+        yield step, fill, latency_s
 
 
 class _Copies:

@@ -90,7 +90,14 @@ def test_the_memory_experiment_compares_both_clocks() -> None:
 
 def _context_run(steps: int) -> Observed:
     inferences = [{"fill": 1900 * (i + 1), "latency_s": 0.1 * (i + 1)} for i in range(steps)]
-    engine = {"context": {"size": 24576}, "kv_cache_bytes": 24576 * 512, "inferences": inferences}
+    # The second step looked like two.
+    inferences.insert(1, {"fill": 3000, "latency_s": 0.05})
+    engine = {
+        "context": {"size": 24576},
+        "kv_cache_bytes": 24576 * 512,
+        "inferences": inferences,
+        "latency_s": {"count": len(inferences)},
+    }
     history = [
         {"step": i + 1, "prompt_tokens": 1900 * i + 1600, "tokens": 300, "think_s": 0.1} for i in range(steps)
     ]
@@ -108,7 +115,7 @@ def _half(full_in: float | None) -> dict[str, Any]:
 
 def test_the_context_experiment_judges_its_forecast() -> None:
     """What was said after six inferences stands beside the one that found no room."""
-    result = context.compare(_context_run(12), _half(6.9))
+    result = context.compare(_context_run(11), _half(6.9))
     assert result["forecast"] == {
         "after_inferences": 6,
         "fails_at_inference": 13,
@@ -116,7 +123,9 @@ def test_the_context_experiment_judges_its_forecast() -> None:
         "error": 0.0,
         "findings": ["kv_cache_growth", "memory_limit_near"],
     }
-    assert result["steps"][-1]["kv_bytes"] == 1900 * 12 * 512
+    assert [step["latency_s"] for step in result["steps"][:3]] == pytest.approx([0.1, 0.25, 0.3])
+    assert [step["tokens"] for step in result["steps"]] == [1900 * step for step in range(1, 12)]
+    assert result["steps"][-1]["kv_bytes"] == 1900 * 11 * 512
     assert "in inference 13" in _shown(context.show, result)
 
 

@@ -34,7 +34,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup ## the numbers of the README, measured here (about 15 minutes)
+bench: setup ## the numbers of the README and benchmarks/RESULTS.md, measured here (about 30 minutes)
 	$(BIN)/python -m benchmarks
 
 accuracy: setup ## programs that know their own truth: precision, recall, seconds per state (3 minutes, root)

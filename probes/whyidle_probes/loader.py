@@ -99,6 +99,9 @@ class ProbeConfig:
     first_write_bytes: int = 1 << 18
     system_python: str = SYSTEM_PYTHON
     programs: tuple[tuple[str, str, str, bool], ...] = PROGRAMS
+    hide_switches: int = (
+        0  # for tests: the probe does not see one of so many switches of a thread; 0: sees all
+    )
 
     def request(self) -> dict[str, Any]:
         """What the child is told."""
@@ -120,6 +123,7 @@ class ProbeConfig:
                 "WI_NR_MMAP": str(syscalls.number_of("mmap")),
                 "WI_NR_POLL": str(syscalls.find_number("poll")),
                 "WI_NR_EPOLL_PWAIT2": str(syscalls.find_number("epoll_pwait2")),
+                **({"WI_HIDE_SWITCHES": str(self.hide_switches)} if self.hide_switches else {}),
             },
             "programs": [list(program) for program in self.programs],
             "maps": list(MAPS),

@@ -3,11 +3,8 @@
 import sys
 import time
 from array import array
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-from whyidle_agent.memory.interaction import Interaction
 
 MAX_POINTS = 256
 _SMALL = 512  # bytes up to which Python's own allocator serves, in steps of 16
@@ -62,10 +59,9 @@ def own_bytes() -> int:
     return 0
 
 
-def size_of(interaction: Interaction, vector: list[float]) -> int:
-    """Return the bytes that an interaction and its vector take in this process, each float an object."""
-    parts: Iterable[object] = (interaction, interaction.text, vector, (interaction, vector))
-    return sum(map(_allocated, parts)) + sum(map(_allocated, vector))
+def size_of(*parts: object) -> int:
+    """Return the bytes that objects take in this process, without what they refer to."""
+    return sum(map(_allocated, parts))
 
 
 def _allocated(one: object) -> int:

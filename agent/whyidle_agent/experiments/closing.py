@@ -11,7 +11,7 @@ from typing import Any
 from whyidle_agent.experiments.observed import SCHEMA, Observed, Plan, folder, kinds, observe, save, table
 
 LOOPS = 12
-LATENCY_S = 0.6
+LATENCY_S = 0.3
 ARTICLE = {
     "engine_memory": "8 to 12 GB",
     "utilisation": "60 to 90 %",

@@ -162,6 +162,8 @@ struct wi_thread {
 	unsigned short waker_syscall;
 	unsigned char pad[6];
 	unsigned long long ran_ns; /* by the scheduler's own account, when it last left a CPU */
+	unsigned long long queue;    /* the kernel's own, where a wait for a CPU began; for throttled.h alone */
+	unsigned long long queue_ns; /* for how long that had been throttled by then */
 	unsigned long long begun;  /* seqlock: written first */
 };
 #define WI_THREAD_PREEXISTING 1 /* was there when tracking began */

@@ -38,7 +38,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup ## the numbers of the README and benchmarks/RESULTS.md, measured here (about 25 minutes)
+bench: setup ## the numbers of the README and benchmarks/RESULTS.md, measured here (about 30 minutes)
 	$(BIN)/python -m benchmarks
 
 peers: setup ## whyidle beside strace, perf, bcc, bpftrace and py-spy: the plot of the README (15 minutes, root)

@@ -8,6 +8,7 @@ import sys
 
 from benchmarks import (
     accuracy,
+    agent_memory,
     blame,
     cuda,
     decodes,
@@ -36,6 +37,7 @@ ALL = {
     "scale": scale.run,
     "gpus": gpus.run,
     "service": service.run,
+    "agent-memory": agent_memory.run,
 }
 
 

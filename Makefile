@@ -8,11 +8,13 @@ PACKAGES := python3 python3-venv python3-dev python3-bpfcc libbpf1 gcc g++ make 
 WHYIDLE_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/whyidle
 export WHYIDLE_CACHE
 
+SOAK_MINUTES ?= 60
+
 # What only some targets need.
 TEST_PACKAGES := systemd prometheus
 SYSTEMD_PACKAGES := systemd systemd-sysv systemd-container
 
-.PHONY: help setup demo test lint bench accuracy install uninstall test-systemd clean
+.PHONY: help setup demo test lint bench accuracy install uninstall test-systemd soak clean
 .DEFAULT_GOAL := help
 
 help: ## these targets
@@ -49,6 +51,9 @@ uninstall: setup ## every trace of that service
 test-systemd: PACKAGES += $(SYSTEMD_PACKAGES)
 test-systemd: setup ## the service under a real systemd, in a container: install, faults, upgrade, uninstall
 	@tests/systemd/boot.sh
+
+soak: setup ## an hour of a mixed load (SOAK_MINUTES=60): does the daemon grow? CSV, picture and verdict in out/soak (root)
+	$(BIN)/python -m benchmarks.soak --minutes $(SOAK_MINUTES)
 
 clean: ## remove what setup and the runs made (the wheel and the model stay in the cache)
 	rm -rf $(VENV) out dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -72,7 +72,12 @@ class Service:
                 env={**os.environ, "NOTIFY_SOCKET": str(notify)},
                 stderr=log,
             )
-            channel.recv(256)
+            try:
+                channel.recv(256)
+            except BaseException:
+                self.process.kill()
+                self.process.wait()
+                raise
         self.ready_s = time.monotonic() - self.began
 
     def targets(self) -> int:

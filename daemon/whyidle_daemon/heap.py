@@ -1,8 +1,8 @@
 """Keeping what the C library holds near to what is in use: a daemon runs for months.
 
 glibc gives every thread a heap of its own and, once a large block was freed, keeps such blocks in it.
-Recordings have a thread each and come and go, so the resident memory crept up by a tenth in an hour while what
-was in use stayed the same. None of this exists in other C libraries, which need none of it.
+Recordings have a thread each and come and go, so the resident memory crept up by a tenth in an hour while
+what was in use stayed the same. Other C libraries have none of this, and need none of it.
 """
 
 from __future__ import annotations

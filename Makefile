@@ -13,8 +13,9 @@ SOAK_MINUTES ?= 60
 # What only some targets need.
 TEST_PACKAGES := systemd prometheus
 SYSTEMD_PACKAGES := systemd systemd-sysv systemd-container
+KERNEL_PACKAGES := qemu-system-x86 busybox-static kmod cpio zstd e2fsprogs
 
-.PHONY: help setup demo test lint bench accuracy install uninstall test-systemd soak clean
+.PHONY: help setup demo test lint bench accuracy install uninstall test-systemd kernels soak clean
 .DEFAULT_GOAL := help
 
 help: ## these targets
@@ -36,7 +37,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup ## the numbers of the README, measured here (about 10 minutes)
+bench: setup ## the numbers of the README and benchmarks/RESULTS.md, measured here (about 25 minutes)
 	$(BIN)/python -m benchmarks
 
 accuracy: setup ## programs that know their own truth: precision, recall, seconds per state (3 minutes, root)
@@ -54,6 +55,10 @@ test-systemd: setup ## the service under a real systemd, in a container: install
 
 soak: setup ## an hour of a mixed load (SOAK_MINUTES=60): does the daemon grow? CSV, picture and verdict in out/soak (root)
 	$(BIN)/python -m benchmarks.soak --minutes $(SOAK_MINUTES)
+
+kernels: PACKAGES += $(KERNEL_PACKAGES)
+kernels: setup ## the probe tests under other kernels, 5.10 to the newest, in qemu (30 minutes); README.md's table
+	@$(BIN)/python -m tests.kernels
 
 clean: ## remove what setup and the runs made (the wheel and the model stay in the cache)
 	rm -rf $(VENV) out dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,17 +1,29 @@
-"""``python -m benchmarks [NAME...]``: run, print, and put the tables into README.md."""
+"""``python -m benchmarks [NAME...]``: run, print, and put the tables into RESULTS.md and README.md."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import platform
 import sys
-from datetime import UTC, datetime
 
-from benchmarks import blame, cuda, demo, gpus, readme, scale, service, startup, switches, syscalls
-from benchmarks.measure import OUT, Row, say
+from benchmarks import (
+    accuracy,
+    blame,
+    cuda,
+    demo,
+    gpus,
+    readme,
+    results,
+    scale,
+    service,
+    startup,
+    switches,
+    syscalls,
+)
+from benchmarks.measure import OUT, say
 
 ALL = {
+    "accuracy": accuracy.run,
     "syscalls": syscalls.run,
     "switches": switches.run,
     "startup": startup.run,
@@ -36,24 +48,13 @@ def main() -> int:
         say("benchmarks: kernel probes need root\n  run it with sudo")
         return 3
     OUT.mkdir(parents=True, exist_ok=True)
-    sections = []
     for name in names:
         say(f"==> {name}")
-        sections.append(ALL[name]())
-    text = "\n\n".join(_table(title, rows) for title, rows in sections)
-    when = datetime.now(UTC).strftime("%Y-%m-%d")
-    text += (
-        f"\n\nMeasured {when} on Linux {platform.release()}, {os.cpu_count()} virtual CPUs, by `make bench`."
-    )
-    print(text)
-    if names == list(ALL):
-        readme.replace("benchmarks", text)
+        print(results.table(name, results.store(name, *ALL[name]())), flush=True)
+        found = results.load()
+        results.PAGE.write_text(results.page(found, list(ALL)))
+        readme.replace("benchmarks", results.headlines(found))
     return 0
-
-
-def _table(title: str, rows: list[Row]) -> str:
-    lines = [f"**{title}**", "", "| what | measured | goal | |", "|---|---|---|---|"]
-    return "\n".join(lines + [f"| {row.what} | {row.value} | {row.goal} | {row.verdict} |" for row in rows])
 
 
 if __name__ == "__main__":

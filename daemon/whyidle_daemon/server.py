@@ -87,7 +87,7 @@ class Server:
                 return
             self._exporter.close()
             self._exporter = self._targets.on_gap = None
-            self._sessions.on_cut = lambda session: None
+            self._sessions.on_cut = lambda session, goes_on: None
         if not config.listen or self._on_idle is not None:
             return
         from whyidle_daemon.metrics.exporter import Exporter  # noqa: PLC0415 (5 MB, for those who want it)

@@ -43,7 +43,7 @@ class Sessions:
     def __init__(self, targets: Targets) -> None:
         self._targets = targets
         self._sessions: dict[int, Session] = {}
-        self.on_cut: Callable[[Session], None] = lambda session: None
+        self.on_cut: Callable[[Session, bool], None] = lambda session, goes_on: None
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -60,7 +60,7 @@ class Sessions:
     def stop(self, session: Session) -> None:
         """End the observation; nothing happens if it has ended already."""
         if self._sessions.pop(session.target.number, None) is not None:
-            self.on_cut(session)
+            self.on_cut(session, False)
             self._targets.stop(session.target)
             if session.on_end is not None:
                 session.on_end(session)
@@ -68,7 +68,7 @@ class Sessions:
     def renew(self, session: Session, history: Output | None) -> None:
         """Cut an observation that goes on: ``on_cut`` sees what ends here, as it does at the end."""
         self._targets.drain_waits()  # those up to here belong to what ends
-        self.on_cut(session)
+        self.on_cut(session, True)
         session.sent.clear()
         session.target.renew(history)
 

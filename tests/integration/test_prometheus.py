@@ -124,6 +124,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
                 for wanted in (
                     'increase(whyidle_idle_function_seconds_total{function="search_web"}[1m]) > 1',
                     "increase(whyidle_inference_seconds_count[1m]) > 2",
+                    'whyidle_finding_saves_seconds{function="search_web"} > 0',
                 ):
                     wait_until(lambda wanted=wanted: server.query(wanted), wanted, 90, every_s=0.5)
                 yield server

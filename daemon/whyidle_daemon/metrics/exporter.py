@@ -67,13 +67,16 @@ class Exporter:
         """Listen no more."""
         self._endpoint.close()
 
-    def ended(self, session: Session) -> None:
-        """An observation ends or is cut: its last sums count."""
+    def ended(self, session: Session, goes_on: bool) -> None:
+        """An observation ends, or is cut and ``goes_on``: its last sums count."""
         try:
             self._update(session)
         except Exception:  # a mistake in the numbers must not keep an observation from ending
             log.exception("the last sums of an observation are not in the metrics")
-        self._ledger.end(session.target.number)
+        if goes_on:
+            self._ledger.cut(session.target.number)
+        else:
+            self._ledger.end(session.target.number)
 
     def gap(self, gap: Gap) -> None:
         """An engine was idle: the inference before has ended."""

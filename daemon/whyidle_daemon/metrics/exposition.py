@@ -75,7 +75,8 @@ class _Collector(Collector):
         )
         lines = GaugeMetricFamily(
             "whyidle_finding_saves_seconds",
-            "What a fix would have saved in the present part of the history (only with metrics.functions).",
+            "What a fix would have saved in this part of the history or, while that is short, the one "
+            "before (only with metrics.functions).",
             labels=("workload", "kind", "function", "line"),
         )
         for workload, items in self._ledger.gauges().items():

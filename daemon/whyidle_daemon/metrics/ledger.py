@@ -17,6 +17,9 @@ MAX_LINES: Final = 30
 BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Seconds of an inference: from a token to a long answer."""
 
+CARRY_S: Final = 60.0
+"""How long a part of an observation that was cut speaks for the next one, which has seen little."""
+
 Labels = tuple[str, ...]
 Series = dict[tuple[str, Labels], float]
 """By metric and by labels other than the workload."""
@@ -29,6 +32,22 @@ class Gauges(NamedTuple):
     processes: int
     findings: dict[Labels, int]
     lines: dict[Labels, float]
+    seconds: float
+    """How long the observation, or its present part, has lasted."""
+
+    def after(self, before: Gauges) -> Gauges:
+        """With what the part ``before`` had found: a cut is no change in what is observed.
+
+        It ends after a minute, or sooner if that part was shorter: then this one has seen as much.
+        """
+        if self.seconds >= min(before.seconds, CARRY_S):
+            return self
+        findings, lines = dict(before.findings), dict(before.lines)
+        for labels, number in self.findings.items():
+            findings[labels] = max(number, findings.get(labels, 0))
+        for labels, saves_s in self.lines.items():
+            lines[labels] = max(saves_s, lines.get(labels, 0.0))
+        return self._replace(findings=findings, lines=_most(lines))
 
 
 class Histogram:
@@ -83,9 +102,8 @@ def gauges_of(report: dict[str, Any]) -> Gauges:
             name = str(finding["file"] or "?").rpartition("/")[2]
             where = finding["kind"], str(finding["function"])[:100], f"{name[:80]}:{finding['line'] or '?'}"
             lines[where] = lines.get(where, 0.0) + finding["saves_s"]
-    best = sorted(lines, key=lambda where: -lines[where])[:MAX_LINES]
     memory = sum(process["rss_end_bytes"] or 0 for process in alive)
-    return Gauges(memory, len(alive), findings, {where: lines[where] for where in best})
+    return Gauges(memory, len(alive), findings, _most(lines), report["target"]["duration_s"])
 
 
 class Ledger:
@@ -97,6 +115,7 @@ class Ledger:
         self._ended: dict[str, Series] = {}
         self._shown: dict[str, Series] = {}
         self._live: dict[int, tuple[str, Series, Gauges]] = {}
+        self._before: dict[int, Gauges] = {}
         self._histograms: dict[str, Histogram] = {}
         self._functions: set[str] = set()
 
@@ -110,10 +129,21 @@ class Ledger:
             else:
                 self.end(number)
         series = {self._bounded(key): value for key, value in series_of(report).items() if self._wanted(key)}
-        self._live[number] = name, series, gauges_of(report)
+        gauges = gauges_of(report)
+        if number in self._before:
+            gauges = gauges.after(self._before[number])
+        self._live[number] = name, series, gauges
+
+    def cut(self, number: int) -> None:
+        """An observation goes on, its report begins anew: what was found holds until the new one can tell."""
+        known = self._live.get(number)
+        self.end(number)
+        if known is not None:
+            self._before[number] = known[2]
 
     def end(self, number: int) -> None:
-        """An observation has ended, or was cut and begins anew: its last sums stay."""
+        """An observation has ended: its last sums stay."""
+        self._before.pop(number, None)
         known = self._live.pop(number, None)
         if known is not None:
             name, series, _ = known
@@ -167,6 +197,11 @@ class Ledger:
         histogram = self._histograms.pop(workload, None)
         if histogram is not None:
             self._histograms.setdefault(OTHER, Histogram()).merge(histogram)
+
+
+def _most(lines: dict[Labels, float]) -> dict[Labels, float]:
+    best = sorted(lines, key=lambda where: -lines[where])[:MAX_LINES]
+    return {where: lines[where] for where in best}
 
 
 def _add(to: Series, series: Series) -> None:

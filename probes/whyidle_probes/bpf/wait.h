@@ -87,13 +87,13 @@ static __always_inline u16 resolve_socket(struct wi_thread *t, u64 file_private)
 /* The open file behind a descriptor, 0 when there is none. */
 static __always_inline u64 file_of(u64 task, int fd)
 {
-	u64 files = (u64)TASK(task, files), file = 0;
+	u64 files = (u64)LOAD(task_struct, task, files), file = 0;
 	if (!files || fd < 0)
 		return 0;
-	u64 fdt = (u64)FIELD(files_struct, files, fdt);
-	if (!fdt || (u32)fd >= FIELD(fdtable, fdt, max_fds))
+	u64 fdt = (u64)LOAD(files_struct, files, fdt);
+	if (!fdt || (u32)fd >= LOAD(fdtable, fdt, max_fds))
 		return 0;
-	PROBE_READ(&file, (u64)FIELD(fdtable, fdt, fd) + (u64)(u32)fd * 8);
+	PROBE_READ(&file, (u64)LOAD(fdtable, fdt, fd) + (u64)(u32)fd * 8);
 	return file;
 }
 
@@ -259,8 +259,8 @@ static __always_inline bool in_iowait(u64 task)
 
 static __always_inline u16 resolve_syscall(struct wi_thread *t, u64 task, u64 regs, u32 task_state, bool current)
 {
-	u64 di = FIELD(pt_regs, regs, di), si = FIELD(pt_regs, regs, si);
-	u64 dx = FIELD(pt_regs, regs, dx);
+	u64 di = LOAD(pt_regs, regs, di), si = LOAD(pt_regs, regs, si);
+	u64 dx = LOAD(pt_regs, regs, dx);
 	int nr = t->syscall;
 	u8 *class = syscall_class.lookup(&nr);
 	struct wi_choice choice = { .fd = (int)di };
@@ -319,7 +319,7 @@ static __always_inline void resolve_wait(struct wi_thread *t, u64 task, u32 task
 		return;
 	}
 	u64 regs = wi_task_pt_regs(task);
-	u64 nr = FIELD(pt_regs, regs, orig_ax);
+	u64 nr = LOAD(pt_regs, regs, orig_ax);
 	if (nr >= WI_SYSCALLS) { /* -1: entered by an exception, not by a syscall */
 		t->state = WI_FAULT;
 		return;

@@ -23,9 +23,9 @@ from typing import Any, Callable, Iterator
 
 BPF = Path(__file__).parent.parent / "bpf"
 SOURCES = (
-    "events.h common.h wait.h slice.h noticed.h sched_switch.bpf.c sched_waking.bpf.c process.bpf.c "
-    "tasks.bpf.c mapped.bpf.c oncpu.bpf.c engine.h inference.h llama.bpf.c context.bpf.c cuda.bpf.c "
-    "lookup.bpf.c first_write.bpf.c"
+    "events.h common.h wait.h slice.h noticed.h throttled.h sched_switch.bpf.c sched_waking.bpf.c "
+    "process.bpf.c tasks.bpf.c mapped.bpf.c oncpu.bpf.c engine.h inference.h llama.bpf.c "
+    "context.bpf.c cuda.bpf.c lookup.bpf.c first_write.bpf.c"
 ).split()
 _STDERR_LINES = 6
 _MAX_REQUEST = 1 << 16
@@ -63,7 +63,7 @@ def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Callable[
     check_host()
     from btf import STRUCT, BtfError, KernelTypes, open_libbpf
     from bundle import MapError, make_maps
-    from headers import features
+    from features import features, lost, too_old
     from programs import Program
 
     try:
@@ -72,8 +72,14 @@ def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Callable[
         raise RefusalError("no_libbpf", str(error), "apt-get install libbpf1") from None
     try:
         types = KernelTypes(libbpf)
-        macros = {**request["macros"], **features(types)}
-        compiled, keep, note = bundle_for(request, types, macros, libbpf)
+        if lacks := too_old(types):
+            raise RefusalError("too_old", f"this kernel's BPF has no {lacks}", "run Linux 5.10 or later")
+        macros = {**request["macros"], **features(types, request["without"])}
+        programs = [Program(*entry) for entry in request["programs"]]
+        if "WI_QUEUE_THROTTLED" in macros:
+            programs.append(Program("wi_sched_wakeup", "tracepoint", "sched_wakeup"))
+        functions = [program.function for program in programs]
+        compiled, keep, note = bundle_for(request["cache"], functions, types, macros, libbpf)
         maps = make_maps(libbpf, compiled.maps)
     except MapError as error:
         raise no_maps(error) from None
@@ -83,9 +89,8 @@ def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Callable[
     uprobe_multi = bool(types.id_of("bpf_uprobe_multi_link", STRUCT))
     names: list[str] = []
     descriptors: list[int] = []
-    missing: list[str] = []
-    for entry in request["programs"]:
-        program = Program(*entry)
+    missing: list[str] = lost(macros)
+    for program in programs:
         try:
             for name, descriptor in load_one(
                 libbpf, types, compiled.code(program.function, maps), program, uprobe_multi
@@ -100,19 +105,27 @@ def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Callable[
         names.append("map:" + name)
         descriptors.append(maps[name])
     fill_syscall_classes(libbpf, maps["syscall_class"], bytes.fromhex(request["syscall_classes"]))
-    reply = {"names": names, "missing": missing, "uprobe_multi": uprobe_multi, "cache": note}
+    throttling = (
+        "task" if "WI_TASK_THROTTLED" in macros else "queue" if "WI_QUEUE_THROTTLED" in macros else ""
+    )
+    reply = {
+        "names": names,
+        "missing": missing,
+        "uprobe_multi": uprobe_multi,
+        "throttling": throttling,
+        "cache": note,
+    }
     return reply, descriptors, keep
 
 
 def bundle_for(
-    request: dict[str, Any], types: Any, macros: dict[str, str], libbpf: Any
+    directory: str | None, functions: list[str], types: Any, macros: dict[str, str], libbpf: Any
 ) -> tuple[Any, Callable[[], None], str]:
     """What was kept of an earlier start, or compiled now; how to keep it; and a word about the cache."""
     import cache
     from bundle import BundleError, from_module, load
 
-    functions = [function for function, *_ in request["programs"]]
-    directory, found, note = request["cache"], None, "off"
+    note = "off"
     if directory and (compiler := compiler_version()):
         ours = sorted(Path(__file__).parent.glob("*.py"))
         key = cache.key_of([*(BPF / name for name in SOURCES), *ours], macros, functions, compiler)
@@ -162,7 +175,7 @@ def load_one(
         raise RefusalError(
             "no_tracepoint",
             f"this kernel has no {program.kind} {program.attach}",
-            "run a kernel with CONFIG_TRACEPOINTS, CONFIG_BPF_EVENTS and BTF, 5.15 or later",
+            "run a kernel with CONFIG_TRACEPOINTS, CONFIG_BPF_EVENTS and BTF, 5.10 or later",
         )
     try:
         fd = load(libbpf, program, code, btf_id, uprobe_multi)

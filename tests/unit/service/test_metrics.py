@@ -19,7 +19,7 @@ from whyidle_daemon.discovery.placement import placement_of
 from whyidle_daemon.metrics.exposition import Own, page
 from whyidle_daemon.metrics.http import MAX_CONNECTIONS, MAX_HEAD, Endpoint
 from whyidle_daemon.metrics.inferences import MAX_CONTEXTS, Inferences
-from whyidle_daemon.metrics.ledger import BUCKETS, MAX_FUNCTIONS, Ledger
+from whyidle_daemon.metrics.ledger import BUCKETS, CARRY_S, MAX_FUNCTIONS, Ledger
 from whyidle_daemon.metrics.workloads import OTHER, QUIET_S, workload_of
 from whyidle_probes.events import Gap
 
@@ -70,6 +70,32 @@ def test_sums_of_observations_that_ended_and_that_run() -> None:
     assert value(ledger, "whyidle_memory_bytes", **where) == 1000
     assert value(ledger, "whyidle_daemon_cpu_seconds_total") == 3.0
     assert value(ledger, "whyidle_lost_total", what="slices") == 7
+
+
+def test_a_cut_does_not_hide_what_was_found() -> None:
+    """The history begins a new part; the bottleneck is still there, until the new part can tell."""
+    ledger = Ledger(10, functions=True)
+    found, nothing = report(), report()
+    found["findings"][0].update(function="search_web", saves_s=4.0)
+    nothing["findings"] = []
+    found["target"]["duration_s"] = 600.0
+    ledger.update(1, "w", found, 0.0)
+    before = samples(ledger)
+    where = [key for key in before if key[0] in ("whyidle_findings", "whyidle_finding_saves_seconds")]
+    assert {name for name, _ in where} == {"whyidle_findings", "whyidle_finding_saves_seconds"}
+    ledger.cut(1)
+    for seconds in (0.5, 59.0):
+        nothing["target"]["duration_s"] = seconds
+        ledger.update(1, "w", nothing, 0.0)
+        assert {key: samples(ledger)[key] for key in where} == {key: before[key] for key in where}
+    nothing["target"]["duration_s"] = CARRY_S
+    ledger.update(1, "w", nothing, 0.0)
+    assert not set(where) & samples(ledger).keys()
+    ledger.update(1, "w", found, 0.0)
+    ledger.end(1)
+    nothing["target"]["duration_s"] = 0.5
+    ledger.update(1, "w", nothing, 0.0)
+    assert not set(where) & samples(ledger).keys()
 
 
 def test_code_is_named_only_where_that_is_wanted() -> None:

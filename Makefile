@@ -8,12 +8,14 @@ PACKAGES := python3 python3-venv python3-dev python3-bpfcc libbpf1 gcc g++ make 
 WHYIDLE_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/whyidle
 export WHYIDLE_CACHE
 
+SOAK_MINUTES ?= 60
+
 # What only some targets need.
 TEST_PACKAGES := systemd prometheus
 SYSTEMD_PACKAGES := systemd systemd-sysv systemd-container
 KERNEL_PACKAGES := qemu-system-x86 busybox-static kmod cpio zstd e2fsprogs
 
-.PHONY: help setup demo demo-gpu test lint bench peers accuracy images install uninstall test-systemd kernels clean
+.PHONY: help setup demo demo-gpu test lint bench peers accuracy images install uninstall test-systemd kernels soak clean
 .DEFAULT_GOAL := help
 
 help: ## these targets
@@ -62,6 +64,9 @@ images: ## the container images whyidle-agent and whyidle, by podman or docker
 test-systemd: PACKAGES += $(SYSTEMD_PACKAGES)
 test-systemd: setup ## the service under a real systemd, in a container: install, faults, upgrade, uninstall
 	@tests/systemd/boot.sh
+
+soak: setup ## an hour of a mixed load (SOAK_MINUTES=60): does the daemon grow? CSV, picture and verdict in out/soak (root)
+	$(BIN)/python -m benchmarks.soak --minutes $(SOAK_MINUTES)
 
 kernels: PACKAGES += $(KERNEL_PACKAGES)
 kernels: setup ## the probe tests under other kernels, 5.10 to the newest, in qemu (30 minutes); README.md's table

@@ -365,7 +365,7 @@ class Observation:
 
     def progress(self, snapshot: Snapshot) -> Progress:
         """Where things stand; changes nothing."""
-        return progress_of(snapshot, self.start_ns, self.roots)
+        return progress_of(snapshot, self.start_ns, self.roots, tuple(self._gpus.progress()))
 
     def report(
         self, snapshot: Snapshot, host: Host, loss: Loss, overhead: Overhead, exit_status: int | None = None

@@ -167,4 +167,10 @@ class Pulse:
         number = session.target.number
         # It may be of a process of the tree that is not his.
         wait = p.wait if client.scope is Scope.ALL else None
-        client.stream(Progress(number, p.elapsed_s, p.engine_busy_share, wait, p.processes, p.threads, lost))
+        gpus = tuple(
+            {"id": gpu.gpu, "busy_share": gpu.busy_share, "simulated": gpu.simulated} for gpu in p.gpus
+        )
+        sent = Progress(
+            number, p.elapsed_s, p.engine_busy_share, wait, p.processes, p.threads, lost, gpus=gpus
+        )
+        client.stream(sent)

@@ -6,7 +6,7 @@ is :mod:`whyidle_daemon.gpus.idle`'s.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from whyidle_daemon.facts import EngineSpan, GpuFacts, GpuSample, GpuUse
@@ -15,6 +15,7 @@ from whyidle_daemon.gpus.idle import Totals, Way, explain_idleness, plausible
 from whyidle_daemon.gpus.spans import Idleness, Segment, cut, idleness, segments
 from whyidle_daemon.gpus.usage import Usage
 from whyidle_daemon.processes import Process, ProcessTable
+from whyidle_daemon.progress import GpuProgress
 from whyidle_daemon.roots import Cause
 from whyidle_probes.events import Thread, Wait
 
@@ -36,6 +37,7 @@ class GpuEngine:
         self._scattered_ns = self._busy_ns = self._copy_ns = self._observed_ns = 0
         self._first_ns = 0
         self._by_edge: dict[int, int] = {}
+        self._told_work_ns = self._told_ns = 0  # of all spans so far, whatever their source
 
     @property
     def full(self) -> bool:
@@ -50,6 +52,14 @@ class GpuEngine:
         span = left
         self._first_ns = min(self._first_ns or span.start_ns, span.start_ns)
         self._spans.append(span)
+        length = span.end_ns - span.start_ns
+        self._told_ns += length
+        self._told_work_ns += min(length, max(0, span.busy_ns) + max(0, span.copy_ns))
+
+    @property
+    def busy_share(self) -> float | None:
+        """How busy it was, by all that its sources said: near enough for a line that passes."""
+        return self._told_work_ns / self._told_ns if self._told_ns else None
 
     def settle(self, process: Process, way: Way, until_ns: int) -> None:
         """Account for good for what ended by ``until_ns``; keeps the gap that reaches beyond."""
@@ -206,6 +216,15 @@ class Gpus:
             facts = self._facts.get(gpu)
             found.append(engine.activity(facts, min(end_ns, now_ns), user, way, totals.get))
         return found
+
+    def progress(self) -> Iterator[GpuProgress]:
+        """The GPUs that processes of the target use, as they are now."""
+        for gpu, engine in self._engines.items():
+            user, facts = engine.usage.main_user, self._facts.get(gpu)
+            if user is not None:
+                kind = facts.via if facts is not None else gpu.partition(":")[0]
+                simulated = facts is not None and facts.simulated
+                yield GpuProgress(gpu, kind, user.pid, engine.busy_share, simulated)
 
     def host_objects(self) -> list[dict[str, Any]]:
         """``host.gpus``."""

@@ -6,8 +6,8 @@
   ``None`` when the thread has no Python stack; ``port`` is the name of a peer's port (``server.py``),
   ``None`` for none.
 - ``loops``: ``(function, waits_for, port)`` that the report's ``loops`` must have.
-- ``idle``: ``(function, port)``: these are the root causes of nine tenths of the engine's idle time, and each
-  of a twentieth at least.
+- ``idle``: ``(function, port)``: these are the root causes of nine tenths of what the engine was idle for
+  while somebody waited, and each of a twentieth at least.
 - ``also``: kinds that would be true as well; neither asked for nor wrong.
 - ``needs``: features that the expectation rests on (``features.json`` lists those that have landed).
 - ``modules``: what must be importable to run it.

@@ -37,13 +37,13 @@ class Program(NamedTuple):
     path: Path
     about: str
     findings: tuple[tuple[str, str | None, str | None], ...]
-    loops: tuple[tuple[str, str, str | None], ...]
-    idle: tuple[tuple[str, str], ...]
     also: frozenset[str]
     needs: frozenset[str]
     modules: tuple[str, ...]
     wrap: str | None
     quick: bool
+    loops: tuple[tuple[str, str, str | None], ...] = ()
+    idle: tuple[tuple[str, str], ...] = ()
 
     def pending(self, landed: frozenset[str]) -> list[str]:
         """The features that it rests on and that have not landed."""
@@ -75,13 +75,13 @@ def load(path: Path) -> Program:
         path,
         (ast.get_docstring(tree) or "").split("\n")[0],
         tuple(expect.get("findings", ())),
-        tuple(expect.get("loops", ())),
-        tuple(expect.get("idle", ())),
         frozenset(expect.get("also", ())),
         frozenset(expect.get("needs", ())),
         tuple(expect.get("modules", ())),
         expect.get("wrap"),
         expect.get("quick", False),
+        tuple(expect.get("loops", ())),
+        tuple(expect.get("idle", ())),
     )
 
 

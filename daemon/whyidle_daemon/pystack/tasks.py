@@ -125,7 +125,9 @@ class TaskReader:
         found: list[Task] = []
         complete = True
         among = frozenset(registered) if registered is not None else None
-        before, self._known = self._known, {}
+        before = self._known
+        if among is not None:
+            self._known = {}
         self._meter.allow(_READS + limit * _READS_OF_A_TASK)
         self._selectors.clear()
         self._reads += 1
@@ -207,9 +209,11 @@ class TaskReader:
         if not coroutine:
             return None  # it has ended
         loop = words[_LOOP // 8]
-        if selector is not None and self._selector(loop) not in (None, selector):
-            return None
         known = before.get(address)
+        if selector is not None and self._selector(loop) not in (None, selector):
+            if known is not None:
+                self._known[address] = known
+            return None
         if known is not None and registered is not None and self._same(known, coroutine, registered):
             self._known[address] = known
             return known.task

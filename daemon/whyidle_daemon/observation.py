@@ -212,6 +212,8 @@ class Observation:
             if reading is not None and (peer.remote_port or not self._wakes.ended_within(slice_, wait)):
                 found, seen = blamed(reading, peer, self._sites)
                 place, peer = found or place, seen if seen.remote_port else peer
+            if slice_.peer.remote_port:
+                self._loops.answered(slice_.pid, slice_.tid, slice_.peer)
         return place, peer
 
     def _gap(self, gap: Gap) -> None:

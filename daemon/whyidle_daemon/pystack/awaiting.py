@@ -42,7 +42,7 @@ _KINDS = (
     ("/asyncio/streams.py", "open_unix_connection", CONNECT),
 )
 _BETWEEN = ("/asyncio/locks.py", "/asyncio/queues.py", "/asyncio/timeouts.py")
-_NO_SOCKET = {TIMER, TASK, THREAD, DNS, CHILD}
+NO_SOCKET = {TIMER, TASK, THREAD, DNS, CHILD}
 _LOOPS = ("/asyncio/base_events.py", "/asyncio/selector_events.py", "/asyncio/unix_events.py")
 _ATTRIBUTES = (
     *("_sock", "_transport", "transport", "_ssl_protocol", "_protocol", "protocol", "_stream"),
@@ -99,7 +99,7 @@ class Awaits:
         kind = _kind_of(library[0].frame) if library else FUTURE
         if kind == FUTURE and joins:
             kind = TASK
-        if kind in _NO_SOCKET:
+        if kind in NO_SOCKET:
             return Awaiting(kind, None, joins)
         descriptor = self._find(library, registered)
         return Awaiting(SOCKET if descriptor is not None else kind, descriptor, joins)

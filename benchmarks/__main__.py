@@ -8,7 +8,7 @@ import platform
 import sys
 from datetime import UTC, datetime
 
-from benchmarks import blame, cuda, demo, gpus, readme, scale, service, startup, switches, syscalls
+from benchmarks import blame, cuda, demo, gpus, readme, scale, service, stalls, startup, switches, syscalls
 from benchmarks.measure import OUT, Row, say
 
 ALL = {
@@ -18,6 +18,7 @@ ALL = {
     "cuda": cuda.run,
     "demo": demo.run,
     "blame": blame.run,
+    "stalls": stalls.run,
     "scale": scale.run,
     "gpus": gpus.run,
     "service": service.run,

@@ -46,7 +46,7 @@ from whyidle_daemon.recording.reader import ordered
 from whyidle_daemon.recording.recorder import RecordedObservation, Recorder
 from whyidle_daemon.sampler import StackSampler
 from whyidle_daemon.spins import HERTZ, Spins
-from whyidle_daemon.stalls import Stall, StallTracker
+from whyidle_daemon.stalls import Stall, StallTracker, candidates, may_stall
 from whyidle_daemon.states import peer_object, state_of
 from whyidle_probes.events import (
     ContextMade,
@@ -75,6 +75,7 @@ _MAX_CONTEXTS = 64
 _KNOWN_OWNERS = 16384
 _WATCHED_THREADS = 64
 _WATCH_EVERY_NS = 250_000_000
+_STALL_COSTS = 50  # 2 % of a core, while a client waits for stalls: once a second
 _WATCH_COSTS = 200  # with ten thousand threads a walk takes 20 ms: then every 4 s, half a percent of a core
 _FINISH_TURN = 10_000
 _FINISH_TURNS = 50
@@ -113,10 +114,13 @@ class Target:
         self._looked_at: dict[tuple[int, int], EngineFacts] = {}
         self._names = PeerNames(proc.netns)
         self._watched: list[int] = []
+        self._may_stall: list[tuple[int, int]] = []
+        self._drivers: set[int] = set()
         self._stalls = StallTracker()
         self._spins = Spins()
         self._clocks: dict[int, int] = {}  # of threads that never sleep
         self._next_watch_ns = 0
+        self._next_stall_ns = 0
         self._launches: LaunchesSeen | None = None
         self._sampler = StackSampler(kernel.glance, self._set_gil)
         self._baseline = kernel.stats()
@@ -276,24 +280,34 @@ class Target:
         """Read the code of threads that sleep; notice interpreters first."""
         now = monotonic_ns()
         self._sampler.discover(now)
-        if now >= self._next_watch_ns:  # walking the whole map costs more than a look at a few threads
-            threads = [thread for thread in self._kernel.glances(self.number) if not thread.end_ns]
-            took = monotonic_ns() - now
-            self._next_watch_ns = now + max(_WATCH_EVERY_NS, _WATCH_COSTS * took)
-            # Those that lead a process first: what they wait for, somebody waits for. Then the rest in turn.
-            threads.sort(key=lambda t: (t.tid != t.pid, t.last_ns))
-            self._watched = [thread.tid for thread in threads[:_WATCHED_THREADS]]
-            self._sampler.running = self._clocks.keys()
-            self._set_clocks(threads, now)
+        if now >= self._next_watch_ns:
+            self._look_around(now)
         for sample in self._sampler.sample(self._watched, now):
             self.tell(sample)
+
+    def _look_around(self, now: int) -> None:
+        """Walk over all threads: it costs more than a look at a few, so it says which those are."""
+        threads = [thread for thread in self._kernel.glances(self.number) if not thread.end_ns]
+        self._drivers = {engine.driver for engine in self._kernel.engines(self.number)}
+        self._may_stall = candidates(threads, self._drivers)
+        # Those that lead a process, and those whose wait may be a stall, first: somebody waits for them.
+        threads.sort(key=lambda t: (t.tid != t.pid and not may_stall(t, self._drivers), t.last_ns))
+        self._watched = [thread.tid for thread in threads[:_WATCHED_THREADS]]
+        self._sampler.running = self._clocks.keys()
+        self._set_clocks(threads, now)
+        took = monotonic_ns() - now
+        self._next_watch_ns = now + max(_WATCH_EVERY_NS, _WATCH_COSTS * took)
+        self._next_stall_ns = now + max(_WATCH_EVERY_NS, _STALL_COSTS * took)
 
     def stalls(self, threshold_ns: int) -> list[StallEvent]:
         """Waits that crossed the threshold since the last call, and those that were reported and are over."""
         now = monotonic_ns()
-        found = (self._kernel.thread(tid) for tid in self._watched)
-        drivers = {engine.driver for engine in self._kernel.engines(self.number)}
-        changed = self._stalls.update([t for t in found if t is not None], now, threshold_ns, drivers)
+        if now >= self._next_stall_ns:
+            self._look_around(now)
+        opened = self._stalls.open
+        due = [t for t, since in self._may_stall if now - since >= threshold_ns and t not in opened]
+        found = [*map(self._kernel.glance, opened), *map(self._kernel.thread, due)]
+        changed = self._stalls.update([t for t in found if t is not None], now, threshold_ns, self._drivers)
         return [self._stall_event(stall) for stall in changed]
 
     def _stall_event(self, stall: Stall) -> StallEvent:

@@ -21,7 +21,7 @@ MAX_THREADS = 1000  # in a report
 
 
 class ThreadTime(NamedTuple):
-    """One thread's life: ``states`` in nanoseconds add up to ``wall_ns``. ``waits`` is by kernel wait."""
+    """One thread's life: ``states`` in nanoseconds add up to ``wall_ns``. ``counts`` is by kernel wait."""
 
     process: Process
     tid: int
@@ -30,7 +30,8 @@ class ThreadTime(NamedTuple):
     wall_ns: int
     alive: bool
     states: dict[str, int]
-    waits: tuple[int, ...]
+    ran_ns: int  # on a CPU,
+    slept_ns: int  # and in sleep(2) and its like
     counts: tuple[int, ...]
     clock_samples: int = 0
     polling_samples: int = 0
@@ -131,7 +132,8 @@ def thread_times(
                 sum(waits),
                 not thread.end_ns,
                 states,
-                tuple(waits),
+                waits[Wait.RUNNING],
+                waits[Wait.SLEEP],
                 thread.count,
                 thread.clock_samples,
                 thread.polling_samples,

@@ -6,7 +6,8 @@ that is meant to wait is not stalled: a loop in its selector, a server in accept
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+import heapq
+from collections.abc import Container, Iterable, Iterator
 from typing import NamedTuple
 
 from whyidle_probes.events import Glance, Thread, Wait
@@ -31,6 +32,7 @@ ONLY_IF_LEADING = frozenset(
 )
 MAX_OPEN = 256
 MAX_CANDIDATES = 256
+MAX_WATCHED = 64
 
 
 class Stall(NamedTuple):
@@ -47,13 +49,51 @@ def may_stall(thread: Thread | Glance, drivers: Container[int]) -> bool:
     return not thread.end_ns and (thread.state in ALWAYS or (leads and thread.state in ONLY_IF_LEADING))
 
 
-def candidates(threads: Iterable[Glance], drivers: Container[int]) -> list[tuple[int, int]]:
-    """Threads whose wait may become a stall, and since when they wait: at most 256, the longest first.
+class Crowd:
+    """Of all threads of a target the ones to look at often, given each of them once.
 
-    A wait of which nobody looked in its first second is not among them before the next look.
+    ``candidates``: those whose wait may become a stall, and since when they wait, at most 256, the longest
+    first. ``watched``: those whose code is worth reading, at most 64. What leads a process, and what may be a
+    stall, comes first: somebody waits for it.
     """
-    waiting = sorted((thread.last_ns, thread.tid) for thread in threads if may_stall(thread, drivers))
-    return [(tid, since) for since, tid in waiting[:MAX_CANDIDATES]]
+
+    def __init__(self, drivers: Container[int]) -> None:
+        self._drivers = drivers
+        self._waiting: list[tuple[int, int]] = []
+        self._first: list[tuple[int, int]] = []
+        self._rest: list[tuple[int, int]] = []
+
+    def passing(self, threads: Iterable[Glance]) -> Iterator[Glance]:
+        """The same threads without those that ended; they are not kept, and there may be ten thousand."""
+        for thread in threads:
+            if thread.end_ns:
+                continue
+            stalls = may_stall(thread, self._drivers)
+            if stalls:
+                _keep(self._waiting, thread, MAX_CANDIDATES)
+            if stalls or thread.tid == thread.pid:
+                _keep(self._first, thread, MAX_WATCHED)
+            else:
+                _keep(self._rest, thread, MAX_WATCHED)
+            yield thread
+
+    @property
+    def candidates(self) -> list[tuple[int, int]]:
+        return [(tid, -since) for since, tid in sorted(self._waiting, reverse=True)]
+
+    @property
+    def watched(self) -> list[int]:
+        ranked = [*sorted(self._first, reverse=True), *sorted(self._rest, reverse=True)]
+        return [tid for _, tid in ranked[:MAX_WATCHED]]
+
+
+def _keep(longest: list[tuple[int, int]], thread: Glance, limit: int) -> None:
+    """Among the ``limit`` that have been at it longest: a heap whose first has been so for the least time."""
+    item = (-thread.last_ns, thread.tid)
+    if len(longest) < limit:
+        heapq.heappush(longest, item)
+    elif item > longest[0]:
+        heapq.heapreplace(longest, item)
 
 
 class StallTracker:

@@ -46,7 +46,7 @@ from whyidle_daemon.recording.reader import ordered
 from whyidle_daemon.recording.recorder import RecordedObservation, Recorder
 from whyidle_daemon.sampler import StackSampler
 from whyidle_daemon.spins import HERTZ, Spins
-from whyidle_daemon.stalls import Stall, StallTracker, candidates, may_stall
+from whyidle_daemon.stalls import Crowd, Stall, StallTracker
 from whyidle_daemon.states import peer_object, state_of
 from whyidle_probes.events import (
     ContextMade,
@@ -56,7 +56,6 @@ from whyidle_probes.events import (
     FirstWrite,
     Fork,
     Gap,
-    Glance,
     Library,
     NameLookup,
     Noticed,
@@ -73,7 +72,6 @@ _MEMORY_COSTS = 200  # half a percent of a core at most
 _MAX_LIMITS = 32
 _MAX_CONTEXTS = 64
 _KNOWN_OWNERS = 16384
-_WATCHED_THREADS = 64
 _WATCH_EVERY_NS = 250_000_000
 _STALL_COSTS = 50  # 2 % of a core, while a client waits for stalls: once a second
 _WATCH_COSTS = 200  # with ten thousand threads a walk takes 20 ms: then every 4 s, half a percent of a core
@@ -287,14 +285,12 @@ class Target:
 
     def _look_around(self, now: int) -> None:
         """Walk over all threads: it costs more than a look at a few, so it says which those are."""
-        threads = [thread for thread in self._kernel.glances(self.number) if not thread.end_ns]
         self._drivers = {engine.driver for engine in self._kernel.engines(self.number)}
-        self._may_stall = candidates(threads, self._drivers)
-        # Those that lead a process, and those whose wait may be a stall, first: somebody waits for them.
-        threads.sort(key=lambda t: (t.tid != t.pid and not may_stall(t, self._drivers), t.last_ns))
-        self._watched = [thread.tid for thread in threads[:_WATCHED_THREADS]]
+        crowd = Crowd(self._drivers)
+        wanted = self._spins.update(crowd.passing(self._kernel.glances(self.number)), now)
+        self._may_stall, self._watched = crowd.candidates, crowd.watched
         self._sampler.running = self._clocks.keys()
-        self._set_clocks(threads, now)
+        self._set_clocks(wanted)
         took = monotonic_ns() - now
         self._next_watch_ns = now + max(_WATCH_EVERY_NS, _WATCH_COSTS * took)
         self._next_stall_ns = now + max(_WATCH_EVERY_NS, _STALL_COSTS * took)
@@ -454,8 +450,7 @@ class Target:
         self._sampler.close()
         self._kernel.untrack(self.number)
 
-    def _set_clocks(self, threads: list[Glance], now: int) -> None:
-        wanted = self._spins.update(threads, now)
+    def _set_clocks(self, wanted: frozenset[int]) -> None:
         for tid in [tid for tid in self._clocks if tid not in wanted]:
             os.close(self._clocks.pop(tid))
         for tid in wanted - self._clocks.keys():

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.measure import BIN, OUT, Row, compile_c, judge, say
+from benchmarks.measure import BIN, OUT, Row, compile_c, judge, observer, say
 from whyidle_wire.client import Client
 from whyidle_wire.records import Observe, Observing
 
@@ -75,7 +75,7 @@ def _measure(setting: str) -> list[float]:
     if setting == SETTINGS[1]:
         code = BUSY + code
     with (
-        subprocess.Popen([BIN / "whyidled", "--socket", path], stderr=subprocess.DEVNULL) as daemon,
+        observer(path) as daemon,
         socket.create_server(("127.0.0.1", 0)) as silent,
         _program([sys.executable, "-c", code, str(silent.getsockname()[1])]) as agent,
     ):
@@ -142,8 +142,10 @@ def _crowd(setting: str) -> Iterator[list[int]]:
         return
     seconds = int(RUNS * (HANG_S + 0.5) + 30)
     with _program([compile_c("crowd"), "500", "20", "1000", str(seconds)]) as crowd:
+        assert crowd.stdin
         assert crowd.stdout
         crowd.stdout.readline()
+        crowd.stdin.close()
         try:
             yield [crowd.pid]
         finally:

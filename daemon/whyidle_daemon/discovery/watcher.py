@@ -68,7 +68,8 @@ class Discovery:
         self._targets, self._sessions, self._proc, self._own_pid = targets, sessions, proc, own_pid
         self._found: dict[int, tuple[Found, Session]] = {}  # by the observation's number
         self._queue: dict[int, tuple[float, int]] = {}  # PID -> when to look, how often it was looked at
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_s = 0.0  # when it is due: of a timer that is due at once, uvloop does not say so
         self._rescan = False
         self._next_rescan = 0.0
         self._full = False
@@ -145,9 +146,10 @@ class Discovery:
             return
         when = asyncio.get_running_loop().time() + delay_s
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._timer_s <= when:
                 return
             self._timer.cancel()
+        self._timer_s = when
         self._timer = asyncio.get_running_loop().call_at(when, self._turn)
 
     def _look_through(self) -> None:

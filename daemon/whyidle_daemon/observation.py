@@ -14,7 +14,7 @@ from collections.abc import Callable, Container, Iterator
 from typing import Any
 
 from whyidle_daemon import report as build
-from whyidle_daemon.attribution import ThreadTable, end_of, merged, thread_times
+from whyidle_daemon.attribution import ThreadTable, ThreadTime, end_of, merged, thread_times
 from whyidle_daemon.chains import Walker
 from whyidle_daemon.cuda_facts import CudaKnown
 from whyidle_daemon.facts import (
@@ -200,7 +200,7 @@ class Observation:
         engine.add(gap)
         self._drivers.add(gap.tid)
         self._newest_ns = max(self._newest_ns, gap.end_ns)
-        if len(engine.pending) > MAX_PENDING:
+        if engine.crowded:
             placed = self._placed()
             walk = self._walker(placed).walk
             engine.settle(placed, self._newest_ns - SETTLE_NS, walk)
@@ -328,6 +328,41 @@ class Observation:
         self, snapshot: Snapshot, host: Host, loss: Loss, overhead: Overhead, exit_status: int | None = None
     ) -> dict[str, Any]:
         """The report up to ``snapshot``, as the contract has it. Changes nothing; call it at any time."""
+        evidence, times, engines = self._evidence(snapshot, host, loss)
+        processes, processes_omitted = build.process_objects(
+            self._processes, times, self.start_ns, self._page_size
+        )
+        thread_list, threads_omitted = build.thread_objects(times, self._threads)
+        return {
+            "schema": REPORT_SCHEMA,
+            "host": build.host_object(host, self._gpus.host_objects()),
+            "target": build.target_object(
+                self._processes.find(self.roots[0], self.start_ns) if self.roots else None,
+                (self.roots, self.command, self.started_at),
+                evidence.wall_ns,
+                exit_status,
+            ),
+            "processes": processes,
+            "processes_omitted": processes_omitted,
+            "threads": thread_list,
+            "threads_omitted": threads_omitted,
+            "memory": memory_object(self._memory.processes, self._memory.limits, self.start_ns),
+            "engines": build.engine_objects(engines, self.start_ns),
+            "gaps": build.gap_objects(engines, self.start_ns),
+            "idle_by_cause": build.idle_objects(engines),
+            "findings": find_all(evidence),
+            "what_if": what_if(evidence),
+            "loss": build.loss_object(loss, evidence.dropped),
+            "overhead": build.overhead_object(overhead),
+        }
+
+    def findings(self, snapshot: Snapshot, host: Host, loss: Loss) -> list[dict[str, Any]]:
+        """The ``findings`` of the report, without the rest of it. Changes nothing either."""
+        return find_all(self._evidence(snapshot, host, loss)[0])
+
+    def _evidence(
+        self, snapshot: Snapshot, host: Host, loss: Loss
+    ) -> tuple[Evidence, list[ThreadTime], list[EngineActivity]]:
         now_ns = snapshot.ns
         threads = merged(self._threads.exited.values(), snapshot.threads)
         waits, waiting = with_lasting(self._waits, threads, now_ns, self._sites, self._processes)
@@ -368,32 +403,7 @@ class Observation:
             slices=self._slices,
             dropped=dropped,
         )
-        processes, processes_omitted = build.process_objects(
-            self._processes, times, self.start_ns, self._page_size
-        )
-        thread_list, threads_omitted = build.thread_objects(times, self._threads)
-        return {
-            "schema": REPORT_SCHEMA,
-            "host": build.host_object(host, self._gpus.host_objects()),
-            "target": build.target_object(
-                self._processes.find(self.roots[0], self.start_ns) if self.roots else None,
-                (self.roots, self.command, self.started_at),
-                end_ns - self.start_ns,
-                exit_status,
-            ),
-            "processes": processes,
-            "processes_omitted": processes_omitted,
-            "threads": thread_list,
-            "threads_omitted": threads_omitted,
-            "memory": memory_object(self._memory.processes, self._memory.limits, self.start_ns),
-            "engines": build.engine_objects(engines, self.start_ns),
-            "gaps": build.gap_objects(engines, self.start_ns),
-            "idle_by_cause": build.idle_objects(engines),
-            "findings": find_all(evidence),
-            "what_if": what_if(evidence),
-            "loss": build.loss_object(loss, dropped),
-            "overhead": build.overhead_object(overhead),
-        }
+        return evidence, times, engines
 
     def _runs(self, naming: Naming, waiting: dict[tuple[int, int], Record]) -> dict[RunsKey, Runs]:
         """Calls that main threads made one after another, in a target without an engine."""

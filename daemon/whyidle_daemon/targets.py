@@ -418,6 +418,11 @@ class Target:
         self.drain()
         return self.observation.report(self.snapshot(), host(), self.loss(), self.overhead(), exit_status)
 
+    def findings(self) -> list[dict[str, Any]]:
+        """The findings of the report so far: of all that it says, what a subscriber waits for."""
+        self.drain()
+        return self.observation.findings(self.snapshot(), host(), self.loss())
+
     def finish(self, exit_status: int | None) -> dict[str, Any]:
         """The last report; a recording gets its end, with the same totals."""
         self.drain()

@@ -65,6 +65,7 @@ def compile_c(name: str) -> Path:
 
 def observer(socket: Path) -> subprocess.Popen[bytes]:
     """A daemon that observes what it is asked to, and nothing else that runs here."""
+    socket.unlink(missing_ok=True)  # of an earlier one, which would pass for this one's
     config = socket.with_suffix(".toml")
     config.write_text("[discovery]\nenabled = false\n")
     return subprocess.Popen(

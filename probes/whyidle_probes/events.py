@@ -11,6 +11,7 @@ be sanitised before a terminal sees them.
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -517,12 +518,18 @@ def _peer(fields: tuple[Any, ...]) -> Peer:
     return Peer._make(fields) if fields[_PEER_FAMILY] else NO_PEER
 
 
-def decode_thread(data: bytes | memoryview, offset: int = 0) -> Thread | None:
-    """Decode a ``wi_thread``; ``None`` when it was copied while the kernel was changing it: read again."""
+def decode_thread(
+    data: bytes | memoryview, offset: int = 0, alike: dict[tuple[int, ...], tuple[int, ...]] | None = None
+) -> Thread | None:
+    """Decode a ``wi_thread``; ``None`` when it was copied while the kernel was changing it: read again.
+
+    ``alike``: counts seen so far. Most threads of a crowd have done the same, and share one tuple of them.
+    """
     f = _THREAD.unpack_from(data, offset)
     if f[0] != f[-1]:
         return None
-    return Thread._make((*f[1:17], _peer(f[17:25]), _text(f[25]), f[26:58], f[58:90], *f[90:94]))
+    count = f[58:90] if alike is None else alike.setdefault(f[58:90], f[58:90])
+    return Thread._make((*f[1:17], _peer(f[17:25]), sys.intern(_text(f[25])), f[26:58], count, *f[90:94]))
 
 
 def decode_glance(data: bytes) -> Glance:

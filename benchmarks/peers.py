@@ -149,7 +149,8 @@ def _verdicts(found: dict[str, Any]) -> list[str]:
         one = slowdowns(found["runs"]["redis"])[WHYIDLE]
         lines.append(
             f"- redis-benchmark, its server observed: {_cell(one)} in {one.pairs} pairs; goal ≤2 %: "
-            f"{judge(one.median <= REDIS_GOAL)}."
+            f"{judge(one.median <= REDIS_GOAL)} by the median"
+            + (", and the interval holds the goal." if one.low <= REDIS_GOAL <= one.high else ".")
         )
     one = slowdowns(found["runs"]["agent"])[WHYIDLE]
     told = one.told_from_zero and one.low > 1

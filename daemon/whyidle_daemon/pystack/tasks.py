@@ -102,6 +102,7 @@ class TaskReader:
         self._wrappers: dict[int, bool] = {}
         self._task_types: dict[int, tuple[int, int]] = {}
         self._modules: dict[int, tuple[tuple[int, int], int | None]] = {}
+        self._sets: dict[int, tuple[tuple[int, int], int | None, int | None]] = {}
         self._instances = Instances(read, self._heap, objects)
         self._awaits = Awaits(read, self._heap, self._instances)
         self._selectors: dict[int, int | None] = {}
@@ -159,16 +160,26 @@ class TaskReader:
             namespace = self._namespace(interpreter)
             if namespace is None:
                 continue
-            weak = heap.get(
-                namespace, "_scheduled_tasks" if self._python.version >= (3, 12) else "_all_tasks"
-            )
+            weak, eager = self._sets_in(namespace)
             if weak is not None:
                 for reference in heap.members(heap.attribute(weak, "data", "PySet_Type")):
                     if heap.type_of(reference) == heap.types["_PyWeakref_RefType"]:
                         yield heap.pointer(reference + heap.at.weakref_object)
-            eager = heap.get(namespace, "_eager_tasks") if self._python.version >= (3, 12) else None
             if eager is not None:
                 yield from heap.members(eager)
+
+    def _sets_in(self, namespace: int) -> tuple[int | None, int | None]:
+        """The sets of tasks, and of eager ones; searched again when the module got another name."""
+        version = self._heap.version_of(namespace)
+        known = self._sets.get(namespace)
+        if known is None or known[0] != version:
+            later = self._python.version >= (3, 12)
+            weak = self._heap.get(namespace, "_scheduled_tasks" if later else "_all_tasks")
+            eager = self._heap.get(namespace, "_eager_tasks") if later else None
+            if len(self._sets) > _MAX_CHAIN:
+                self._sets.clear()
+            known = self._sets[namespace] = version, weak, eager
+        return known[1:]
 
     def _namespace(self, interpreter: int) -> int | None:
         """Dictionary of ``asyncio.tasks`` in an interpreter; searched again when a module was imported."""

@@ -23,6 +23,7 @@ from whyidle_daemon.waits import WaitGroup
 from whyidle_probes.events import CONTEXT_CUDA, Engine, Gap, Wait, is_cuda
 
 MAX_PENDING = 4096
+MANY_PENDING = 512  # every report explains these anew, at some 50 µs each
 SETTLE_NS = 2_000_000_000  # both rings have been drained of everything older
 RecordsOf = Callable[[int], list[Record]]  # by thread, in order of time
 Walk = Callable[[int, int, tuple[int, int], bool], list[Segment]]
@@ -42,6 +43,12 @@ class LlamaEngine:
         self.settled_ns: dict[int, int] = {}  # by driver: slices up to here are accounted for
         self.log = InferenceLog()
         self._sums = IdleSums()
+        self._settle_at = MANY_PENDING
+
+    @property
+    def crowded(self) -> bool:
+        """Time to settle what is old enough."""
+        return len(self.pending) > self._settle_at
 
     def add(self, gap: Gap) -> None:
         """Take a gap that ended."""
@@ -55,6 +62,8 @@ class LlamaEngine:
                 self.settled_ns[gap.tid] = max(self.settled_ns.get(gap.tid, 0), gap.end_ns)
         self._unseen_busy_ns += self._explain_into(self._sums, self.pending, lines, until_ns, walk=walk)
         self.pending = [gap for gap in self.pending if gap.end_ns > until_ns]
+        # Of those that are too young there may be many: not again for each that comes.
+        self._settle_at = min(max(MANY_PENDING, 2 * len(self.pending)), MAX_PENDING)
 
     def activity(
         self,

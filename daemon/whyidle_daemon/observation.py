@@ -11,10 +11,10 @@ Memory is bounded; what had no room is counted and lowers the confidence of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from whyidle_daemon import report as build
-from whyidle_daemon.attribution import ThreadTable, end_of, merged, thread_times
+from whyidle_daemon.attribution import ThreadTable, ThreadTime, end_of, merged, thread_times
 from whyidle_daemon.chains import Walker
 from whyidle_daemon.cuda_facts import CudaKnown
 from whyidle_daemon.facts import (
@@ -88,6 +88,15 @@ __all__ = ["Observation", "Progress"]
 Event = Slice | Thread | Fork | Exec | Exit | Gap | Library | ShortWaits | Inference | Start
 Fact = ProcessFacts | MemorySample | LimitSample | EngineFacts | StackSample | LoopTasks | Lookup | HostName
 Anything = Event | Fact | CudaFacts | LaunchesSeen | EngineSpan | GpuFacts | GpuSample | GpuUse
+
+
+class Seen(NamedTuple):
+    """What a report is made of: all engines, although only the finest of them count in the evidence."""
+
+    evidence: Evidence
+    times: list[ThreadTime]
+    engines: list[EngineActivity]
+    loops: Loops
 
 
 class Observation:
@@ -224,7 +233,7 @@ class Observation:
         engine.add(gap)
         self._drivers.add(gap.tid)
         self._newest_ns = max(self._newest_ns, gap.end_ns)
-        if len(engine.pending) > MAX_PENDING:
+        if engine.crowded:
             placed = self._placed()
             walk = self._walker(placed).walk
             engine.settle(placed, self._newest_ns - SETTLE_NS, walk)
@@ -373,6 +382,41 @@ class Observation:
         self, snapshot: Snapshot, host: Host, loss: Loss, overhead: Overhead, exit_status: int | None = None
     ) -> dict[str, Any]:
         """The report up to ``snapshot``, as the contract has it. Changes nothing; call it at any time."""
+        seen = self._evidence(snapshot, host, loss)
+        evidence = seen.evidence
+        processes, processes_omitted = build.process_objects(
+            self._processes, seen.times, self.start_ns, self._page_size
+        )
+        thread_list, threads_omitted = build.thread_objects(seen.times, self._threads)
+        return {
+            "schema": REPORT_SCHEMA,
+            "host": build.host_object(host, self._gpus.host_objects()),
+            "target": build.target_object(
+                self._processes.find(self.roots[0], self.start_ns) if self.roots else None,
+                (self.roots, self.command, self.started_at),
+                evidence.wall_ns,
+                exit_status,
+            ),
+            "processes": processes,
+            "processes_omitted": processes_omitted,
+            "threads": thread_list,
+            "threads_omitted": threads_omitted,
+            "memory": memory_object(self._memory.processes, self._memory.limits, self.start_ns),
+            "engines": build.engine_objects(seen.engines, evidence.engines, self.start_ns),
+            "gaps": build.gap_objects(seen.engines, self.start_ns),
+            "idle_by_cause": build.idle_objects(evidence.engines),
+            "findings": find_all(evidence),
+            "what_if": what_if(evidence),
+            "loops": loop_objects(seen.loops, seen.times, self._hosts),
+            "loss": build.loss_object(loss, evidence.dropped),
+            "overhead": build.overhead_object(overhead),
+        }
+
+    def findings(self, snapshot: Snapshot, host: Host, loss: Loss) -> list[dict[str, Any]]:
+        """The ``findings`` of the report, without the rest of it. Changes nothing either."""
+        return find_all(self._evidence(snapshot, host, loss).evidence)
+
+    def _evidence(self, snapshot: Snapshot, host: Host, loss: Loss) -> Seen:
         now_ns = snapshot.ns
         threads = merged(self._threads.exited.values(), snapshot.threads)
         loops = self._loops.copy()
@@ -415,33 +459,7 @@ class Observation:
             slices=self._slices,
             dropped=dropped,
         )
-        processes, processes_omitted = build.process_objects(
-            self._processes, times, self.start_ns, self._page_size
-        )
-        thread_list, threads_omitted = build.thread_objects(times, self._threads)
-        return {
-            "schema": REPORT_SCHEMA,
-            "host": build.host_object(host, self._gpus.host_objects()),
-            "target": build.target_object(
-                self._processes.find(self.roots[0], self.start_ns) if self.roots else None,
-                (self.roots, self.command, self.started_at),
-                end_ns - self.start_ns,
-                exit_status,
-            ),
-            "processes": processes,
-            "processes_omitted": processes_omitted,
-            "threads": thread_list,
-            "threads_omitted": threads_omitted,
-            "memory": memory_object(self._memory.processes, self._memory.limits, self.start_ns),
-            "engines": build.engine_objects(engines, counted, self.start_ns),
-            "gaps": build.gap_objects(engines, self.start_ns),
-            "idle_by_cause": build.idle_objects(counted),
-            "findings": find_all(evidence),
-            "what_if": what_if(evidence),
-            "loops": loop_objects(loops, times, self._hosts),
-            "loss": build.loss_object(loss, dropped),
-            "overhead": build.overhead_object(overhead),
-        }
+        return Seen(evidence, times, engines, loops)
 
     def _runs(self, naming: Naming, waiting: dict[tuple[int, int], Record]) -> dict[RunsKey, Runs]:
         """Calls that main threads made one after another, in a target without an engine."""

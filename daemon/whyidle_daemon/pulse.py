@@ -132,7 +132,7 @@ class Pulse:
             if self._subscribers:
                 self._subscribers.publish_stalls(session)
             if findings:
-                self._subscribers.publish(session, session.target.report()["findings"])
+                self._subscribers.publish(session, session.target.findings())
             if not session.ended and session.target.over:
                 self._sessions.over(session)
         if self._keeper is not None:

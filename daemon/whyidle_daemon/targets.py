@@ -50,7 +50,7 @@ from whyidle_daemon.recording.reader import ordered
 from whyidle_daemon.recording.recorder import RecordedObservation, Recorder
 from whyidle_daemon.sampler import StackSampler
 from whyidle_daemon.spins import HERTZ, Spins
-from whyidle_daemon.stalls import Stall, StallTracker
+from whyidle_daemon.stalls import Crowd, Stall, StallTracker, candidates
 from whyidle_daemon.states import SELECTORS, peer_object, state_of
 from whyidle_probes.events import (
     ContextMade,
@@ -60,7 +60,6 @@ from whyidle_probes.events import (
     FirstWrite,
     Fork,
     Gap,
-    Glance,
     Library,
     NameLookup,
     Noticed,
@@ -78,9 +77,9 @@ _MEMORY_COSTS = 200  # half a percent of a core at most
 _MAX_LIMITS = 32
 _MAX_CONTEXTS = 64
 _KNOWN_OWNERS = 16384
-_WATCHED_THREADS = 64
 _WATCH_EVERY_NS = 250_000_000
-_WATCH_COSTS = 200  # with ten thousand threads a walk takes 20 ms: then every 4 s, half a percent of a core
+_STALL_COSTS = 50  # 2 % of a core at most, while a client waits for stalls
+_WATCH_COSTS = 200  # half a percent
 _FINISH_TURN = 10_000
 _FINISH_TURNS = 50
 _LIBRARY_RETRIES, _SLOW_RETRIES = 340, 300  # 2 ms apart, then with every tick of the daemon
@@ -118,10 +117,13 @@ class Target:
         self._looked_at: dict[tuple[int, int], EngineFacts] = {}
         self._names = PeerNames(proc.netns)
         self._watched: list[int] = []
+        self._may_stall: list[tuple[int, int]] = []
+        self._drivers: set[int] = set()
         self._stalls = StallTracker()
         self._spins = Spins()
         self._clocks: dict[int, int] = {}  # of threads that never sleep
         self._next_watch_ns = 0
+        self._next_stall_ns = 0
         self._seen: dict[str, LaunchesSeen] = {}
         loops = LoopReader(EpollSets(proc, monotonic_ns), monotonic_ns)
         self._sampler = StackSampler(kernel.glance, self._set_gil, loops)
@@ -284,26 +286,35 @@ class Target:
         """Read the code of threads that sleep; notice interpreters first."""
         now = monotonic_ns()
         self._sampler.discover(now)
-        if now >= self._next_watch_ns:  # walking the whole map costs more than a look at a few threads
-            threads = [thread for thread in self._kernel.glances(self.number) if not thread.end_ns]
-            took = monotonic_ns() - now
-            self._next_watch_ns = now + max(_WATCH_EVERY_NS, _WATCH_COSTS * took)
-            # Those that lead a process first: what they wait for, somebody waits for. Then the rest in turn.
-            threads.sort(key=lambda t: (t.tid != t.pid, t.last_ns))
-            self._watched = [thread.tid for thread in threads[:_WATCHED_THREADS]]
-            self._sampler.running = self._clocks.keys()
-            self._set_clocks(threads, now)
+        if now >= self._next_watch_ns:
+            self._look_around(now)
         for sample in self._sampler.sample(self._watched, now):
             self.tell(sample)
+
+    def _look_around(self, now: int) -> None:
+        """Walk over all threads: it costs more than a look at a few, so it says which those are."""
+        began = time.thread_time_ns()
+        crowd = Crowd({engine.driver for engine in self._kernel.engines(self.number)})
+        wanted = self._spins.update(crowd.passing(self._kernel.glances(self.number)), now)
+        self._watched = crowd.watched
+        self._sampler.running = self._clocks.keys()
+        self._set_clocks(wanted)
+        self._next_watch_ns = now + max(_WATCH_EVERY_NS, _WATCH_COSTS * (time.thread_time_ns() - began))
 
     def stalls(self, threshold_ns: int) -> list[StallEvent]:
         """Waits that crossed the threshold since the last call, and those that were reported and are over."""
         now = monotonic_ns()
-        found = (self._kernel.thread(tid) for tid in self._watched)
-        drivers = {engine.driver for engine in self._kernel.engines(self.number)}
-        threads = [thread for thread in found if thread is not None]
-        loops = {(thread.tid, thread.last_ns) for thread in threads if self._loop_of(thread) is not None}
-        changed = self._stalls.update(threads, now, threshold_ns, drivers, loops)
+        if now >= self._next_stall_ns:
+            began = time.thread_time_ns()
+            self._drivers = {engine.driver for engine in self._kernel.engines(self.number)}
+            self._may_stall = candidates(self._kernel.briefs(), self.number, self._drivers)
+            self._next_stall_ns = now + max(_WATCH_EVERY_NS, _STALL_COSTS * (time.thread_time_ns() - began))
+        opened = self._stalls.open
+        due = [t for t, since in self._may_stall if now - since >= threshold_ns and t not in opened]
+        whole = [thread for thread in map(self._kernel.thread, due) if thread is not None]
+        glances = [glance for glance in map(self._kernel.glance, opened) if glance is not None]
+        loops = {(thread.tid, thread.last_ns) for thread in whole if self._loop_of(thread) is not None}
+        changed = self._stalls.update([*glances, *whole], now, threshold_ns, self._drivers, loops)
         return [self._stall_event(stall) for stall in changed]
 
     def _loop_of(self, thread: Thread) -> AwaitingTasks | None:
@@ -428,6 +439,11 @@ class Target:
         self.drain()
         return self.observation.report(self.snapshot(), host(), self.loss(), self.overhead(), exit_status)
 
+    def findings(self) -> list[dict[str, Any]]:
+        """The findings of the report so far: of all that it says, what a subscriber waits for."""
+        self.drain()
+        return self.observation.findings(self.snapshot(), host(), self.loss())
+
     def finish(self, exit_status: int | None) -> dict[str, Any]:
         """The last report; a recording gets its end, with the same totals."""
         self.drain()
@@ -460,8 +476,7 @@ class Target:
         self._sampler.close()
         self._kernel.untrack(self.number)
 
-    def _set_clocks(self, threads: list[Glance], now: int) -> None:
-        wanted = self._spins.update(threads, now)
+    def _set_clocks(self, wanted: frozenset[int]) -> None:
         for tid in [tid for tid in self._clocks if tid not in wanted]:
             os.close(self._clocks.pop(tid))
         for tid in wanted - self._clocks.keys():

@@ -91,6 +91,10 @@ async def event():
 async def thread():
     await asyncio.to_thread(sys.stdin.readline)
 
+async def threads():
+    loop = asyncio.get_running_loop()
+    await asyncio.gather(*(loop.run_in_executor(None, sys.stdin.read, 1) for _ in range(2)))
+
 async def child():
     process = await asyncio.create_subprocess_exec("sleep", "1000")
     try:
@@ -122,6 +126,7 @@ KINDS = {
     "queue": "queue",
     "event": "lock",
     "thread": "thread",
+    "threads": "future",
     "child": "child",
     "future": "future",
     "main": "task",

@@ -10,7 +10,7 @@ from .results import series
 from .rows import ROWS
 
 README = Path(__file__).resolve().parents[2] / "README.md"
-_BEGIN, _END = "<!-- kernels: begin -->\n", "\n<!-- kernels: end -->"
+_BEGIN, _END = "<!-- kernels: begin -->\n", "<!-- kernels: end -->"
 _BLOCK = re.compile(re.escape(_BEGIN) + "(.*?)" + re.escape(_END), re.S)
 
 
@@ -59,11 +59,11 @@ def written(path: Path = README) -> str:
     found = _BLOCK.search(path.read_text())
     if not found:
         raise ValueError(f"{path} has no block between {_BEGIN.strip()} and {_END.strip()}")
-    return found[1]
+    return found[1].rstrip("\n")
 
 
 def write(text: str, path: Path = README) -> None:
     """Replace it."""
     old = path.read_text()
     written(path)
-    path.write_text(_BLOCK.sub(lambda _: _BEGIN + text + _END, old))
+    path.write_text(_BLOCK.sub(lambda _: _BEGIN + text + "\n" + _END, old))

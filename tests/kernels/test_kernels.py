@@ -123,6 +123,9 @@ def test_the_block_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     table.write("new \\1", readme)
     assert readme.read_text() == "a\n<!-- kernels: begin -->\nnew \\1\n<!-- kernels: end -->\nb\n"
     assert table.written(readme) == "new \\1"
+    readme.write_text("<!-- kernels: begin -->\n<!-- kernels: end -->\n")
+    table.write("first", readme)
+    assert table.written(readme) == "first"
     readme.write_text("nothing")
     with pytest.raises(ValueError, match="no block"):
         table.write("new", readme)

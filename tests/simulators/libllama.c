@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A libllama.so whose llama_decode only takes time: WHYIDLE_SIM_DECODE_NS of it on the CPU. For rates of calls that
- * no real model reaches on every machine.
+ * A libllama.so whose llama_decode only takes time: WHYIDLE_SIM_DECODE_NS of its thread on a CPU. For rates of calls
+ * that no real model reaches on every machine.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -12,7 +12,7 @@ struct llama_batch { int32_t n_tokens; void *token, *embd, *pos, *n_seq_id, *seq
 static uint64_t now(void)
 {
 	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
 	return t.tv_sec * 1000000000ULL + t.tv_nsec;
 }
 

@@ -266,9 +266,9 @@ class TargetList(Record):
     Its keys: ``observation``, ``pid``, ``uid``, ``user``, ``command``, ``container`` (``{runtime, id}``),
     ``pod`` (UID), ``unit``, ``rule`` (by which discovery found it), ``client`` (who asked for it), ``since``
     (UTC, RFC 3339), ``observed_s``, ``processes``, ``threads``, ``engines`` (``{kind, pid, busy, calls}``, of
-    a GPU its ``id`` too), ``engine_busy_share`` (0 to 1), ``state`` (where most time went of the threads that drive an engine, else
-    of the main thread), ``state_share`` (0 to 1), ``wait`` (as in Progress). None for what there is not or is
-    not known.
+    a GPU its ``id`` too), ``engine_busy_share`` (0 to 1), ``state`` (where most time went of the threads that
+    drive an engine, else of the main thread), ``state_share`` (0 to 1), ``wait`` (as in Progress). None for
+    what there is not or is not known.
     """
 
     request: int

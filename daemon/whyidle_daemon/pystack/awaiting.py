@@ -203,19 +203,20 @@ class Awaits:
                 if kind.names[0] == "_asyncio.FutureIter":
                     future = self._heap.pointer(awaited + _AFTER_HEAD)
                     kind = self._instances.kind(future) if future else kind
-                if any(name in _TASKS for name in kind.names):
+                if self._is_task(future):
                     found.append(future)
                 elif kind.names[0] == "_GatheringFuture":
                     for children in self._instances.attributes(future, kind, ("_children",)):
-                        found += self._heap.items(children, _MAX_CHILDREN)
+                        found += filter(self._is_task, self._heap.items(children, _MAX_CHILDREN))
             if innermost is not None and innermost.frame.file.endswith("/asyncio/tasks.py"):
-                for value in self._locals(innermost, _MAX_LOCALS):
-                    if any(name in _TASKS for name in self._instances.kind(value).names):
-                        found.append(value)
+                found += filter(self._is_task, self._locals(innermost, _MAX_LOCALS))
         except StackError as error:
             if error.reason == "gone":
                 raise
         return tuple(dict.fromkeys(found))
+
+    def _is_task(self, address: int) -> bool:
+        return any(name in _TASKS for name in self._instances.kind(address).names)
 
     def _int(self, address: int) -> int:
         return int.from_bytes(self._read(address, 4), "little", signed=True)

@@ -186,7 +186,9 @@ static __always_inline void choose_polled(struct wi_choice *choice, struct wi_th
 	choice->state = count == 0 ? WI_SLEEP : WI_POLL;
 	if (count == 0 || !current || count > WI_POLL_MAX)
 		return;
-	if (bpf_probe_read_user(set, (count & 7) * sizeof(set[0]), (void *)fds))
+	u64 size = count * sizeof(set[0]);
+	barrier_var(size); /* or the compiler sees this bound in the one above, and verifiers before 6.13 do not */
+	if (size > sizeof(set) || bpf_probe_read_user(set, size, (void *)fds))
 		return;
 	choice->fd = set[0].fd;
 	choice->accepted = ~(1ULL << WI_OTHER);

@@ -47,7 +47,7 @@ def test_the_table() -> None:
 def test_the_verdict(redis: float, verdict: str) -> None:
     """A goal is met or missed by the numbers; a slowdown that is told from zero is missed."""
     text = "\n".join(peers._verdicts(found(redis)))
-    assert f"goal ≤2 %: {verdict}." in text
+    assert f"goal ≤2 %: {verdict} by the median." in text
     assert "none that can be told from zero: missed." in text
 
 

@@ -159,6 +159,10 @@ class Kernel:
         place = slice(_TARGET_OFFSET, _TARGET_OFFSET + 4)
         return (events.decode_glance(value) for _, value in self._threads.items() if value[place] == wanted)
 
+    def briefs(self) -> Iterator[tuple[int, int, int, int, int, int]]:
+        """``(pid, tid, target, last_ns, end_ns, state)`` of every thread of every target."""
+        return (brief for values in self._threads.values() for brief in events.decode_briefs(values))
+
     def glance(self, tid: int) -> Glance | None:
         """What a thread is doing, ``None`` when it is not tracked."""
         value = self._threads.get(_U32.pack(tid))

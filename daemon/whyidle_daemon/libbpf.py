@@ -86,13 +86,31 @@ class Map:
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Every entry of a hash map, a batch at a time (kernel 5.6 and later)."""
-        return self._batches(self._lib.bpf_map_lookup_batch)
+        return self._entries(self._lib.bpf_map_lookup_batch)
+
+    def values(self) -> Iterator[bytes]:
+        """As :meth:`items`, the values of each batch one after another."""
+        return (
+            c.string_at(self._values, count * self._value_size)
+            for count in self._batches(self._lib.bpf_map_lookup_batch)
+        )
 
     def drain(self) -> Iterator[tuple[bytes, bytes]]:
         """As :meth:`items`, and each entry is removed in the same step."""
-        return self._batches(self._lib.bpf_map_lookup_and_delete_batch)
+        return self._entries(self._lib.bpf_map_lookup_and_delete_batch)
 
-    def _batches(self, call: Any) -> Iterator[tuple[bytes, bytes]]:
+    def _entries(self, call: Any) -> Iterator[tuple[bytes, bytes]]:
+        for count in self._batches(call):
+            key_bytes = c.string_at(self._keys, count * self._key_size)
+            value_bytes = c.string_at(self._values, count * self._value_size)
+            for i in range(count):
+                yield (
+                    key_bytes[i * self._key_size : (i + 1) * self._key_size],
+                    value_bytes[i * self._value_size : (i + 1) * self._value_size],
+                )
+
+    def _batches(self, call: Any) -> Iterator[int]:
+        """How many entries each batch has put into ``_keys`` and ``_values``."""
         size = self._batch
         if self._keys is None:
             self._keys = c.create_string_buffer(size * self._key_size)
@@ -112,13 +130,7 @@ class Map:
                 continue
             if number not in (0, errno.ENOENT):
                 raise OSError(number, os.strerror(number))
-            key_bytes = c.string_at(keys, count.value * self._key_size)
-            value_bytes = c.string_at(values, count.value * self._value_size)
-            for i in range(count.value):
-                yield (
-                    key_bytes[i * self._key_size : (i + 1) * self._key_size],
-                    value_bytes[i * self._value_size : (i + 1) * self._value_size],
-                )
+            yield count.value
             if number == errno.ENOENT:  # that was the last one
                 return
             position, following = following, position

@@ -27,7 +27,9 @@ log = logging.getLogger(__name__)
 
 NS = 1_000_000_000
 READS_PER_S = 40
-READ_COSTS_NS = 75_000
+LOOP_COSTS_NS = (
+    125_000  # CPU time for which a reading of tasks counts as one: half a percent of a core at most
+)
 LONG_WAIT_NS = 2_000_000  # shorter ones may well be over before they are read
 SHORT_TRIES = 3
 LOOKS = 8  # 3 µs each
@@ -219,7 +221,7 @@ class StackSampler:
         """
         began = self._cpu_ns()
         reading = self._loops.read(reader, thread)
-        self._budget -= (self._cpu_ns() - began) / READ_COSTS_NS
+        self._budget -= (self._cpu_ns() - began) / LOOP_COSTS_NS
         found = awaited(reading.tasks)
         if found is None:
             return frames, "waiting", reading

@@ -56,19 +56,40 @@ def may_stall(thread: Thread | Glance, drivers: Container[int]) -> bool:
     return counts and not thread.end_ns
 
 
-class Crowd:
-    """Of all threads of a target the ones to look at often, given each of them once.
+def candidates(
+    threads: Iterable[tuple[int, int, int, int, int, int]], target: int, drivers: Container[int]
+) -> list[tuple[int, int]]:
+    """Threads of a target whose wait may become a stall, and since when (ns): the 256 that wait longest.
 
-    ``candidates``: those whose wait may become a stall, and since when they wait, at most 256, the longest
-    first; then as many loops in their selectors, which are stalled if a task of theirs awaits an answer.
-    ``watched``: those whose code is worth reading, at most 64. What leads a process, and what may be a
-    stall, comes first: somebody waits for it.
+    Then as many that lead and sleep in a selector: stalled if a task of their loop awaits an answer.
+
+    ``threads``: ``(pid, tid, target, last_ns, end_ns, state)``. There may be ten thousand, several times a
+    second: they are told apart as they are, by the rule of :func:`may_stall`.
+    """
+    waiting: list[tuple[int, int]] = []
+    loops: list[tuple[int, int]] = []
+    for pid, tid, of, since, ended, state in threads:
+        if of == target and not ended:
+            if state in ALWAYS:
+                waiting.append((since, tid))
+            elif pid == tid or tid in drivers:
+                if state in ONLY_IF_LEADING:
+                    waiting.append((since, tid))
+                elif state in SELECTORS:
+                    loops.append((since, tid))
+    ranked = [*heapq.nsmallest(MAX_CANDIDATES, waiting), *heapq.nsmallest(MAX_CANDIDATES, loops)]
+    return [(tid, since) for since, tid in ranked]
+
+
+class Crowd:
+    """Of all threads of a target, given each of them once, those whose code is worth reading, at most 64.
+
+    What leads a process, and what may be a stall, comes first: somebody waits for it. Of each, what sleeps
+    longest.
     """
 
     def __init__(self, drivers: Container[int]) -> None:
         self._drivers = drivers
-        self._waiting: list[tuple[int, int]] = []
-        self._loops: list[tuple[int, int]] = []
         self._first: list[tuple[int, int]] = []
         self._rest: list[tuple[int, int]] = []
 
@@ -77,21 +98,9 @@ class Crowd:
         for thread in threads:
             if thread.end_ns:
                 continue
-            stalls = may_stall(thread, self._drivers)
-            if stalls:
-                _keep(self._waiting, thread, MAX_CANDIDATES)
-            elif thread.state in SELECTORS and leading(thread, self._drivers):
-                _keep(self._loops, thread, MAX_CANDIDATES)
-            if stalls or thread.tid == thread.pid:
-                _keep(self._first, thread, MAX_WATCHED)
-            else:
-                _keep(self._rest, thread, MAX_WATCHED)
+            first = thread.tid == thread.pid or may_stall(thread, self._drivers)
+            _keep(self._first if first else self._rest, thread, MAX_WATCHED)
             yield thread
-
-    @property
-    def candidates(self) -> list[tuple[int, int]]:
-        ranked = [*sorted(self._waiting, reverse=True), *sorted(self._loops, reverse=True)]
-        return [(tid, -since) for since, tid in ranked]
 
     @property
     def watched(self) -> list[int]:

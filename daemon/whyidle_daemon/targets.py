@@ -50,7 +50,7 @@ from whyidle_daemon.recording.reader import ordered
 from whyidle_daemon.recording.recorder import RecordedObservation, Recorder
 from whyidle_daemon.sampler import StackSampler
 from whyidle_daemon.spins import HERTZ, Spins
-from whyidle_daemon.stalls import Crowd, Stall, StallTracker
+from whyidle_daemon.stalls import Crowd, Stall, StallTracker, candidates
 from whyidle_daemon.states import SELECTORS, peer_object, state_of
 from whyidle_probes.events import (
     ContextMade,
@@ -78,8 +78,8 @@ _MAX_LIMITS = 32
 _MAX_CONTEXTS = 64
 _KNOWN_OWNERS = 16384
 _WATCH_EVERY_NS = 250_000_000
-_STALL_COSTS = 50  # 2 % of a core, while a client waits for stalls: once a second
-_WATCH_COSTS = 200  # with ten thousand threads a walk takes 20 ms: then every 4 s, half a percent of a core
+_STALL_COSTS = 50  # 2 % of a core at most, while a client waits for stalls
+_WATCH_COSTS = 200  # half a percent
 _FINISH_TURN = 10_000
 _FINISH_TURNS = 50
 _LIBRARY_RETRIES, _SLOW_RETRIES = 340, 300  # 2 ms apart, then with every tick of the daemon
@@ -293,21 +293,22 @@ class Target:
 
     def _look_around(self, now: int) -> None:
         """Walk over all threads: it costs more than a look at a few, so it says which those are."""
-        self._drivers = {engine.driver for engine in self._kernel.engines(self.number)}
-        crowd = Crowd(self._drivers)
+        began = time.thread_time_ns()
+        crowd = Crowd({engine.driver for engine in self._kernel.engines(self.number)})
         wanted = self._spins.update(crowd.passing(self._kernel.glances(self.number)), now)
-        self._may_stall, self._watched = crowd.candidates, crowd.watched
+        self._watched = crowd.watched
         self._sampler.running = self._clocks.keys()
         self._set_clocks(wanted)
-        took = monotonic_ns() - now
-        self._next_watch_ns = now + max(_WATCH_EVERY_NS, _WATCH_COSTS * took)
-        self._next_stall_ns = now + max(_WATCH_EVERY_NS, _STALL_COSTS * took)
+        self._next_watch_ns = now + max(_WATCH_EVERY_NS, _WATCH_COSTS * (time.thread_time_ns() - began))
 
     def stalls(self, threshold_ns: int) -> list[StallEvent]:
         """Waits that crossed the threshold since the last call, and those that were reported and are over."""
         now = monotonic_ns()
         if now >= self._next_stall_ns:
-            self._look_around(now)
+            began = time.thread_time_ns()
+            self._drivers = {engine.driver for engine in self._kernel.engines(self.number)}
+            self._may_stall = candidates(self._kernel.briefs(), self.number, self._drivers)
+            self._next_stall_ns = now + max(_WATCH_EVERY_NS, _STALL_COSTS * (time.thread_time_ns() - began))
         opened = self._stalls.open
         due = [t for t, since in self._may_stall if now - since >= threshold_ns and t not in opened]
         whole = [thread for thread in map(self._kernel.thread, due) if thread is not None]

@@ -12,33 +12,24 @@ from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from whyidle_daemon.pystack.awaiting import FUTURE, NO_SOCKET, Awaiting, Awaits, Point
+from whyidle_daemon.pystack.awaiting import FUTURE, NO_SOCKET, Awaiting, Awaits
+from whyidle_daemon.pystack.coroutines import Coroutines, Part
 from whyidle_daemon.pystack.errors import StackError
 from whyidle_daemon.pystack.heap import Heap
 from whyidle_daemon.pystack.instances import Instances
-from whyidle_daemon.pystack.memory import Fields, Metered, Read
-from whyidle_daemon.pystack.objects import Objects, check
+from whyidle_daemon.pystack.memory import Metered, Read
+from whyidle_daemon.pystack.objects import Objects
 from whyidle_daemon.pystack.runtime import Interpreter
 from whyidle_daemon.pystack.threads import Threads
-from whyidle_daemon.pystack.walk import Frame, instruction_offset
+from whyidle_daemon.pystack.walk import Frame
 
 MAX_TASKS = 1000
-_MAX_CHAIN = 64
+_MAX_KNOWN = 64  # types, modules and interpreters
 _MAX_TASK_SIZE = 1024
 _MAX_NAME = 256
-_MAX_KEPT = 256  # words of a coroutine's frame
 _READS, _READS_OF_A_TASK = 20_000, 200  # 1 µs each; a task takes 60, finding the module once 2 a module
 _CLASSES_LAST = 64  # readings; then an address may have become another class's
-_FINISHED = 1  # cr_frame_state: negative while suspended, 0 while it runs
-_COROUTINES = ("PyCoro_Type", "PyGen_Type", "PyAsyncGen_Type")
-# Their types are private to a C file, so they are known by name.
-_WRAPPERS = {"async_generator_asend", "async_generator_athrow", "coroutine_wrapper"}
-_WRAPPED = 16  # each of them has the generator as its first field after the object's head
 _LOOP = 16  # and a future its loop
-
-
-Part = tuple[int, bytes]
-"""A piece of memory: where, and what was there."""
 
 
 class Task(NamedTuple):
@@ -88,20 +79,10 @@ class TaskReader:
         self._meter = read = Metered(read)
         self._heap = Heap(read, python)
         self._read, self._python, self._objects, self._threads = read, python, objects, threads
-        at, inner = python.layout, self._heap.at
-        frame = inner.coroutine_frame
-        self._coroutine = Fields(
-            (at.object_type, "Q"),
-            (inner.coroutine_state, "b"),
-            (frame + at.frame_code, "Q"),
-            (frame + at.frame_instr, "Q"),
-            (frame + inner.frame_stack_top, "i"),
-        )
-        types = self._heap.types
-        self._coroutines = {types[name] for name in _COROUTINES if name in types}
-        self._wrappers: dict[int, bool] = {}
+        self._coroutines = Coroutines(read, python, self._heap, objects)
         self._task_types: dict[int, tuple[int, int]] = {}
         self._modules: dict[int, tuple[tuple[int, int], int | None]] = {}
+        self._sets: dict[int, tuple[tuple[int, int], int | None, int | None]] = {}
         self._instances = Instances(read, self._heap, objects)
         self._awaits = Awaits(read, self._heap, self._instances)
         self._selectors: dict[int, int | None] = {}
@@ -159,16 +140,26 @@ class TaskReader:
             namespace = self._namespace(interpreter)
             if namespace is None:
                 continue
-            weak = heap.get(
-                namespace, "_scheduled_tasks" if self._python.version >= (3, 12) else "_all_tasks"
-            )
+            weak, eager = self._sets_in(namespace)
             if weak is not None:
                 for reference in heap.members(heap.attribute(weak, "data", "PySet_Type")):
                     if heap.type_of(reference) == heap.types["_PyWeakref_RefType"]:
                         yield heap.pointer(reference + heap.at.weakref_object)
-            eager = heap.get(namespace, "_eager_tasks") if self._python.version >= (3, 12) else None
             if eager is not None:
                 yield from heap.members(eager)
+
+    def _sets_in(self, namespace: int) -> tuple[int | None, int | None]:
+        """The sets of tasks, and of eager ones; searched again when the module got another name."""
+        version = self._heap.version_of(namespace)
+        known = self._sets.get(namespace)
+        if known is None or known[0] != version:
+            later = self._python.version >= (3, 12)
+            weak = self._heap.get(namespace, "_scheduled_tasks" if later else "_all_tasks")
+            eager = self._heap.get(namespace, "_eager_tasks") if later else None
+            if len(self._sets) > _MAX_KNOWN:
+                self._sets.clear()
+            known = self._sets[namespace] = version, weak, eager
+        return known[1:]
 
     def _namespace(self, interpreter: int) -> int | None:
         """Dictionary of ``asyncio.tasks`` in an interpreter; searched again when a module was imported."""
@@ -182,7 +173,7 @@ class TaskReader:
             module = heap.get(modules, "asyncio.tasks")
             if module is not None and heap.type_of(module) != heap.types["PyModule_Type"]:
                 module = None
-            if len(self._modules) > _MAX_CHAIN:
+            if len(self._modules) > _MAX_KNOWN:
                 self._modules.clear()
             known = self._modules[interpreter] = version, module
         return heap.pointer(known[1] + heap.at.module_dict) if known[1] is not None else None
@@ -200,7 +191,7 @@ class TaskReader:
             places = self._places(address, kind_of)
             if places is None:
                 return None
-            if len(self._task_types) > _MAX_CHAIN:
+            if len(self._task_types) > _MAX_KNOWN:
                 self._task_types.clear()
             self._task_types[kind_of] = places
         place, size = self._task_types[kind_of]
@@ -219,7 +210,7 @@ class TaskReader:
             return known.task
         self._fresh += 1
         parts: list[Part] = []
-        points, running, awaited = self._points(coroutine, parts)
+        points, running, awaited = self._coroutines.points(coroutine, parts)
         if not points:
             return None
         awaiting = Awaiting(FUTURE, None, ())
@@ -271,59 +262,6 @@ class TaskReader:
                 if error.reason == "gone":
                     raise
         return None
-
-    def _chain(self, coroutine: int) -> tuple[tuple[Frame, ...], bool]:
-        points, running, _ = self._points(coroutine, [])
-        return tuple(point.frame for point in points), running
-
-    def _points(self, coroutine: int, parts: list[Part]) -> tuple[list[Point], bool, int]:
-        """The frames from a coroutine inward, whether the innermost runs, and else what it awaits.
-
-        ``parts`` gets the coroutines as they were read.
-        """
-        points: list[Point] = []
-        seen: set[int] = set()
-        while coroutine and len(seen) < _MAX_CHAIN:
-            if coroutine in seen:
-                raise StackError("torn", "coroutines in a circle")
-            seen.add(coroutine)
-            kind_of = self._heap.type_of(coroutine)
-            if kind_of not in self._coroutines:
-                if not self._is_wrapper(kind_of):
-                    return points, False, coroutine  # a future, or whatever else can be awaited
-                inner = self._read(coroutine + _WRAPPED, 8)
-                parts.append((coroutine + _WRAPPED, inner))
-                coroutine = int.from_bytes(inner, "little")
-                continue
-            head = self._read(coroutine, self._coroutine.size)
-            _, state, address, instruction, top = self._coroutine(head)
-            if state >= _FINISHED:
-                break
-            check(address)
-            code = self._objects.code(address)
-            offset = instruction_offset(self._python.layout, code, address, instruction)
-            local = coroutine + self._heap.at.coroutine_frame + self._heap.at.frame_locals
-            frame = Frame(code.function, code.file, self._objects.line(code, offset))
-            if state == 0:
-                points.append(Point(frame, local, 0))
-                return points, True, 0
-            if not 0 < top < 1 << 16:
-                points.append(Point(frame, local, 0))
-                break
-            points.append(Point(frame, local, top))
-            kept = min(top, _MAX_KEPT)
-            tail = local + 8 * (top - kept)
-            rest = self._read(tail, 8 * kept)
-            parts += ((coroutine, head), (tail, rest))
-            coroutine = int.from_bytes(rest[-8:], "little") & ~7
-        return points, False, 0
-
-    def _is_wrapper(self, kind_of: int) -> bool:
-        if kind_of not in self._wrappers:
-            if len(self._wrappers) > _MAX_CHAIN:
-                self._wrappers.clear()
-            self._wrappers[kind_of] = self._heap.type_name(kind_of) in _WRAPPERS
-        return self._wrappers[kind_of]
 
     def _name(self, address: int) -> str | None:
         """A string, or since 3.12 the number of a task that nobody named."""

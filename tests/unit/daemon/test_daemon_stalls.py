@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from whyidle_daemon.stalls import MAX_CANDIDATES, MAX_WATCHED, Crowd, StallTracker
+from whyidle_daemon.stalls import (
+    MAX_CANDIDATES,
+    MAX_WATCHED,
+    Crowd,
+    StallTracker,
+    candidates,
+    leading,
+    may_stall,
+)
+from whyidle_daemon.states import SELECTORS
 from whyidle_probes.events import NO_PEER, NO_SYSCALL, Glance, Thread, Wait
 
 S = 1_000_000_000
@@ -76,22 +85,46 @@ def glance(state: Wait, since_s: float, tid: int, pid: int = 10) -> Glance:
     return Glance(pid, tid, int(since_s * S), 0, 0, state, NO_SYSCALL, -1, NO_PEER, 0)
 
 
+def brief(thread: Glance, target: int = 1) -> tuple[int, int, int, int, int, int]:
+    return thread.pid, thread.tid, target, thread.last_ns, thread.end_ns, thread.state
+
+
 def test_a_pool_of_idle_workers_hides_no_stall() -> None:
     """However many threads wait for work, and however long, the one that may be stalled is watched."""
     idle = [glance(Wait.FUTEX, 1, tid) for tid in range(100, 400)]
     hung = glance(Wait.TCP, 50, 20)
     crowd = Crowd(())
     assert list(crowd.passing([*idle, hung])) == [*idle, hung]
-    assert crowd.candidates == [(20, 50 * S)]
+    assert candidates(map(brief, [*idle, hung]), 1, ()) == [(20, 50 * S)]
     assert crowd.watched[0] == 20
     assert len(crowd.watched) == MAX_WATCHED
 
 
 def test_of_too_many_the_longest_are_kept() -> None:
-    """In order of how long they wait; threads that ended are passed over."""
+    """In order of how long they wait; threads that ended, and those of others, are passed over."""
     waiting = [glance(Wait.TCP, 1000 - n, 1000 + n) for n in range(MAX_CANDIDATES + 50)]
-    crowd = Crowd(())
     gone = glance(Wait.TCP, 1, 5)._replace(end_ns=3)
+    crowd = Crowd(())
     assert len(list(crowd.passing([gone, *waiting]))) == len(waiting)
-    longest = sorted(waiting, key=lambda thread: thread.last_ns)[:MAX_CANDIDATES]
-    assert crowd.candidates == [(thread.tid, thread.last_ns) for thread in longest]
+    longest = sorted(waiting, key=lambda thread: thread.last_ns)
+    assert crowd.watched == [thread.tid for thread in longest[:MAX_WATCHED]]
+    found = candidates([brief(gone), brief(glance(Wait.TCP, 1, 6), 2), *map(brief, waiting)], 1, ())
+    assert found == [(thread.tid, thread.last_ns) for thread in longest[:MAX_CANDIDATES]]
+
+
+@pytest.mark.parametrize("state", list(Wait))
+@pytest.mark.parametrize("tid", [10, 11, 12])
+def test_candidates_are_what_may_stall(state: Wait, tid: int) -> None:
+    """The quick rule for all threads of the host is the rule: of a leader, a driver and a worker."""
+    thread = glance(state, 1, tid)
+    loop = state in SELECTORS and leading(thread, {11})  # is one if a task of it awaits an answer
+    assert bool(candidates([brief(thread)], 1, {11})) == (may_stall(thread, {11}) or loop)
+
+
+def test_idle_loops_hide_no_stall() -> None:
+    """However many processes sleep in their selector, and however long, what may be stalled comes first."""
+    idle = [glance(Wait.EPOLL, 1, pid, pid=pid) for pid in range(100, 100 + 2 * MAX_CANDIDATES)]
+    hung = glance(Wait.TCP, 50, 20)
+    found = candidates(map(brief, [*idle, hung]), 1, ())
+    assert found[0] == (20, 50 * S)
+    assert len(found) == MAX_CANDIDATES + 1

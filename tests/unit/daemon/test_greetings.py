@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import ssl
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,8 +10,6 @@ from hypothesis import strategies as st
 
 from whyidle_daemon.greetings import MAX_PATH, Greeting, decode
 
-FUZZ = Path(__file__).resolve().parents[2] / "fuzz" / "decoders.py"
-RUNS = 20_000
 LABEL = "[a-z]([a-z0-9-]{0,20}[a-z0-9])?"
 NAMES = st.from_regex(rf"{LABEL}(\.{LABEL}){{1,3}}", fullmatch=True)
 
@@ -105,23 +99,3 @@ def test_anything(data: bytes, start: bytes) -> None:
     if found is not None:
         assert found.host is None or found.host.isprintable()
         assert found.path is None or found.path.isprintable()
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("atheris") is None, reason="atheris has no wheel for this Python"
-)
-@pytest.mark.parametrize("decoder", ["greeting", "event"])
-def test_coverage_guided(tmp_path: Path, decoder: str) -> None:
-    """So many inputs that look for new branches find none that breaks a promise."""
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    (corpus / "hello").write_bytes(HELLO)
-    (corpus / "request").write_bytes(b"GET /a?b HTTP/1.1\r\nHost: a.example:80\r\n\r\n")
-    for number in range(1, 10):
-        (corpus / f"event{number}").write_bytes(bytes([number]) + bytes(700))
-    done = subprocess.run(
-        [sys.executable, FUZZ, decoder, f"-runs={RUNS}", "-max_len=2200", "-timeout=10", corpus],
-        capture_output=True, text=True, cwd=tmp_path, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert f"Done {RUNS} runs" in done.stderr

@@ -124,3 +124,15 @@ def test_torn_thread_is_not_decoded() -> None:
     assert events.decode_thread(bytes(data)) is not None
     data[-8] = 1  # begun moved on, done did not
     assert events.decode_thread(bytes(data)) is None
+
+
+def test_a_brief_is_the_thread_in_brief() -> None:
+    """The quick reading of many threads finds the same fields as the whole one of each."""
+    size = events.SIZES["wi_thread"]
+    data = bytearray(bytes(range(1, 256)) * 5)[: 2 * size]
+    for start in (0, size):  # a whole copy: begun and done are the same
+        data[start + size - 8 : start + size] = data[start : start + 8]
+    threads = [events.decode_thread(bytes(data), start) for start in (0, size)]
+    assert list(events.decode_briefs(bytes(data))) == [
+        (t.pid, t.tid, t.target, t.last_ns, t.end_ns, t.state) for t in threads if t is not None
+    ]

@@ -119,7 +119,7 @@ def test_random_memory_as_tasks(version: tuple[int, int], seed: int) -> None:
         lambda p: heap.get(p, "asyncio.tasks"),
         lambda p: list(heap.members(p)),
         lambda p: heap.attribute(p, "data", "PySet_Type"),
-        tasks._chain,
+        lambda p: tasks._coroutines.points(p, []),
         tasks._task,
         tasks._name,
     ):

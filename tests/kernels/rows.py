@@ -48,7 +48,6 @@ ROWS = (
         "Throttled by a cgroup (v2)",
         (
             _IN + "test_throttled.py::test_the_one_who_uses_up_the_quota",
-            _IN + "test_throttled.py::test_who_stands_in_the_queue_meanwhile",
             _IN + "test_throttled.py::test_who_is_woken_into_a_throttled_queue",
         ),
     ),

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Many sleepers: PROCESSES processes of THREADS threads, each sleeping MS milliseconds at a time, for SECONDS
- * after a line, or the end of the input, comes in. The first process prints "up", waits for all, and prints how
- * often they slept. */
+ * they began; with a fifth argument all of them begin at once, after a line, or the end of the input, comes in.
+ * The first process prints "up", waits for all, and prints how often they slept. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdio.h>
@@ -59,6 +59,8 @@ int main(int argc, char **argv)
 	slept = mmap(NULL, processes * count * sizeof(long), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (slept == MAP_FAILED || pipe(gate))
 		return 1;
+	if (argc < 6)
+		close(gate[1]);
 	for (long i = 0; i < processes; i++)
 		if (fork() == 0) {
 			close(gate[1]);
@@ -66,7 +68,7 @@ int main(int argc, char **argv)
 		}
 	puts("up");
 	fflush(stdout);
-	while (read(0, line, 1) > 0 && *line != '\n')
+	while (argc > 5 && read(0, line, 1) > 0 && *line != '\n')
 		;
 	close(gate[1]);
 	while (wait(NULL) > 0)

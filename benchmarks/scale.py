@@ -55,7 +55,7 @@ def _memory(what: str, rss: float) -> Row:
 def _flood(crowd: str, socket: Path, daemon: int) -> list[Row]:
     """Waits so long that no threshold spares the daemon one: it goes up to 64 ms."""
     say(f"  a flood: {PROCESSES * THREADS} threads that sleep for {NAP_MS} ms at a time, for {FLOOD_S} s")
-    report, _, rss = _observe(crowd, socket, daemon, (PROCESSES, THREADS, NAP_MS, FLOOD_S, 1), FLOOD_S + 4)
+    report, _, rss = _observe(crowd, socket, daemon, (PROCESSES, THREADS, NAP_MS, FLOOD_S), FLOOD_S + 4)
     loss, kernel, naps = report["loss"], report["_counters"], report["_naps"]
     events, lost = kernel["slices"], kernel["slices_lost"]
     slept = sum(thread["states"].get("sleep", 0.0) for thread in report["threads"])

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Many sleepers: PROCESSES processes of THREADS threads, each sleeping MS milliseconds at a time, for SECONDS
- * after a line, or the end of the input, comes in. The first process prints "up", waits for all, and prints how
- * often they slept. */
+ * a line, or the end of the input, comes in; spread evenly, so that they do not all wake at once. The first process
+ * prints "up", waits for all, and prints how often they slept. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdio.h>
@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 static long ms, seconds;
+static long *all, threads_in_all;
 static int gate[2];
 
 static void *sleeper(void *slept)
@@ -21,6 +22,8 @@ static void *sleeper(void *slept)
 
 	if (read(gate[0], &go, 1) < 0)
 		exit(1);
+	long first = ms * 1000000 / threads_in_all * ((long *)slept - all);
+	nanosleep(&(struct timespec){ first / 1000000000, first % 1000000000 }, NULL);
 	clock_gettime(CLOCK_MONOTONIC, &end);
 	end.tv_sec += seconds;
 	do {
@@ -59,6 +62,8 @@ int main(int argc, char **argv)
 	slept = mmap(NULL, processes * count * sizeof(long), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (slept == MAP_FAILED || pipe(gate))
 		return 1;
+	all = slept;
+	threads_in_all = processes * count;
 	for (long i = 0; i < processes; i++)
 		if (fork() == 0) {
 			close(gate[1]);

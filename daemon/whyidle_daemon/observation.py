@@ -421,12 +421,12 @@ class Observation:
         threads = merged(self._threads.exited.values(), snapshot.threads)
         loops = self._loops.copy()
         waits, waiting = with_lasting(self._waits, threads, now_ns, self._sites, self._processes, loops)
-        lasting = {(pid, tid, record.start_ns) for (pid, tid), record in waiting.items()}
-        naming = Naming(waits.groups, self._hosts, self._short_places(lasting))
-        waiting = {
-            who: record._replace(key=naming.placed(record.key)) if record.key is not None else record
-            for who, record in waiting.items()
-        }
+        short = self._short_places({(pid, tid, record.start_ns) for (pid, tid), record in waiting.items()})
+        naming = Naming(waits.groups, self._hosts, short)
+        for who, record in waiting.items():
+            key = naming.placed(record.key) if record.key is not None else None
+            if key is not record.key:
+                waiting[who] = record._replace(key=key)
         groups = naming.groups()
         times = thread_times(threads, now_ns, self._processes, groups.values())
         walker = self._walker(self._lines.named(naming.placed), waiting)

@@ -8,7 +8,19 @@ import platform
 import sys
 from datetime import UTC, datetime
 
-from benchmarks import blame, cuda, demo, gpus, readme, scale, service, startup, switches, syscalls
+from benchmarks import (
+    blame,
+    cuda,
+    demo,
+    experiments,
+    gpus,
+    readme,
+    scale,
+    service,
+    startup,
+    switches,
+    syscalls,
+)
 from benchmarks.measure import OUT, Row, say
 
 ALL = {
@@ -17,6 +29,7 @@ ALL = {
     "startup": startup.run,
     "cuda": cuda.run,
     "demo": demo.run,
+    "experiments": experiments.run,
     "blame": blame.run,
     "scale": scale.run,
     "gpus": gpus.run,

@@ -15,6 +15,7 @@ with something to say gets `Characters`.
 """
 
 import json
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -148,11 +149,15 @@ def tool_call(tools: Sequence[str], style: Style, tokens: int, queries: int = 3)
     ValueError when not even the shortest fits; its message names the least number of tokens that does.
     """
     room = tokens - 1  # one token for the end of the text
-    for unit in range(tokens, 0, -1):
-        piece = one_of(*(_SHAPES[tool](style, unit, queries) for tool in tools))
-        if piece.longest <= room:
-            return piece
-    raise ValueError(f"a tool call needs at least {piece.longest + 1} tokens")
+
+    def shaped(unit: int) -> Piece:
+        return one_of(*(_SHAPES[tool](style, unit, queries) for tool in tools))
+
+    # Nothing gets shorter as the unit grows, so the largest that fits is found without trying all.
+    unit = bisect_right(range(1, tokens + 1), room, key=lambda unit: shaped(unit).longest)
+    if not unit:
+        raise ValueError(f"a tool call needs at least {shaped(1).longest + 1} tokens")
+    return shaped(unit)
 
 
 def root(piece: Piece) -> str:

@@ -17,6 +17,7 @@ from whyidle_agent.errors import AgentError
 from whyidle_agent.model_file import generated_model
 from whyidle_agent.text import printable
 
+_STARTED = time.monotonic()  # a run's own account begins here: importing what it needs is part of it
 DEFAULT_GOAL = "find out why the GPU sits idle while an agent runs"
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 _EXAMPLES = """\
@@ -65,7 +66,8 @@ def _experiment(options: argparse.Namespace) -> int:
 
     from whyidle_agent import experiment  # noqa: PLC0415
 
-    experiment.show(experiment.search(options.out, options.loops, options.seed), Console().print)
+    proportion = experiment.Proportion(options.queries, options.search_per_inference)
+    experiment.show(experiment.search(options.out, options.loops, options.seed, proportion), Console().print)
     return 0
 
 
@@ -80,7 +82,7 @@ def _run(options: argparse.Namespace) -> int:
     from whyidle_agent.stats import Stats  # noqa: PLC0415
     from whyidle_agent.tools import work_folder  # noqa: PLC0415
 
-    stats = Stats()
+    stats = Stats(started=_STARTED)
     if options.stats is not None and not options.stats.absolute().parent.is_dir():
         # Found out now, not after the run whose account it would be.
         raise AgentError(f"no folder for {options.stats}", "make it, or give another --stats FILE")
@@ -111,6 +113,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         # The tool's files have a folder of their own: no file name can then reach the history.
         with work_folder(options.workdir / "files") as folder:
+            stats.engine_since = time.monotonic()
             brain = LlamaBrain(model, settings)
             stats.load_s = brain.load_seconds
             try:
@@ -222,6 +225,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     trial.add_argument("--loops", type=_whole(3), default=6, metavar="N", help="steps (default: 6)")
     trial.add_argument("--seed", type=_whole(0), default=1, metavar="S", help="(default: 1)")
+    trial.add_argument(
+        "--queries", type=_whole(1), default=12, metavar="N", help="searches in a step (default: 12)"
+    )
+    trial.add_argument(
+        "--search-per-inference",
+        type=_seconds,
+        default=2.6,
+        metavar="R",
+        help="seconds of search for a second of inference, before the fix (default: 2.6, the article's)",
+    )
 
     model = commands.add_parser("model", help="make the generated model when it is missing; print its path")
     model.add_argument("--path", type=Path, metavar="FILE", help="where (default: in the cache)")

@@ -36,6 +36,7 @@ class Stats:
     outcome: str = "failed"
     started: float = field(default_factory=time.monotonic)
     wall_s: float = 0.0
+    engine_since: float = 0.0  # when the model began to load
     load_s: float = 0.0  # of the model, without importing its library
     inference_s: float = 0.0  # thinking: decode, sampling, grammar
     decode_s: float = 0.0  # inside llama_decode alone; part of inference_s

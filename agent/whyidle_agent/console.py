@@ -59,6 +59,10 @@ class Console:
                 f"no search succeeded: is a server at {one_line(search_url, 200)}? whyidle-search is one"
             )
 
+    def note(self, text: str) -> None:
+        """Print a line about something that goes on beside the steps."""
+        self._line(one_line(text, 200))
+
     def _line(self, text: str) -> None:
         self._out.write(f"\r\x1b[2K{text}\n" if self._live else f"{text}\n")
         self._out.flush()

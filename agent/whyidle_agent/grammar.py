@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TOOLS = ("search_web", "write_file", "execute_code", "finish")
+REMEMBERING = (*TOOLS, "recall")  # of an agent with a memory
 
 # No word is the beginning of another: the model could not end it otherwise without a choice that is not its.
 LEXICON = (
@@ -65,6 +66,14 @@ class ExecuteCode:
 
 
 @dataclass(frozen=True)
+class Recall:
+    """Ask the memory for what is nearest to `query`."""
+
+    thought: str
+    query: str
+
+
+@dataclass(frozen=True)
 class Finish:
     """The goal is reached: `answer`."""
 
@@ -72,7 +81,7 @@ class Finish:
     answer: str
 
 
-Call = SearchWeb | WriteFile | ExecuteCode | Finish
+Call = SearchWeb | WriteFile | ExecuteCode | Recall | Finish
 
 
 def literal(text: str) -> Piece:
@@ -177,6 +186,8 @@ def parse_call(text: str) -> Call:
         case {"tool": "execute_code", "thought": str(thought), "lines": [_, *_] as lines}:
             if all(isinstance(line, str) for line in lines):
                 return ExecuteCode(thought, tuple(lines))
+        case {"tool": "recall", "thought": str(thought), "query": str(query)}:
+            return Recall(thought, query)
         case {"tool": "finish", "thought": str(thought), "answer": str(answer)}:
             return Finish(thought, answer)
     raise ValueError("not a tool call")
@@ -203,6 +214,10 @@ def _execute_code(style: Style, unit: int, _queries: int) -> Piece:
     return _object("execute_code", style, unit, sequence(literal('"lines":['), line, more, literal("]")))
 
 
+def _recall(style: Style, unit: int, _queries: int) -> Piece:
+    return _object("recall", style, unit, sequence(literal('"query":"'), style.phrase(unit), literal('"')))
+
+
 def _finish(style: Style, unit: int, _queries: int) -> Piece:
     return _object(
         "finish", style, unit, sequence(literal('"answer":"'), style.phrase(3 * unit), literal('"'))
@@ -218,5 +233,6 @@ _SHAPES: dict[str, Callable[[Style, int, int], Piece]] = {
     "search_web": _search_web,
     "write_file": _write_file,
     "execute_code": _execute_code,
+    "recall": _recall,
     "finish": _finish,
 }

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from whyidle_agent.errors import AgentError
-from whyidle_agent.model_file import generated_model
+from whyidle_agent.model_file import DEFAULT_SIZE, SMALL_SIZE, generated_model
 from whyidle_agent.text import printable
 
 _STARTED = time.monotonic()  # a run's own account begins here: importing what it needs is part of it
@@ -79,6 +79,7 @@ def _run(options: argparse.Namespace) -> int:
     from whyidle_agent.grammar import Characters, Words  # noqa: PLC0415
     from whyidle_agent.history import HistoryFile  # noqa: PLC0415
     from whyidle_agent.loop import Agent, Task  # noqa: PLC0415
+    from whyidle_agent.memory.opening import opened  # noqa: PLC0415
     from whyidle_agent.stats import Stats  # noqa: PLC0415
     from whyidle_agent.tools import work_folder  # noqa: PLC0415
 
@@ -97,6 +98,9 @@ def _run(options: argparse.Namespace) -> int:
         planned=generated,
         style=Words() if generated else Characters(),
         queries=options.queries,
+        observation=options.observation,
+        whole=options.history == "whole",
+        summary_tokens=options.summary_tokens if options.memory == "managed" else 0,
     )
     settings = Settings(
         options.seed,
@@ -106,7 +110,9 @@ def _run(options: argparse.Namespace) -> int:
         options.gpu_layers,
         options.verbose,
     )
-    model = generated_model() if generated else options.model
+    model = (
+        generated_model(size=SMALL_SIZE if options.small else DEFAULT_SIZE) if generated else options.model
+    )
     history = HistoryFile(options.workdir)
     console = Console(task.loops)
     status = 0
@@ -124,6 +130,7 @@ def _run(options: argparse.Namespace) -> int:
                     together = None
                     if options.tools == "async":
                         together = stack.enter_context(AsyncSearch(task.search_url, task.timeout_s))
+                    memory = stack.enter_context(opened(options, model, history.path, stats, console.note))
                     Agent(
                         task,
                         brain,
@@ -132,6 +139,7 @@ def _run(options: argparse.Namespace) -> int:
                         stats=stats,
                         watcher=console,
                         together=together,
+                        memory=memory,
                     ).run()
             except KeyboardInterrupt:
                 stats.outcome = "interrupted"
@@ -206,6 +214,21 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--queries", type=_whole(1), default=3, metavar="N", help="most searches in one step (default: 3)"
     )
+    _add_memory_options(run)
+    run.add_argument(
+        "--history",
+        choices=("cut", "whole"),
+        default="cut",
+        help="the oldest steps leave a full prompt, or the run ends there (default: cut)",
+    )
+    run.add_argument(
+        "--observation",
+        type=_whole(20),
+        default=180,
+        metavar="N",
+        help="characters of a step's result in the prompt (default: 180)",
+    )
+    run.add_argument("--small", action="store_true", help="a generated model of a tenth of the cost")
     run.add_argument("--threads", type=_whole(1), default=1, metavar="N", help="of the model (default: 1)")
     run.add_argument("--temperature", type=_seconds, default=0.8, metavar="T", help="above 0 (default: 0.8)")
     run.add_argument(
@@ -239,6 +262,35 @@ def _parser() -> argparse.ArgumentParser:
     model = commands.add_parser("model", help="make the generated model when it is missing; print its path")
     model.add_argument("--path", type=Path, metavar="FILE", help="where (default: in the cache)")
     return parser
+
+
+def _add_memory_options(run: argparse.ArgumentParser) -> None:
+    run.add_argument(
+        "--memory",
+        choices=("off", "unbounded", "managed"),
+        default="off",
+        help="unbounded: keep every interaction, duplicates included; managed: a window, a time-to-live, "
+        "duplicates merged, a summary (default: off)",
+    )
+    run.add_argument(
+        "--embed-model", type=Path, metavar="PATH", help="a GGUF model for its vectors (default: the run's)"
+    )
+    run.add_argument(
+        "--window", type=_whole(1), default=64, metavar="N", help="managed: kept in the process (default: 64)"
+    )
+    run.add_argument(
+        "--ttl", type=_seconds, default=3600.0, metavar="S", help="managed: kept on disk (default: 3600 s)"
+    )
+    run.add_argument(
+        "--compact-every", type=_whole(1), default=50, metavar="N", help="managed: steps (default: 50)"
+    )
+    run.add_argument(
+        "--summary-tokens",
+        type=_whole(0),
+        default=200,
+        metavar="N",
+        help="managed: tokens in the prompt for the steps that left it (default: 200)",
+    )
 
 
 def _whole(least: int) -> Callable[[str], int]:

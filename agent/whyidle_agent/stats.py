@@ -16,6 +16,7 @@ from whyidle_agent.errors import AgentError
 from whyidle_agent.paths import write_atomically
 
 SCHEMA = "whyidle.agent-stats/1"
+MAX_CALLS = 1024  # in the list: a run of days is not to grow by its own account
 
 
 @dataclass
@@ -43,21 +44,25 @@ class Stats:
     decode_calls: int = 0
     steps: int = 0
     tokens: int = 0  # generated
+    embed_s: float = 0.0  # making embeddings, in an engine of its own
+    memory: dict[str, Any] | None = None  # the memory's account, when there is one
     tool_calls: list[ToolCall] = field(default_factory=list)
+    earlier_calls: int = 0  # that are not in the list any more
+    earlier_calls_s: float = 0.0  # the time in which at least one of those ran
 
     @property
     def tools_s(self) -> float:
         """Return the time in which at least one tool ran."""
-        total, until = 0.0, -math.inf
-        for call in sorted(self.tool_calls, key=lambda call: call.start):
-            end = call.start + call.duration_s
-            total += max(0.0, end - max(call.start, until))
-            until = max(until, end)
-        return total
+        return self.earlier_calls_s + _together_s(self.tool_calls)
 
     @contextmanager
     def calling(self, tool: str, step: int) -> Iterator[ToolCall]:
         """Account for one tool call; its duration is kept also when it is interrupted."""
+        if len(self.tool_calls) >= MAX_CALLS and step != self.tool_calls[-1].step:
+            # Between two steps no call runs, so none is cut off from one that it overlaps.
+            self.earlier_calls += len(self.tool_calls)
+            self.earlier_calls_s += _together_s(self.tool_calls)
+            self.tool_calls.clear()
         call = ToolCall(tool, step, time.monotonic())
         self.tool_calls.append(call)
         try:
@@ -75,3 +80,12 @@ class Stats:
             write_atomically(path, (json.dumps(self.as_json(), indent=2) + "\n").encode())
         except OSError as error:
             raise AgentError(f"cannot write {path}: {error.strerror}", "give another --stats FILE") from error
+
+
+def _together_s(calls: list[ToolCall]) -> float:
+    total, until = 0.0, -math.inf
+    for call in sorted(calls, key=lambda call: call.start):
+        end = call.start + call.duration_s
+        total += max(0.0, end - max(call.start, until))
+        until = max(until, end)
+    return total

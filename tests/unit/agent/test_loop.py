@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from agent_fakes import ScriptedBrain
+from memory_fakes import Letters
 
 from whyidle_agent import loop
 from whyidle_agent.brain import Answer
@@ -17,8 +18,10 @@ from whyidle_agent.errors import AgentError
 from whyidle_agent.grammar import Characters, Finish
 from whyidle_agent.history import HistoryFile
 from whyidle_agent.loop import Agent, Task, plan
+from whyidle_agent.memory.policies import Memory, Unbounded
+from whyidle_agent.memory.store import VectorStore
 from whyidle_agent.slow_search import Behaviour, SearchServer
-from whyidle_agent.stats import Stats
+from whyidle_agent.stats import MAX_CALLS, Stats
 from whyidle_agent.tools import Observation, work_folder
 
 SEARCH = {"tool": "search_web", "thought": "look", "queries": ["gpu idle", "nothing here"]}
@@ -27,7 +30,11 @@ FINISH = {"tool": "finish", "thought": "done", "answer": "42"}
 
 
 def run(
-    brain: ScriptedBrain, folder: Path, url: str = "http://127.0.0.1:9", **changes: Any
+    brain: ScriptedBrain,
+    folder: Path,
+    url: str = "http://127.0.0.1:9",
+    memory: Memory | None = None,
+    **changes: Any,
 ) -> tuple[Stats, str]:
     """Run the agent to its end; gives its account and what it printed."""
     task = Task("the goal", 6, url, timeout_s=5, tokens=512, context=4096, planned=False, style=Characters())
@@ -37,7 +44,10 @@ def run(
     try:
         with work_folder(folder / "files") as opened:
             console = Console(6, out)
-            Agent(task, brain, folder=opened, history=history, stats=stats, watcher=console).run()
+            agent = Agent(
+                task, brain, folder=opened, history=history, stats=stats, watcher=console, memory=memory
+            )
+            agent.run()
     finally:
         history.close()
     return stats, out.getvalue()
@@ -149,3 +159,56 @@ def test_streaming_on_a_terminal_stays_on_one_line() -> None:
     assert max(len(part) for part in out.getvalue().split("\r\x1b[2K")) < 80
     console.thought(1, Finish("thought", "answer"), Answer("", 1, 1, 0.5))
     assert out.getvalue().count("\n") == 2
+
+
+def test_recall_answers_from_earlier_steps(tmp_path: Path) -> None:
+    """With a memory the prompt offers the tool, and what an earlier step found comes back."""
+    ask = {"tool": "recall", "thought": "what was it", "query": "body"}
+    brain = ScriptedBrain(WRITE, ask, FINISH)
+    store = VectorStore(tmp_path / "memory.db", Letters.dimensions, Letters.name)
+    try:
+        memory = Unbounded(tmp_path / "history.jsonl", store, Letters(), print)
+        stats, _ = run(brain, tmp_path, memory=memory)
+    finally:
+        store.close()
+    assert '"recall"' in brain.prompts[0]
+    assert "wrote 4 bytes to a.txt" in brain.prompts[2]
+    assert stats.outcome == "finished"
+    assert [(call.tool, call.ok) for call in stats.tool_calls] == [("write_file", True), ("recall", True)]
+    assert memory.account.entries == 2 * (2 + 2 + 1)  # finishing has no result
+
+
+def test_without_a_memory_the_prompt_offers_none(tmp_path: Path) -> None:
+    """A model that asks all the same reads that there is none."""
+    brain = ScriptedBrain({"tool": "recall", "thought": "t", "query": "q"}, FINISH)
+    run(brain, tmp_path)
+    assert '"recall"' not in brain.prompts[0]
+    assert "there is no memory" in brain.prompts[1]
+
+
+def test_the_steps_that_left_the_prompt_leave_a_line_each(tmp_path: Path) -> None:
+    """A managed run's prompt begins with the introduction, then what earlier steps came to, in few tokens."""
+    brain = ScriptedBrain(WRITE)
+    run(brain, tmp_path, loops=40, context=2000, summary_tokens=150)
+    assert "Earlier:\n- write_file a.txt: wrote 4 bytes to a.txt (x" in brain.prompts[-1]
+    assert max(map(len, brain.prompts)) <= 2000 - 512
+
+
+def test_a_whole_history_stays_in_the_prompt(tmp_path: Path) -> None:
+    """No step leaves it, however many there are."""
+    brain = ScriptedBrain(WRITE)
+    run(brain, tmp_path, loops=40, context=2000, whole=True)
+    assert brain.prompts[-1].count("Result: ") == 39
+
+
+def test_the_account_of_a_long_run_is_bounded() -> None:
+    """Of ten thousand calls the latest are listed; the time of all is known."""
+    stats = Stats()
+    for step in range(10_000):
+        with stats.calling("search_web", step) as call:
+            pass
+        call.duration_s = 0.5
+        call.start = float(step)
+    assert len(stats.tool_calls) <= MAX_CALLS
+    assert stats.earlier_calls + len(stats.tool_calls) == 10_000
+    assert stats.tools_s == pytest.approx(5000.0)

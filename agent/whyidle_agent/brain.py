@@ -30,7 +30,8 @@ class Answer:
 
     text: str
     tokens: int  # generated
-    prompt_tokens: int  # of the whole prompt; the cached part of it is not evaluated again
+    # Of the whole prompt, None where a server does not say; the cached part of it is not evaluated again.
+    prompt_tokens: int | None
     seconds: float  # of thinking: evaluation, sampling and everything between
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from whyidle_agent.brain import LlamaBrain, Settings, _chat_formatter
+from whyidle_agent.calls import TOOLS, parse_call
 from whyidle_agent.errors import AgentError
-from whyidle_agent.grammar import TOOLS, Characters, Style, Words, parse_call, tool_call
+from whyidle_agent.grammar import Characters, Style, Words, tool_call
 from whyidle_agent.main import main
 from whyidle_agent.model_file import ModelSize, check_readable, generated_model, is_whole, vocabulary
 from whyidle_agent.slow_search import Behaviour, SearchServer

@@ -11,8 +11,9 @@ export WHYIDLE_CACHE
 # What only some targets need.
 TEST_PACKAGES := systemd prometheus
 SYSTEMD_PACKAGES := systemd systemd-sysv systemd-container
+KERNEL_PACKAGES := qemu-system-x86 busybox-static kmod cpio zstd e2fsprogs
 
-.PHONY: help setup demo test lint bench accuracy install uninstall test-systemd clean
+.PHONY: help setup demo test lint bench accuracy install uninstall test-systemd kernels clean
 .DEFAULT_GOAL := help
 
 help: ## these targets
@@ -34,7 +35,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup ## the numbers of the README, measured here (about 10 minutes)
+bench: setup ## the numbers of the README and benchmarks/RESULTS.md, measured here (about 30 minutes)
 	$(BIN)/python -m benchmarks
 
 accuracy: setup ## programs that know their own truth: precision, recall, seconds per state (3 minutes, root)
@@ -49,6 +50,10 @@ uninstall: setup ## every trace of that service
 test-systemd: PACKAGES += $(SYSTEMD_PACKAGES)
 test-systemd: setup ## the service under a real systemd, in a container: install, faults, upgrade, uninstall
 	@tests/systemd/boot.sh
+
+kernels: PACKAGES += $(KERNEL_PACKAGES)
+kernels: setup ## the probe tests under other kernels, 5.10 to the newest, in qemu (30 minutes); README.md's table
+	@$(BIN)/python -m tests.kernels
 
 clean: ## remove what setup and the runs made (the wheel and the model stay in the cache)
 	rm -rf $(VENV) out dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

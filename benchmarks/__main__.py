@@ -1,29 +1,31 @@
-"""``python -m benchmarks [NAME...]``: run, print, and put the tables into README.md."""
+"""``python -m benchmarks [NAME...]``: run, print, and put the tables into RESULTS.md and README.md."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import platform
 import sys
-from datetime import UTC, datetime
 
 from benchmarks import (
+    accuracy,
+    agent_memory,
     blame,
     cuda,
     demo,
     experiments,
     gpus,
     readme,
+    results,
     scale,
     service,
     startup,
     switches,
     syscalls,
 )
-from benchmarks.measure import OUT, Row, say
+from benchmarks.measure import OUT, say
 
 ALL = {
+    "accuracy": accuracy.run,
     "syscalls": syscalls.run,
     "switches": switches.run,
     "startup": startup.run,
@@ -34,6 +36,7 @@ ALL = {
     "scale": scale.run,
     "gpus": gpus.run,
     "service": service.run,
+    "agent-memory": agent_memory.run,
 }
 
 
@@ -49,24 +52,13 @@ def main() -> int:
         say("benchmarks: kernel probes need root\n  run it with sudo")
         return 3
     OUT.mkdir(parents=True, exist_ok=True)
-    sections = []
     for name in names:
         say(f"==> {name}")
-        sections.append(ALL[name]())
-    text = "\n\n".join(_table(title, rows) for title, rows in sections)
-    when = datetime.now(UTC).strftime("%Y-%m-%d")
-    text += (
-        f"\n\nMeasured {when} on Linux {platform.release()}, {os.cpu_count()} virtual CPUs, by `make bench`."
-    )
-    print(text)
-    if names == list(ALL):
-        readme.replace("benchmarks", text)
+        print(results.table(name, results.store(name, *ALL[name]())), flush=True)
+        found = results.load()
+        results.PAGE.write_text(results.page(found, list(ALL)))
+        readme.replace("benchmarks", results.headlines(found))
     return 0
-
-
-def _table(title: str, rows: list[Row]) -> str:
-    lines = [f"**{title}**", "", "| what | measured | goal | |", "|---|---|---|---|"]
-    return "\n".join(lines + [f"| {row.what} | {row.value} | {row.goal} | {row.verdict} |" for row in rows])
 
 
 if __name__ == "__main__":

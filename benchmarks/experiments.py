@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.measure import OUT, Row, judge, say
-from whyidle_agent.experiment import Proportion, search
+from whyidle_agent.experiment import LOOPS, Proportion, search
 
 ARTICLE = Proportion()
 # From searches that take half as long as inference to five times as long, few in a step and many.
@@ -16,7 +16,7 @@ PROPORTIONS = (
     Proportion(queries=6, search_per_inference=2.0),
     Proportion(queries=4, search_per_inference=5.0),
 )
-LOOPS = 6
+FEWER_LOOPS = 6
 CLOCKS_GOAL = 0.02
 PREDICTION_GOAL = 0.10
 
@@ -29,7 +29,9 @@ def run() -> tuple[str, list[Row]]:
             f"{proportion.queries} searches in a step, {proportion.search_per_inference:g} x the inference"
         )
         say(f"  {number + 1}/{len(PROPORTIONS)}: {words}")
-        result = search(OUT / "search" / str(number), LOOPS, 1, proportion)
+        result = search(
+            OUT / "search" / str(number), LOOPS if proportion is ARTICLE else FEWER_LOOPS, 1, proportion
+        )
         if proportion is ARTICLE:
             rows += _article(result)
         rows.append(_prediction(words, result))

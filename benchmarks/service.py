@@ -44,9 +44,11 @@ def run() -> tuple[str, list[Row]]:
 class Service:
     """A daemon as systemd would start it: ready when it says so."""
 
-    def __init__(self, folder: Path, more: str = "") -> None:
+    def __init__(self, folder: Path, more: str = "", log: int = subprocess.DEVNULL) -> None:
         self.socket, state = folder / "w.sock", folder / "state"
         state.mkdir(exist_ok=True)
+        cache = folder / "cache"
+        cache.mkdir(mode=0o700, exist_ok=True)
         config = folder / "config.toml"
         config.write_text(CONFIG.format(folder=folder, more=more))
         notify = folder / "notify"
@@ -56,9 +58,19 @@ class Service:
             channel.settimeout(60)
             self.began = time.monotonic()
             self.process = subprocess.Popen(
-                [BIN / "whyidled", "--socket", self.socket, "--config", config, "--state", state],
+                [
+                    BIN / "whyidled",
+                    "--socket",
+                    self.socket,
+                    "--config",
+                    config,
+                    "--state",
+                    state,
+                    "--cache",
+                    cache,
+                ],
                 env={**os.environ, "NOTIFY_SOCKET": str(notify)},
-                stderr=subprocess.DEVNULL,
+                stderr=log,
             )
             channel.recv(256)
         self.ready_s = time.monotonic() - self.began

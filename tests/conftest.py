@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from harness import PATIENCE
+from whyidle_probes import loader
+
 REQUIRED = {word for word in os.environ.get("WHYIDLE_REQUIRE", "").split(",") if word}
 
 
@@ -19,6 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
+    loader.TIMEOUT_S *= PATIENCE
     # A shell that runs the suite in the background makes it, and every program it starts, ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     reason = why_no_bpf()

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Self
 
 from whyidle_daemon.kernel import Kernel
 from whyidle_probes.events import Event, Slice, Thread
+
+PATIENCE = float(os.environ.get("WHYIDLE_PATIENCE", "1"))
+"""How many times longer than on a real machine a test waits before it calls something broken."""
 
 
 def wait_until(
     condition: Callable[[], object], what: str, timeout_s: float = 30.0, every_s: float = 0.005
 ) -> None:
     """Wait for a condition, never for luck; the time-out is only there to end a broken test."""
+    timeout_s *= PATIENCE
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
@@ -62,7 +68,7 @@ class Program:
         return self.process.stdout.readline().strip()
 
     def join(self) -> int:
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=60 * PATIENCE)
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -119,3 +125,13 @@ class Runner:
         assert program.join() == status
         self.probe.exit_of(program.pid)
         return program
+
+
+def throttled_s(group: Path) -> float:
+    """By the kernel's own account of the group."""
+    words = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
+    return (
+        int(words["throttled_time"]) / 1e9
+        if "throttled_time" in words
+        else int(words["throttled_usec"]) / 1e6
+    )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from harness import wait_until
+from harness import PATIENCE, wait_until
 from whyidle_wire.client import Client
 
 BIN = Path(sys.executable).parent
@@ -24,7 +24,7 @@ def whyidle(*arguments: str | Path, timeout: float = 90) -> subprocess.Completed
         [BIN / "whyidle", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=timeout * PATIENCE,
         stdin=subprocess.DEVNULL,
         check=False,
     )
@@ -66,7 +66,11 @@ class Daemon:
 
     def client(self) -> Client:
         client = Client.connect(self.socket)
-        client.handshake("test")
+        try:
+            client.handshake("test")
+        except BaseException:
+            client.close()
+            raise
         return client
 
     def rss_bytes(self) -> int:

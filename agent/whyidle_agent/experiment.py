@@ -22,6 +22,7 @@ from whyidle_agent.priority import undisturbed
 from whyidle_agent.slow_search import Behaviour, SearchServer
 
 SCHEMA = "whyidle.agent-experiment/1"
+LOOPS = 10
 QUERIES = 12  # searches in a step
 TOKENS = 1500  # most in an answer: room for that many queries
 # Seconds of search for a second of inference in the synchronous run. 2.33 would make 30 % utilisation, which

@@ -9,6 +9,8 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from whyidle_agent.errors import AgentError
 from whyidle_agent.model_file import generated_model
@@ -55,9 +57,19 @@ def _experiment(options: argparse.Namespace) -> int:
     from rich.console import Console  # noqa: PLC0415
 
     from whyidle_agent import experiment  # noqa: PLC0415
+    from whyidle_agent.experiments import closing, context, memory  # noqa: PLC0415
 
-    proportion = experiment.Proportion(options.queries, options.search_per_inference)
-    experiment.show(experiment.search(options.out, options.loops, options.seed, proportion), Console().print)
+    def search(out: Path, loops: int, seed: int) -> dict[str, Any]:
+        proportion = experiment.Proportion(options.queries, options.search_per_inference)
+        return experiment.search(out, loops, seed, proportion)
+
+    run, show, loops = {
+        "search": (search, experiment.show, experiment.LOOPS),
+        "memory": (memory.memory, memory.show, memory.LOOPS),
+        "context": (context.context, context.show, context.LOOPS),
+        "table": (closing.closing, closing.show, closing.LOOPS),
+    }[options.name]
+    show(run(options.out, options.loops or loops, options.seed), Console().print)
     return 0
 
 

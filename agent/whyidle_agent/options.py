@@ -127,21 +127,28 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--verbose", action="store_true", help="show llama.cpp's log")
 
     trial = commands.add_parser("experiment", help="measure what a fix brings, observed by whyidle (as root)")
-    trial.add_argument("name", choices=("search",), help="search: sync against async")
+    trial.add_argument(
+        "name",
+        choices=("search", "memory", "context", "table"),
+        help="search: sync against async; memory: unbounded against managed; context: until it is full; "
+        "table: the article's closing table",
+    )
     trial.add_argument(
         "--out", type=Path, default=Path("out/experiment"), metavar="DIR", help="(default: out/experiment)"
     )
-    trial.add_argument("--loops", type=_whole(3), default=6, metavar="N", help="steps (default: 6)")
+    trial.add_argument(
+        "--loops", type=_whole(3), metavar="N", help="steps (default: 10, 2000, 15, 12; in this order)"
+    )
     trial.add_argument("--seed", type=_whole(0), default=1, metavar="S", help="(default: 1)")
     trial.add_argument(
-        "--queries", type=_whole(1), default=12, metavar="N", help="searches in a step (default: 12)"
+        "--queries", type=_whole(1), default=12, metavar="N", help="search: of one step (default: 12)"
     )
     trial.add_argument(
         "--search-per-inference",
         type=_seconds,
         default=2.6,
         metavar="R",
-        help="seconds of search for a second of inference, before the fix (default: 2.6, the article's)",
+        help="search: seconds of it for a second of inference before the fix (default: 2.6, the article's)",
     )
 
     model = commands.add_parser("model", help="make the generated model when it is missing; print its path")

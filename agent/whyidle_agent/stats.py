@@ -16,10 +16,10 @@ from whyidle_agent.errors import AgentError
 from whyidle_agent.paths import write_atomically
 
 SCHEMA = "whyidle.agent-stats/1"
-MAX_CALLS = 1024  # in the list: a run of days is not to grow by its own account
+MAX_CALLS = 512  # in the list: a run of days is not to grow by its own account
 
 
-@dataclass
+@dataclass(slots=True)
 class ToolCall:
     """One call of one tool. `ok` is None while it runs: a call cut short by Ctrl-C keeps it."""
 

@@ -1,8 +1,11 @@
-"""What a waiting asyncio loop waits for, from the await chains of its tasks: a pure function.
+"""What a waiting asyncio loop waits for, from the await chains of its tasks: pure functions.
 
 A loop in its selector has no frame of the program's own on its stack; its tasks have. A task waits for the
-network when a library's or asyncio's own stream code is what its chain of coroutines ends in, not a timer,
-a lock, a queue or another task.
+network when it was seen to wait for a socket; where that was not looked at, when a library's or asyncio's own
+stream code is what its chain of coroutines ends in, not a timer, a lock, a queue or another task.
+
+A coroutine that is wrapped in a task of its own by asyncio (``wait_for`` before 3.12) or a library has no
+frame of the program's own: then the task that awaits it, if there is one such, says who asked.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from whyidle_daemon.pystack import Frame, Origin, Task, origin, own_frame
+from whyidle_daemon.pystack.awaiting import SOCKET
 
 _STREAMS = (
     "/asyncio/streams.py",
@@ -19,6 +23,8 @@ _STREAMS = (
     "/asyncio/base_events.py",
 )
 _TIMERS = ("sleep", "wait_for")
+_MAX_WRAPPED = 4
+_MAIN = "Task-1"  # asyncio.run and its like make it first
 
 
 class Awaited(NamedTuple):
@@ -28,32 +34,65 @@ class Awaited(NamedTuple):
     alone: bool
 
 
+class Chain(NamedTuple):
+    """A suspended task with the frames of whoever awaits it, innermost first.
+
+    ``wanted``: the main task waits for it, or it is that one, or another task waits for it.
+    """
+
+    task: Task
+    frames: tuple[Frame, ...]
+    wanted: bool
+
+
+def chains(tasks: Sequence[Task]) -> list[Chain]:
+    """The chain of every task that does not run."""
+    waiters: dict[int, list[Task]] = {}
+    for task in tasks:
+        for joined in task.joins:
+            waiters.setdefault(joined, []).append(task)
+    found = []
+    for task in tasks:
+        if task.running:
+            continue
+        frames = tuple(reversed(task.frames))
+        last = task
+        for _ in range(_MAX_WRAPPED):
+            by = waiters.get(last.address, [])
+            if len(by) != 1 or any(origin(frame.file) is Origin.OWN for frame in frames):
+                break
+            frames += tuple(reversed(by[0].frames))
+            last = by[0]
+        found.append(Chain(task, frames, task.name == _MAIN or bool(waiters.get(task.address))))
+    return found
+
+
 def awaited(tasks: Sequence[Task]) -> Awaited | None:
     """The code in which tasks wait for the network; ``None`` if none does, or several in different functions.
 
-    Several tasks in one function are what ``asyncio.gather`` of searches looks like. Tasks of more than one
-    loop say nothing, since a task does not name its thread.
-    """
+    Several tasks in one function are what ``asyncio.gather`` of searches looks like."""
     if len({task.loop for task in tasks}) != 1:
         return None
-    chains = [tuple(reversed(task.frames)) for task in tasks if not task.running]
-    waiting = [chain for chain in chains if _waits_for_network(chain)]
-    places = {_place(chain) for chain in waiting}
+    waiting = [chain.frames for chain in chains(tasks) if _waits_for_network(chain)]
+    places = {_place(frames) for frames in waiting}
     if len(places) != 1 or None in places:
         return None
     return Awaited(waiting[0], len(waiting) == 1)
 
 
-def _place(chain: tuple[Frame, ...]) -> tuple[str, str] | None:
-    own = own_frame(chain)
-    return (chain[own].function, chain[own].file) if own is not None else None
+def _place(frames: tuple[Frame, ...]) -> tuple[str, str] | None:
+    own = own_frame(frames)
+    return (frames[own].function, frames[own].file) if own is not None else None
 
 
-def _waits_for_network(chain: tuple[Frame, ...]) -> bool:
-    own = own_frame(chain)
+def _waits_for_network(chain: Chain) -> bool:
+    frames = chain.frames
+    own = own_frame(frames)
     if not own:  # the program's own code awaits a future or a task: nothing says that it is a socket
         return False
-    innermost = chain[0]
+    if chain.task.kind == SOCKET:
+        return True
+    innermost = frames[0]
     if innermost.file.endswith("/asyncio/tasks.py") and innermost.function in _TIMERS:
         return False
-    return any(frame.file.endswith(_STREAMS) or origin(frame.file) is Origin.SITE for frame in chain[:own])
+    return any(frame.file.endswith(_STREAMS) or origin(frame.file) is Origin.SITE for frame in frames[:own])

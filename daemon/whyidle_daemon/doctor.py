@@ -74,17 +74,8 @@ def can_run(checks: list[Check]) -> bool:
 
 
 def _kernel() -> Check:
-    release = platform.release()
-    numbers = tuple(int("".join(filter(str.isdigit, part)) or 0) for part in release.split(".")[:2])
-    detail = f"{release} on {platform.machine()}, {os.cpu_count()} CPUs"
-    if numbers < (5, 15):
-        return Check(
-            "kernel",
-            "warning",
-            detail,
-            "run kernel 5.15 or later: waits are read through a helper it added",
-            MAIN_JOB,
-        )
+    """Which one it is. What it can do, the checks of BTF, probes and uprobes find out by trying."""
+    detail = f"{platform.release()} on {platform.machine()}, {os.cpu_count()} CPUs"
     return Check("kernel", "ok", detail, None, MAIN_JOB)
 
 
@@ -160,8 +151,16 @@ _WITHOUT = {
     "sk_data_ready": "the peer that woke an event loop stays unknown (kernel 6.3 has it)",
     "inet_sock_set_state": "a connection that was reset is not told from one that answered",
     "sock_send_length": "peers that were not looked up have no names (kernel 6.3 has it)",
+    "unix_peer": "a wait on a Unix socket does not lead to the process at its other end",
     "cpu-clock": "threads that poll without sleeping are not found",
     "getaddrinfo": "peers have no names",
+}
+
+
+_THROTTLING = {
+    "task": "each thread says whether its cgroup's CPU limit holds it",
+    "queue": "run queues say that a cgroup's CPU limit holds them (from kernel 6.18 on, each thread)",
+    "": "this kernel limits no cgroup's CPU time",
 }
 
 
@@ -171,23 +170,33 @@ def _probes() -> Check:
     except LoaderError as error:
         return Check("probes", "missing", str(error).splitlines()[0], error.fix, MAIN_JOB)
     programs = sum(name.startswith("program:") for name in probes.descriptors)
-    missing = probes.missing
+    missing, throttling = probes.missing, _THROTTLING[probes.throttling]
     probes.close()
     if missing:
-        detail = f"{programs} programs load; this kernel lacks {', '.join(missing)}"
+        detail = f"{programs} programs load; {throttling}; this kernel lacks {', '.join(missing)}"
         lost = "; ".join(_WITHOUT.get(name, f"what {name} tells") for name in missing)
         return Check(
             "probes", "warning", detail, f"a newer kernel; without: {lost}", "the details named here"
         )
-    return Check("probes", "ok", f"{programs} programs load and attach", None, MAIN_JOB)
+    return Check("probes", "ok", f"{programs} programs load and attach; {throttling}", None, MAIN_JOB)
 
 
 def _uprobes(sys_root: Path) -> Check:
-    if (sys_root / "bus/event_source/devices/uprobe/type").exists():
-        return Check("uprobes", "ok", "the kernel has them", None, ENGINE)
-    return Check(
-        "uprobes", "missing", "the kernel has none", "run a kernel with CONFIG_UPROBE_EVENTS=y", ENGINE
-    )
+    if not (sys_root / "bus/event_source/devices/uprobe/type").exists():
+        return Check(
+            "uprobes", "missing", "the kernel has none", "run a kernel with CONFIG_UPROBE_EVENTS=y", ENGINE
+        )
+    if _has_type(sys_root, b"bpf_uprobe_multi_link"):
+        return Check("uprobes", "ok", "attached by links, which need no privilege of their own", None, ENGINE)
+    detail = "attached by perf events, for which the service keeps CAP_SYS_ADMIN (kernel 6.6 has links)"
+    return Check("uprobes", "ok", detail, None, ENGINE)
+
+
+def _has_type(sys_root: Path, name: bytes) -> bool:
+    try:
+        return b"\0" + name + b"\0" in (sys_root / "kernel/btf/vmlinux").read_bytes()
+    except OSError:
+        return False
 
 
 _NVIDIA_FIX = "install the NVIDIA driver, if this host has such a GPU"

@@ -101,6 +101,43 @@ class StackSample(NamedTuple):
     peer: Peer = NO_PEER
 
 
+class AwaitingTasks(NamedTuple):
+    """Tasks of a waiting asyncio loop that are alike: ``number`` of them, ``name`` of the first or empty.
+
+    ``site`` is where they wait (``stack`` is the chain of coroutines, innermost first) and ``kind`` what
+    for: ``socket``, ``timer``, ``task``, ``lock``, ``queue``, ``thread``, ``dns``, ``child``, ``connect``,
+    ``future``. A socket has a ``peer`` if its other end is known (``ports`` are the local ones);
+    ``inbound``: that one is a client of the target. ``wanted``: the main task waits for it, or another one
+    does. ``since_ns``: when the loop began to sleep during which one was first seen in this wait.
+    """
+
+    name: str
+    site: Site
+    kind: str
+    peer: Peer
+    number: int
+    since_ns: int
+    ports: tuple[int, ...] = ()
+    inbound: bool = False
+    wanted: bool = False
+
+
+class LoopTasks(NamedTuple):
+    """What an event loop waits for that sleeps in its selector since ``since_ns`` (as in StackSample).
+
+    ``total`` tasks were there, or at least one more than was read. Where tasks cannot be read
+    ``reason`` says why, and ``sockets`` are the other ends that the selector waits for, clients left out.
+    """
+
+    pid: int
+    tid: int
+    since_ns: int
+    tasks: tuple[AwaitingTasks, ...] = ()
+    total: int = 0
+    reason: str = ""
+    sockets: tuple[Peer, ...] = ()
+
+
 class Lookup(NamedTuple):
     """A name that a process looked up: ``status`` is getaddrinfo's result (0: found)."""
 

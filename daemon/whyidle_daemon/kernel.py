@@ -53,7 +53,7 @@ class Kernel:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Optional attach points that this kernel does not have."""
+        """What this kernel does not have: optional attach points, and what else ``Probes.missing`` names."""
         return self._probes.missing
 
     def configure(self, slice_ns: int, gap_ns: int) -> None:

@@ -15,7 +15,7 @@ import uvloop
 from msgspec import structs
 
 from whyidle_daemon import config as configuration
-from whyidle_daemon import privileges, sockets
+from whyidle_daemon import heap, privileges, sockets
 from whyidle_daemon.config import Config, ConfigError
 from whyidle_daemon.errors import StartError
 from whyidle_daemon.kernel import Kernel
@@ -50,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{options.config or configuration.DEFAULT_PATH}: good")
             return 0
         set_up_logging(_level(options, config))
+        heap.keep_small()
         return uvloop.run(_serve(options, config))
     except StartError as error:
         print(f"whyidled: {error}\n  {error.fix}", file=sys.stderr)
@@ -73,6 +74,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         default=os.environ.get("STATE_DIRECTORY"),
         help="where the history is kept (default: $STATE_DIRECTORY, which systemd sets; without: nowhere)",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        default=os.environ.get("CACHE_DIRECTORY"),
+        help="of root's, for compiled probes, so that the next start is faster "
+        "(default: $CACHE_DIRECTORY, which systemd sets; without: they are compiled each time)",
     )
     parser.add_argument("--check-config", action="store_true", help="say whether it is good, and end")
     parser.add_argument(
@@ -144,11 +153,13 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
     bound = None if private or activated else sockets.bind(options.socket, config.access.group)
     listener = activated or bound
     try:
-        probes = load_probes(ProbeConfig(max_threads=config.daemon.max_threads))
+        cache = None if private or options.cache is None else Path(options.cache)
+        probes = load_probes(ProbeConfig(max_threads=config.daemon.max_threads, cache=cache))
     except LoaderError as error:
         if bound is not None:
             sockets.remove(options.socket)
         raise StartError(str(error), error.fix, EXIT_HOST) from None
+    log.info("compiled probes kept: %s", probes.cache)
     if not private:
         _drop_privileges(probes.uprobe_multi)
     proc = Proc()

@@ -29,6 +29,7 @@ from whyidle_daemon.facts import (
     LaunchesSeen,
     LimitSample,
     Lookup,
+    LoopTasks,
     Loss,
     MemorySample,
     Overhead,
@@ -44,13 +45,15 @@ from whyidle_daemon.hosts import Hosts
 from whyidle_daemon.lasting import wait_of, with_lasting
 from whyidle_daemon.llama import MAX_PENDING, SETTLE_NS, LlamaEngine
 from whyidle_daemon.lookups import Lookups
+from whyidle_daemon.loop_objects import loop_objects
+from whyidle_daemon.loops import Loops, blamed
 from whyidle_daemon.memory import MemoryLog, memory_object
 from whyidle_daemon.naming import Naming, dominant_places
 from whyidle_daemon.processes import Process, ProcessTable
 from whyidle_daemon.progress import Progress, progress_of
 from whyidle_daemon.sequences import Runs, RunsKey, Sequences
 from whyidle_daemon.sites import Place, Sites
-from whyidle_daemon.states import TCP_CLOSE, TCP_SYN_SENT
+from whyidle_daemon.states import SELECTORS, TCP_CLOSE, TCP_SYN_SENT
 from whyidle_daemon.timelines import Record, Timelines
 from whyidle_daemon.wait_tables import Waits
 from whyidle_daemon.waits import PIPES, WaitKey
@@ -65,6 +68,7 @@ from whyidle_probes.events import (
     Gap,
     Inference,
     Library,
+    Peer,
     ShortWaits,
     Slice,
     Start,
@@ -79,7 +83,7 @@ MAX_ENGINES = 4096  # that nothing but their making is known of
 __all__ = ["Observation", "Progress"]
 
 Event = Slice | Thread | Fork | Exec | Exit | Gap | Library | ShortWaits | Inference | Start
-Fact = ProcessFacts | MemorySample | LimitSample | EngineFacts | StackSample | Lookup | HostName
+Fact = ProcessFacts | MemorySample | LimitSample | EngineFacts | StackSample | LoopTasks | Lookup | HostName
 Anything = Event | Fact | CudaFacts | LaunchesSeen | EngineSpan | GpuFacts | GpuSample | GpuUse
 
 
@@ -103,6 +107,7 @@ class Observation:
         self._threads = ThreadTable()
         self._waits = Waits()
         self._sites = Sites()
+        self._loops = Loops()
         self._wakes = Wakes(self._processes.find)
         self._hosts = Hosts()
         self._lookups = Lookups()
@@ -122,6 +127,7 @@ class Observation:
             Start: self._wakes.start,
             ShortWaits: self._short,
             StackSample: self._sites.add,
+            LoopTasks: self._loops.add,
             HostName: self._hosts.add,
             Lookup: self._lookup,
             MemorySample: self._sampled,
@@ -167,9 +173,9 @@ class Observation:
         wait = wait_of(slice_.state, slice_.peer.tcp_state)
         key = None
         if slice_.blocked_ns:
-            place = self._sites.take(slice_.pid, slice_.tid, slice_.start_ns)
+            place, peer = self._code_of(slice_, wait, process)
             child = wait in PIPES and self._processes.is_child(slice_.waker_pid, process, slice_.start_ns)
-            group = self._waits.table(wait).group(process, slice_.tid, wait, slice_.peer, place, child)
+            group = self._waits.table(wait).group(process, slice_.tid, wait, peer, place, child)
             if group is not None:
                 group.add(slice_.start_ns, slice_.blocked_ns, slice_.syscall, slice_.peer)
                 if slice_.waker_pid == slice_.pid and wait in (Wait.FUTEX, Wait.GIL):
@@ -191,6 +197,16 @@ class Observation:
         self._newest_ns = max(self._newest_ns, record.end_ns)
         if self._lines.full:
             self._settle()
+
+    def _code_of(self, slice_: Slice, wait: int, process: Process) -> tuple[Place | None, Peer]:
+        """Where a wait was, and for whom: of a selector's, what the tasks of the loop waited for."""
+        place, peer = self._sites.take(slice_.pid, slice_.tid, slice_.start_ns), slice_.peer
+        if wait in SELECTORS:
+            reading = self._loops.take(process, slice_.tid, slice_.start_ns, slice_.blocked_ns)
+            if reading is not None and (peer.remote_port or not self._wakes.ended_within(slice_, wait)):
+                found, seen = blamed(reading, peer, self._sites)
+                place, peer = found or place, seen if seen.remote_port else peer
+        return place, peer
 
     def _gap(self, gap: Gap) -> None:
         if gap.end_ns <= gap.start_ns:
@@ -330,7 +346,8 @@ class Observation:
         """The report up to ``snapshot``, as the contract has it. Changes nothing; call it at any time."""
         now_ns = snapshot.ns
         threads = merged(self._threads.exited.values(), snapshot.threads)
-        waits, waiting = with_lasting(self._waits, threads, now_ns, self._sites, self._processes)
+        loops = self._loops.copy()
+        waits, waiting = with_lasting(self._waits, threads, now_ns, self._sites, self._processes, loops)
         lasting = {(pid, tid, record.start_ns) for (pid, tid), record in waiting.items()}
         naming = Naming(waits.groups, self._hosts, self._short_places(lasting))
         waiting = {
@@ -391,6 +408,7 @@ class Observation:
             "idle_by_cause": build.idle_objects(engines),
             "findings": find_all(evidence),
             "what_if": what_if(evidence),
+            "loops": loop_objects(loops, times, self._hosts),
             "loss": build.loss_object(loss, dropped),
             "overhead": build.overhead_object(overhead),
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
+from whyidle_daemon import heap
 from whyidle_daemon.access import Scope
 from whyidle_daemon.history.keeper import Keeper
 from whyidle_daemon.kernel import DEFAULT_GAP_NS, DEFAULT_SLICE_NS, monotonic_ns
@@ -30,6 +31,7 @@ FINDINGS_EVERY_S = 0.3
 FINDINGS_COST = 50  # a report takes longer the longer it has run: no more than 2 % of a core
 MEMORY_EVERY_S = 0.25
 FLUSH_EVERY_S = 1.0
+TRIM_EVERY_S = 60.0
 
 
 class Pulse:
@@ -51,6 +53,7 @@ class Pulse:
         self._stacks: asyncio.TimerHandle | None = None
         self._next_memory = 0.0
         self._next_flush = 0.0
+        self._next_trim = 0.0
         self._next_findings = 0.0
 
     def start(self) -> None:
@@ -113,6 +116,9 @@ class Pulse:
             self._next_flush = now + FLUSH_EVERY_S
             self._targets.drain_waits()
             self._targets.gpus.look()
+        if now >= self._next_trim:
+            self._next_trim = now + TRIM_EVERY_S
+            heap.give_back()
         findings = bool(self._subscribers) and now >= self._next_findings
         began = monotonic_ns()
         for session in self._sessions:

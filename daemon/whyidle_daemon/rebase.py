@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from whyidle_daemon.facts import EngineSpan, Snapshot, StackSample
+from whyidle_daemon.facts import EngineSpan, LoopTasks, Snapshot, StackSample
 from whyidle_probes.events import Engine, Gap, Inference, Slice, Thread
 
 _COUNTED = ("prompt_tokens", "decode_tokens", "prompt_ns", "decode_ns", "inferences", "failed")
@@ -36,7 +36,7 @@ class Base:
             return self.thread(record)
         if isinstance(record, Inference):  # one that was under way at the cut took as long as it took
             return record if record.end_ns > self.start_ns else None
-        if isinstance(record, StackSample):
+        if isinstance(record, StackSample | LoopTasks):
             return record._replace(since_ns=max(record.since_ns, self.start_ns))
         if isinstance(record, EngineSpan):
             return record.within(self.start_ns, record.end_ns)

@@ -16,7 +16,8 @@ from collections import deque
 from collections.abc import Callable, Container, Iterable
 
 from whyidle_daemon.awaits import awaited
-from whyidle_daemon.facts import Site, StackSample
+from whyidle_daemon.facts import LoopTasks, Site, StackSample
+from whyidle_daemon.loop_reader import LoopReader, Reading, text_of
 from whyidle_daemon.pystack import Frame, StackError, StackReader, own_frame
 from whyidle_daemon.states import SELECTORS, SOCKET_WAITS
 from whyidle_probes.events import NO_PEER, Glance, Wait
@@ -28,7 +29,6 @@ READS_PER_S = 40
 LONG_WAIT_NS = 2_000_000  # shorter ones may well be over before they are read
 SHORT_TRIES = 3
 LOOKS = 8  # 3 µs each
-MAX_TASKS = 64  # of an asyncio loop: 6 ms
 DISCOVER_AT_S = (0.0, 0.1, 0.4, 1.5, 5.0)  # after an exec: libpython is mapped some time into it
 DISCOVER_PER_TURN = 8
 MAX_READERS = 512
@@ -43,14 +43,19 @@ Frames = tuple[Frame, ...]
 
 
 class StackSampler:
-    """Stacks for one target. ``look`` says what a thread is doing, ``on_gil`` gets (pid, start, end)."""
+    """Stacks for one target. ``look`` says what a thread is doing, ``on_gil`` gets (pid, start, end).
 
-    def __init__(self, look: Look, on_gil: Callable[[int, int, int], None]) -> None:
+    ``loops`` reads what sleeping event loops wait for.
+    """
+
+    def __init__(self, look: Look, on_gil: Callable[[int, int, int], None], loops: LoopReader) -> None:
         self._look = look
+        self._loops = loops
         self._on_gil = on_gil
         self._readers: dict[int, StackReader] = {}
         self._pending: deque[tuple[int, int, int]] = deque()  # (due_ns, pid, attempt)
         self._latest: dict[int, StackSample] = {}
+        self._latest_loops: dict[int, LoopTasks] = {}
         self._done: dict[int, int] = {}  # tid -> since_ns of the wait that was read
         self._budget = float(READS_PER_S)
         self._last_ns = 0
@@ -68,6 +73,7 @@ class StackSampler:
         reader = self._readers.pop(pid, None)
         if reader is not None:
             reader.close()
+            self._loops.forget(pid)
 
     def discover(self, now_ns: int) -> None:
         """Find the interpreters of processes that are due for a look."""
@@ -84,12 +90,16 @@ class StackSampler:
         """What was read of a thread last."""
         return self._latest.get(tid)
 
-    def sample(self, tids: Iterable[int], now_ns: int) -> list[StackSample]:
+    def latest_loop(self, tid: int) -> LoopTasks | None:
+        """What the event loop of a thread was seen to wait for last."""
+        return self._latest_loops.get(tid)
+
+    def sample(self, tids: Iterable[int], now_ns: int) -> list[StackSample | LoopTasks]:
         """Read those that sleep in a wait that has not been read yet, as far as the budget goes."""
         elapsed = (now_ns - self._last_ns) / NS if self._last_ns else 0.0
         self._last_ns = now_ns
         self._budget = min(READS_PER_S, self._budget + elapsed * READS_PER_S)
-        found = []
+        found: list[StackSample | LoopTasks] = []
         for tid in tids:
             if self._budget < 1:
                 break
@@ -104,10 +114,14 @@ class StackSampler:
                 sample = self._read(thread, long)
                 if sample is not None:
                     found.append(sample)
+                    loop = self._latest_loops.get(tid)
+                    if loop is not None and loop.since_ns == sample.since_ns:
+                        found.append(loop)
                     break
         if len(self._done) > MAX_DONE:
             self._done.clear()
             self._latest.clear()
+            self._latest_loops.clear()
         return found
 
     def close(self) -> None:
@@ -146,13 +160,15 @@ class StackSampler:
     def _read(self, thread: Glance, long: bool) -> StackSample | None:
         self._done[thread.tid] = thread.last_ns
         self._latest.pop(thread.tid, None)
+        self._latest_loops.pop(thread.tid, None)
         self.reads += 1
         reader = self._readers[thread.pid]
+        reading = Reading((), None)
         try:
             frames = reader.read(thread.tid).frames
             loop = loop_of(frames, thread.state)
             if loop == "waiting":
-                frames, loop = self._awaited(reader, frames)
+                frames, loop, reading = self._awaited(reader, frames, thread if long else None)
         except StackError as error:
             if error.reason == "gone":
                 self.forget(thread.pid)
@@ -163,14 +179,21 @@ class StackSampler:
             after = self._look(thread.tid)
             if after is None or after.last_ns != thread.last_ns or after.state != thread.state:
                 self.dropped += 1  # it ran meanwhile: the stack may be of two moments
+                if reading.fact is not None:
+                    self._loops.failed(thread.pid)
                 return None
+            if reading.fact is not None:
+                self._loops.settled(thread.pid)
+                self._latest_loops[thread.tid] = reading.fact
+            if reading.late:
+                del self._done[thread.tid]
         elif not self._again(thread):
             return None
         own = own_frame(frames)
         if own is None:
             return None
         frame = frames[own]
-        text = tuple(_text(f) for f in frames[:MAX_STACK])
+        text = tuple(text_of(f) for f in frames[:MAX_STACK])
         site = Site(frame.function, frame.file, frame.line, text)
         wait = thread.state if thread.state != Wait.RUNQUEUE else Wait.RUNNING
         peer = thread.peer if thread.state in SOCKET_WAITS else NO_PEER
@@ -178,19 +201,19 @@ class StackSampler:
         self._latest[thread.tid] = sample
         return sample
 
-    def _awaited(self, reader: StackReader, frames: Frames) -> tuple[Frames, str]:
-        """In place of a selector's frames those of the tasks that it waits for, if they can be told."""
-        try:
-            tasks = reader.tasks(MAX_TASKS)
-        except StackError as error:
-            if error.reason == "gone":
-                raise
-            return frames, "waiting"  # a version whose tasks cannot be read, or they changed meanwhile
-        self._budget -= len(tasks.tasks)  # one costs as much as a stack
-        found = awaited(tasks.tasks) if tasks.complete else None
+    def _awaited(
+        self, reader: StackReader, frames: Frames, thread: Glance | None
+    ) -> tuple[Frames, str, Reading]:
+        """In place of a selector's frames those of the tasks that it waits for, if they can be told.
+
+        ``thread`` is given if it sleeps for long enough to look at what each task waits for.
+        """
+        reading = self._loops.read(reader, thread)
+        self._budget -= reading.cost  # one costs as much as a stack
+        found = awaited(reading.tasks)
         if found is None:
-            return frames, "waiting"
-        return found.frames, "awaiting" if found.alone else "waiting"
+            return frames, "waiting", reading
+        return found.frames, "awaiting" if found.alone else "waiting", reading
 
     def _open(self, pid: int) -> bool:
         """True when there is nothing more to look for."""
@@ -207,10 +230,6 @@ class StackSampler:
         size = RUNTIME_BYTES.get(python.version[1], _NEWER_RUNTIME_BYTES)
         self._on_gil(pid, python.runtime, python.runtime + size)
         return True
-
-
-def _text(frame: Frame) -> str:
-    return f"{frame.function} ({frame.file}:{frame.line if frame.line is not None else '?'})"
 
 
 def loop_of(frames: Iterable[Frame], wait: int) -> str:

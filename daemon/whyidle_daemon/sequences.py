@@ -167,7 +167,8 @@ def _sequence_of(record: Record) -> RunsKey | None:
     if key is None or not record.blocked_ns:
         return None
     place = key.place
-    if key.wait in SELECTORS and key.port and place is not None and place.loop == "awaiting":
+    # Without a port of its own no answer ended it: it is somebody's, but no call of its own.
+    if key.wait in SELECTORS and key.port and record.port and place is not None and place.loop == "awaiting":
         return RunsKey(key.process, key.tid, place.function, place.file, None)
     if key.state != "network":
         return None

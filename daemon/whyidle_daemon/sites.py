@@ -100,14 +100,9 @@ class Sites:
     def add(self, sample: StackSample) -> None:
         """Keep a sample; the latest of a wait counts."""
         self.seen += 1
-        site = sample.site
-        if not site.function:
+        place = self.place(sample.site, sample.loop)
+        if place is None:
             return
-        place = Place(site.function[:MAX_TEXT], site.file[:MAX_TEXT], site.line, sample.loop, role_of(site))
-        if place not in self._stacks:
-            if len(self._stacks) >= self._limits[1]:
-                return
-            self._stacks[place] = _clipped(site)
         thread = sample.pid, sample.tid
         kept = self._samples.setdefault(thread, [])
         if kept and kept[-1].since_ns == sample.since_ns and sample.wait != Wait.RUNNING:
@@ -123,6 +118,17 @@ class Sites:
             if self._count > self._limits[0]:
                 thread = next(iter(self._samples))
                 self._shorten(thread, self._samples[thread])
+
+    def place(self, site: Site, loop: str) -> Place | None:
+        """The place of a site, whose stack is kept; ``None`` when there are too many."""
+        if not site.function:
+            return None
+        place = Place(site.function[:MAX_TEXT], site.file[:MAX_TEXT], site.line, loop, role_of(site))
+        if place not in self._stacks:
+            if len(self._stacks) >= self._limits[1]:
+                return None
+            self._stacks[place] = _clipped(site)
+        return place
 
     def take(self, pid: int, tid: int, since_ns: int) -> Place | None:
         """Where a wait was that has ended, ``None`` without a sample."""

@@ -1,7 +1,8 @@
 """Waits that have not ended: the hang is the case that matters most.
 
 Pure: told what threads do, says which waits have crossed the threshold and which of those are over. A thread
-that is meant to wait is not stalled: a loop in its selector, a server in accept, a worker without work.
+that is meant to wait is not stalled: a loop in its selector, a server in accept, a worker without work. But a
+loop whose main task awaits somebody's answer is.
 """
 
 from __future__ import annotations
@@ -47,9 +48,17 @@ class StallTracker:
         self._open: dict[int, Thread] = {}
 
     def update(
-        self, threads: Iterable[Thread], now_ns: int, threshold_ns: int, drivers: Container[int]
+        self,
+        threads: Iterable[Thread],
+        now_ns: int,
+        threshold_ns: int,
+        drivers: Container[int],
+        awaiting: Container[tuple[int, int]] = (),
     ) -> list[Stall]:
-        """Stalls that began or ended, given what each watched thread does now."""
+        """Stalls that began or ended, given what each watched thread does now.
+
+        ``awaiting`` are event loops whose tasks wait for an answer: thread and start of its wait.
+        """
         changed: list[Stall] = []
         seen = {thread.tid: thread for thread in threads}
         for tid, stalled in list(self._open.items()):
@@ -65,6 +74,7 @@ class StallTracker:
                 continue
             leads = thread.tid == thread.pid or tid in drivers
             counts = thread.state in ALWAYS or (leads and thread.state in ONLY_IF_LEADING)
+            counts = counts or (leads and (tid, thread.last_ns) in awaiting)
             if counts and len(self._open) < MAX_OPEN:
                 self._open[tid] = thread
                 changed.append(Stall(thread, now_ns - thread.last_ns, False))

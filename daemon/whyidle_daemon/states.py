@@ -8,7 +8,7 @@ that *means*. The choices that are not obvious:
 - netlink, packet and other sockets that never leave the host are ``other``, vsock (the hypervisor) and raw
   IP sockets are ``network``;
 - waiting for a signal is ``sleep``: the thread asked to be left alone;
-- io_uring waits for whatever completes first, as a selector does: ``event_loop``;
+- io_uring waits for whatever completes first, as a selector does: ``event_loop``, with the peer that it was;
 - terminals and other devices and inotify are ``other``: named only when they can be told apart.
 """
 
@@ -57,7 +57,7 @@ _STATE_OF: dict[int, str] = {
 
 SOCKET_WAITS = frozenset({int(Wait.TCP), int(Wait.UDP), int(Wait.SOCKET)})
 SELECTORS = frozenset(
-    {int(Wait.EPOLL), int(Wait.POLL)}
+    {int(Wait.EPOLL), int(Wait.POLL), int(Wait.IO_URING)}
 )  # their peer is the socket that woke them, if one did
 
 

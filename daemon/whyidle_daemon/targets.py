@@ -20,7 +20,9 @@ import psutil
 from whyidle_daemon.access import owner_of
 from whyidle_daemon.contexts import facts_of
 from whyidle_daemon.discovery.placement import Placement, placement_of
+from whyidle_daemon.epoll_sets import EpollSets
 from whyidle_daemon.facts import (
+    AwaitingTasks,
     CudaFacts,
     EngineFacts,
     Host,
@@ -37,6 +39,8 @@ from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_daemon.launch_limit import LaunchLimit
 from whyidle_daemon.libraries import EngineLibraries
 from whyidle_daemon.limits import Limits
+from whyidle_daemon.loop_reader import LoopReader
+from whyidle_daemon.loops import awaited_answer
 from whyidle_daemon.observation import Anything, Observation, Progress
 from whyidle_daemon.peer_names import PeerNames
 from whyidle_daemon.proc import Proc
@@ -47,7 +51,7 @@ from whyidle_daemon.recording.recorder import RecordedObservation, Recorder
 from whyidle_daemon.sampler import StackSampler
 from whyidle_daemon.spins import HERTZ, Spins
 from whyidle_daemon.stalls import Stall, StallTracker
-from whyidle_daemon.states import peer_object, state_of
+from whyidle_daemon.states import SELECTORS, peer_object, state_of
 from whyidle_probes.events import (
     ContextMade,
     Event,
@@ -62,6 +66,7 @@ from whyidle_probes.events import (
     Noticed,
     Slice,
     Stat,
+    Thread,
 )
 from whyidle_probes.syscalls import syscall_name
 from whyidle_wire.records import StallEvent
@@ -118,7 +123,8 @@ class Target:
         self._clocks: dict[int, int] = {}  # of threads that never sleep
         self._next_watch_ns = 0
         self._launches: LaunchesSeen | None = None
-        self._sampler = StackSampler(kernel.glance, self._set_gil)
+        loops = LoopReader(EpollSets(proc, monotonic_ns), monotonic_ns)
+        self._sampler = StackSampler(kernel.glance, self._set_gil, loops)
         self._baseline = kernel.stats()
         self._clock_start = time.process_time()
         self._run_ns_start = kernel.run_ns()
@@ -200,9 +206,9 @@ class Target:
         for facts in self._looked_at.values():
             self.observation.add(facts._replace(ns=raw.ns))
         for thread in raw.threads:  # waits that last over the cut were read before it
-            sample = self._sampler.latest(thread.tid)
-            if sample is not None and sample.since_ns == thread.last_ns:
-                self.tell(sample)
+            for sample in (self._sampler.latest(thread.tid), self._sampler.latest_loop(thread.tid)):
+                if sample is not None and sample.since_ns == thread.last_ns:
+                    self.tell(sample)
         if self.gpus is not None:
             self.gpus.add(self.number, self.tell)
 
@@ -293,19 +299,31 @@ class Target:
         now = monotonic_ns()
         found = (self._kernel.thread(tid) for tid in self._watched)
         drivers = {engine.driver for engine in self._kernel.engines(self.number)}
-        changed = self._stalls.update([t for t in found if t is not None], now, threshold_ns, drivers)
+        threads = [thread for thread in found if thread is not None]
+        loops = {(thread.tid, thread.last_ns) for thread in threads if self._loop_of(thread) is not None}
+        changed = self._stalls.update(threads, now, threshold_ns, drivers, loops)
         return [self._stall_event(stall) for stall in changed]
+
+    def _loop_of(self, thread: Thread) -> AwaitingTasks | None:
+        """The task that waits for an answer, of a thread whose event loop waits for that."""
+        reading = self._sampler.latest_loop(thread.tid) if thread.state in SELECTORS else None
+        if reading is None or reading.since_ns != thread.last_ns:
+            return None
+        return awaited_answer(reading)
 
     def _stall_event(self, stall: Stall) -> StallEvent:
         thread, sample = stall.thread, self._sampler.latest(stall.thread.tid)
         site = sample.site if sample is not None and sample.since_ns == thread.last_ns else None
-        peer: Any = peer_object(thread.peer.family, thread.peer.remote, thread.peer.remote_port)
+        end, state = thread.peer, state_of(thread.state, thread.syscall, thread.peer)
+        if (task := self._loop_of(thread)) is not None:
+            site, end, state = task.site, task.peer, "network"
+        peer: Any = peer_object(end.family, end.remote, end.remote_port)
         return StallEvent(
             self.number,
             thread.pid,
             thread.tid,
             self._proc.thread_name(thread.pid, thread.tid) or thread.comm,
-            state_of(thread.state, thread.syscall, thread.peer),
+            state,
             (thread.last_ns - self.start_ns) / NS,
             stall.duration_ns / NS,
             syscall_name(thread.syscall) or "",

@@ -42,6 +42,7 @@ ENDED_BY: dict[int, frozenset[str]] = {
     **{int(wait): frozenset(names.split()) for wait, names in _ENDS.items()},
     int(Wait.EPOLL): frozenset(_SELECTED.split()),
     int(Wait.POLL): frozenset(_SELECTED.split()),
+    int(Wait.IO_URING): frozenset(_SELECTED.split()),
 }
 """The system calls by which another thread ends a wait. Whatever else wakes a child's parent is its death."""
 
@@ -103,6 +104,14 @@ class Wakes:
                 self._put(self._last, thing, by)
         return record
 
+    def ended_within(self, slice_: Slice, wait: int) -> bool:
+        """Whether a thread of the target ended this wait."""
+        thing = thing_of(wait, slice_.peer, slice_.inode, slice_.peer_inode)
+        waker = Waker(slice_.waker_pid, slice_.waker_tid, slice_.waker_syscall)
+        known = waker if slice_.waker_tid and slice_.waker_syscall != NO_SYSCALL else None
+        record = Record(slice_.start_ns, slice_.blocked_ns, 0, wait, None, waker=known, thing=thing)
+        return self.ended_by((slice_.pid, slice_.tid), record) is not None
+
     def ended_by(self, who: Who, record: Record) -> Who | None:
         """The thread of the target that ended a wait; ``None``: time, a device, or somebody outside."""
         ns = record.start_ns + record.blocked_ns
@@ -133,7 +142,8 @@ class Wakes:
             candidates.append((newest.pid, newest.pid) if newest is not None else None)
         if thing is not None:
             candidates.append(self._last.get(thing))
-        if record.wait in ENDED_BY and (thing is None or thing.kind != "tcp"):
+        remote = thing is None and record.wait in SELECTORS and record.key is not None and record.key.port
+        if record.wait in ENDED_BY and not remote and (thing is None or thing.kind != "tcp"):
             candidates.append(self._last.get((who[1], record.wait)))
         return next((by for by in candidates if by is not None and by != who and self._lives(by, ns)), None)
 

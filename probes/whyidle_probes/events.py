@@ -85,6 +85,7 @@ class Stat(IntEnum):
     GAPS_LOST = 7
     ITER_NEW = 8
     NAMES_LOST = 9
+    SWITCHES_HIDDEN = 10
     INFERENCES_LOST = 12
     LAUNCHES = 14
 
@@ -441,7 +442,7 @@ _PEER = "16s16sHHBBBB"
 _PEER_FAMILY = Peer._fields.index("family")
 _HEADER = struct.Struct("<II")
 _SLICE = struct.Struct("<IIIIQQQQQIIHHi" + _PEER + "QHxxxxxx")
-_THREAD = struct.Struct("<QIIIIQQQQQQQIIHHi" + _PEER + "16s32Q32IIIQHxxxxxxQ")
+_THREAD = struct.Struct("<QIIIIQQQQQQQIIHHi" + _PEER + "16s32Q32IIIQHxxxxxx8x8x8xQ")
 _GLANCE = struct.Struct("<8xII16xQQQ32xHHi" + _PEER + "16xQ")
 _FORK = struct.Struct("<IIQII16s")
 _START = struct.Struct("<IIQIIII")

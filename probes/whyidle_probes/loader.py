@@ -74,7 +74,7 @@ PROGRAMS = (
 class LoaderError(Exception):
     """The probes could not be loaded; nothing was left attached.
 
-    ``code`` names the situation (``no_btf``, ``no_bcc``, ``no_libbpf``, ``no_permission``,
+    ``code`` names the situation (``no_btf``, ``no_bcc``, ``no_libbpf``, ``no_permission``, ``too_old``,
     ``no_tracepoint``, ``verifier``, ``compile``, ``attach``, ``no_python``, ``crashed``); ``fix`` says what
     to do.
     """
@@ -98,7 +98,10 @@ class ProbeConfig:
     control_bytes: int = 1 << 18
     first_write_bytes: int = 1 << 18
     system_python: str = SYSTEM_PYTHON
+    cache: Path | None = None  # a directory of root's, for what was compiled; None: compile each time
     programs: tuple[tuple[str, str, str, bool], ...] = PROGRAMS
+    without: tuple[str, ...] = ()  # WI_* features of the kernel that are not used, as if it were an older one
+    hide_switches: int = 0  # for tests: one of so many switches of a thread is not seen; 0: all are
 
     def request(self) -> dict[str, Any]:
         """What the child is told."""
@@ -120,9 +123,12 @@ class ProbeConfig:
                 "WI_NR_MMAP": str(syscalls.number_of("mmap")),
                 "WI_NR_POLL": str(syscalls.find_number("poll")),
                 "WI_NR_EPOLL_PWAIT2": str(syscalls.find_number("epoll_pwait2")),
+                **({"WI_HIDE_SWITCHES": str(self.hide_switches)} if self.hide_switches else {}),
             },
             "programs": [list(program) for program in self.programs],
             "maps": list(MAPS),
+            "without": list(self.without),
+            "cache": str(self.cache.absolute()) if self.cache else None,
             "syscall_classes": syscalls.classes().hex(),
         }
 
@@ -131,12 +137,19 @@ class ProbeConfig:
 class Probes:
     """Descriptors by name: ``map:NAME``, ``program:FUNCTION``, ``link:FUNCTION``; and what was missing.
 
+    ``missing``: optional attach points, and ``unix_peer`` where the kernel's types do not say how to find the
+    other end of a Unix socket.
     ``uprobe_multi``: uprobes attach by links, which need no privilege beyond the loaded program.
+    ``throttling``: who says that a cgroup's CPU limit holds a thread back, ``task`` (exactly) or ``queue``;
+    empty: this kernel has no such limit.
+    ``cache``: ``used``, ``filled``, ``off``, or why not.
     """
 
     descriptors: dict[str, int]
     missing: tuple[str, ...]
     uprobe_multi: bool = False
+    throttling: str = ""
+    cache: str = "off"
 
     def map(self, name: str) -> int:
         return self.descriptors["map:" + name]
@@ -226,4 +239,4 @@ def _receive(ours: socket.socket, config: ProbeConfig, child: subprocess.Popen[b
         error = reply["error"]
         raise LoaderError(error["code"], error["message"], error["fix"])
     named = dict(zip(reply["names"], descriptors, strict=True))
-    return Probes(named, tuple(reply["missing"]), reply["uprobe_multi"])
+    return Probes(named, tuple(reply["missing"]), reply["uprobe_multi"], reply["throttling"], reply["cache"])

@@ -22,6 +22,9 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="programs (default: all)")
     parser.add_argument("--keep", type=Path, help="a new folder for reports, truths and logs")
     options = parser.parse_args()
+    known = {program.name for program in programs()}
+    if unknown := [name for name in options.names if name not in known]:
+        parser.error(f"no such program: {', '.join(unknown)} (they are the files of tests/corpus/programs)")
     with tempfile.TemporaryDirectory(prefix="whyidle-corpus-") as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=bool(not options.keep))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from .expect import Program
 
 REL, ABS_S = 0.01, 0.010
+EXPLAINED, NOTICED = 0.9, 0.05  # of the idle time, by all root causes and by each
 STARVED_S = 0.2  # in the run queue, by the program's own account
 _INFORMATION = {"no_demand", "engine_saturated"}
 
@@ -80,6 +81,7 @@ def compare(
     right = [e for e in program.findings if any(same(e, f) for f in findings)]
     missed = [e for e in program.findings if e not in right]
     wrong, seen = [], set()
+    told, untold = _causes(program, report, ports)
     for f in findings:
         key = (f["kind"], f["function"], name_of(f), f["pid"])
         expected = any(same(e, f) for e in program.findings)
@@ -89,8 +91,8 @@ def compare(
     return Verdict(
         program.name,
         program.pending(landed),
-        [_text(*e) for e in right],
-        [_text(*e) for e in missed],
+        [_text(*e) for e in right] + told,
+        [_text(*e) for e in missed] + untold,
         wrong,
         _kinds(program, accepted, findings),
         _states(truth, report),
@@ -107,6 +109,31 @@ def failed(program: Program, landed: frozenset[str], problem: str) -> Verdict:
     return Verdict(
         program.name, program.pending(landed), [], missed, [], (0, len(missed), 0), [], problem, 0.0, {}, 0
     )
+
+
+def _causes(program: Program, report: dict[str, Any], ports: dict[int, str]) -> tuple[list[str], list[str]]:
+    """What the event loops wait for and why the engine is idle, as text: told and not told."""
+    told: list[str] = []
+    untold: list[str] = []
+    rows = [task for loop in report.get("loops", ()) for task in loop["tasks"]]
+    seen = {(row["function"], row["waits_for"], _port(row, ports)) for row in rows}
+    for function, waits_for, port in program.loops:
+        (told if (function, waits_for, port) in seen else untold).append(
+            _text(f"loop/{waits_for}", function, port)
+        )
+    shares: dict[tuple[str, str | None], float] = {}
+    for cause in report["idle_by_cause"]:
+        key = cause["function"], _port(cause, ports)
+        shares[key] = shares.get(key, 0.0) + cause["share"]
+    found = {wanted: shares.get(wanted, 0.0) for wanted in program.idle}
+    enough = sum(found.values()) >= EXPLAINED
+    for (function, port), share in found.items():
+        (told if enough and share >= NOTICED else untold).append(_text("idle", function, port))
+    return told, untold
+
+
+def _port(row: dict[str, Any], ports: dict[int, str]) -> str | None:
+    return None if row["peer"] is None else ports.get(row["peer"]["port"], "?")
 
 
 def _text(kind: str, function: str | None, port: str | None, seconds: float | None = None) -> str:

@@ -5,6 +5,9 @@
 - ``findings``: ``(kind, function, port)`` that whyidle must report. ``function`` is the guilty function,
   ``None`` when the thread has no Python stack; ``port`` is the name of a peer's port (``server.py``),
   ``None`` for none.
+- ``loops``: ``(function, waits_for, port)`` that the report's ``loops`` must have.
+- ``idle``: ``(function, port)``: these are the root causes of nine tenths of the engine's idle time, and each
+  of a twentieth at least.
 - ``also``: kinds that would be true as well; neither asked for nor wrong.
 - ``needs``: features that the expectation rests on (``features.json`` lists those that have landed).
 - ``modules``: what must be importable to run it.
@@ -24,7 +27,7 @@ from typing import NamedTuple
 
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"
-_KEYS = {"findings", "also", "needs", "modules", "wrap", "quick"}
+_KEYS = {"findings", "loops", "idle", "also", "needs", "modules", "wrap", "quick"}
 
 
 class Program(NamedTuple):
@@ -34,6 +37,8 @@ class Program(NamedTuple):
     path: Path
     about: str
     findings: tuple[tuple[str, str | None, str | None], ...]
+    loops: tuple[tuple[str, str, str | None], ...]
+    idle: tuple[tuple[str, str], ...]
     also: frozenset[str]
     needs: frozenset[str]
     modules: tuple[str, ...]
@@ -70,6 +75,8 @@ def load(path: Path) -> Program:
         path,
         (ast.get_docstring(tree) or "").split("\n")[0],
         tuple(expect.get("findings", ())),
+        tuple(expect.get("loops", ())),
+        tuple(expect.get("idle", ())),
         frozenset(expect.get("also", ())),
         frozenset(expect.get("needs", ())),
         tuple(expect.get("modules", ())),

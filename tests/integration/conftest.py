@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +44,27 @@ def programs() -> Iterator[list[Program]]:
 @pytest.fixture
 def run_observed(probe: Probe, programs: list[Program]) -> Runner:
     return Runner(probe, programs)
+
+
+@pytest.fixture
+def throttled_group() -> Iterator[Path]:
+    """A cgroup with a fifth of one CPU, v1 or v2."""
+    root = Path("/sys/fs/cgroup/cpu")
+    name = f"whyidle-test-{os.getpid()}"
+    if (root / "cpu.cfs_quota_us").exists():
+        group = root / name
+        group.mkdir()
+        (group / "cpu.cfs_period_us").write_text("100000")
+        (group / "cpu.cfs_quota_us").write_text("20000")
+    elif "cpu" in _read(Path("/sys/fs/cgroup/cgroup.subtree_control")).split():
+        group = Path("/sys/fs/cgroup") / name
+        group.mkdir()
+        (group / "cpu.max").write_text("20000 100000")
+    else:
+        pytest.skip("no cgroup with a cpu controller can be made here")
+    yield group
+    group.rmdir()
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from harness import Program, wait_until
+from harness import Program, throttled_s, wait_until
 from harness_cli import load, whyidle
 from whyidle_daemon.libraries import EngineLibraries
 from whyidle_daemon.proc import Proc
@@ -57,40 +56,6 @@ def test_waiting_for_the_gil_is_not_a_lock(probe, programs):
     assert lock < wall * 0.02
 
 
-@pytest.fixture
-def throttled_group() -> Iterator[Path]:
-    """A cgroup with a fifth of one CPU, v1 or v2."""
-    root = Path("/sys/fs/cgroup/cpu")
-    name = f"whyidle-test-{os.getpid()}"
-    if (root / "cpu.cfs_quota_us").exists():
-        group = root / name
-        group.mkdir()
-        (group / "cpu.cfs_period_us").write_text("100000")
-        (group / "cpu.cfs_quota_us").write_text("20000")
-    elif "cpu" in _read(Path("/sys/fs/cgroup/cgroup.subtree_control")).split():
-        group = Path("/sys/fs/cgroup") / name
-        group.mkdir()
-        (group / "cpu.max").write_text("20000 100000")
-    else:
-        pytest.skip("no cgroup with a cpu controller can be made here")
-    yield group
-    group.rmdir()
-
-
-def _read(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
-
-
-def _throttled_s(group: Path) -> float:
-    """By the kernel's own account of the group."""
-    words = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
-    return (
-        int(words["throttled_time"]) / 1e9
-        if "throttled_time" in words
-        else int(words["throttled_usec"]) / 1e6
-    )
-
-
 def test_throttling_is_told_from_waiting_for_a_cpu(run_observed, throttled_group):
     """A thread whose cgroup has used up its bandwidth is throttled, as long as the cgroup's account says."""
     if not _has_throttled_flag():
@@ -102,11 +67,11 @@ def test_throttling_is_told_from_waiting_for_a_cpu(run_observed, throttled_group
         while time.process_time() < end: pass
     """)
     (throttled_group / "cgroup.procs").write_text(str(program.pid))
-    before = _throttled_s(throttled_group)
+    before = throttled_s(throttled_group)
     program.go().go()
     assert program.join() == 0
     thread = run_observed.probe.exit_of(program.pid)
-    truth = _throttled_s(throttled_group) - before
+    truth = throttled_s(throttled_group) - before
     wait_until(lambda: not (throttled_group / "cgroup.procs").read_text(), "the group to empty")
     assert truth > 0.2
     # The account runs from when the group runs dry to the refill; the thread is seen from when it stops to

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from pathlib import Path
 
 import pytest
 
@@ -176,6 +177,31 @@ def test_every_kind_of_wait(run_observed, code, kind):
         assert max(asleep, key=lambda k: asleep[k]) == kind
 
 
+def test_waiting_for_a_disk(run_observed, tmp_path):
+    """A file that is written through to a real disk: the thread waits for that file."""
+    device = tmp_path.stat().st_dev
+    if not Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").exists():
+        pytest.skip("no disk is behind the temporary folder")
+    program = run_observed(
+        """
+        import os
+        file = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)
+        for _ in range(20):
+            os.pwrite(file, os.urandom(1 << 16), 0)
+            os.fsync(file)
+        print(os.fstat(file).st_ino, flush=True)
+        """,
+        str(tmp_path / "file"),
+    )
+    inode = int(program.line())
+    thread = run_observed.probe.exit_of(program.pid)
+    asleep = {Wait(i): ns for i, ns in enumerate(thread.ns) if i > Wait.RUNQUEUE and ns}
+    assert asleep[Wait.FILE] > 0
+    assert thread.count[Wait.FILE] >= 20
+    found = [s for s in run_observed.probe.slices(program.pid) if syscall_name(s.syscall) == "fsync"]
+    assert {(s.state, s.inode) for s in found} <= {(Wait.FILE, inode)}
+
+
 def test_preemption_is_runqueue(run_observed):
     """More busy threads than CPUs: the time not running is run-queue wait, not sleep."""
     program = run_observed("""
@@ -339,13 +365,18 @@ def test_a_clock_tells_a_spin_from_work(run_observed, call, polls):
     """Answers of a thread that never sleeps: inside a poll that does not wait, or anywhere else."""
     program = run_observed.start(
         f"""
-        import os, select, time
+        import os, select, signal
+        going = True
+        def stop(*_):
+            global going
+            going = False
+        signal.signal(signal.SIGTERM, stop)
         r, w = os.pipe()
         poller, epoll = select.poll(), select.epoll()
         poller.register(r), epoll.register(r)
         print("ready", flush=True)
         sys.stdin.readline()
-        while time.thread_time() < 1:
+        while going:
             {call}
         """
     ).go()
@@ -353,10 +384,16 @@ def test_a_clock_tells_a_spin_from_work(run_observed, call, polls):
     clock = run_observed.probe.kernel.attach_clock(program.pid, 999)
     assert clock is not None
     program.go()
+
+    def samples() -> int:
+        thread = run_observed.probe.kernel.thread(program.pid)
+        return thread.clock_samples if thread else 0
+
+    wait_until(lambda: samples() > 100, "a hundred answers of the clock")
+    program.process.terminate()
     assert program.join() == 0
     os.close(clock)
     thread = run_observed.probe.exit_of(program.pid)
-    assert thread.clock_samples > 100
     if polls:
         assert (
             thread.polling_samples > thread.clock_samples / 25

@@ -320,6 +320,49 @@ class Finding(TypedDict):
     chain: NotRequired[list[ChainLink]]
 
 
+class LoopTask(TypedDict):
+    """Tasks of an event loop that waited in the same place for the same, ``count`` of them at most at once.
+
+    ``chain`` are the frames of the coroutines, innermost first, down to the task that awaits them;
+    ``function`` is the innermost of the user's own. ``waits_for``: ``socket``, ``client`` (a socket that
+    the other end opened), ``timer``, ``task``, ``lock``, ``queue``, ``thread``, ``dns``, ``child``,
+    ``connect`` (a connection that uvloop makes), ``future`` (whatever else). ``peer`` is there for sockets
+    whose other end is known. ``waited_s`` is how long the loop slept while such a task waited, as far as
+    its tasks were read; ``longest_s`` the longest that one was seen in one wait. ``name`` is one task's.
+    """
+
+    name: str | None
+    function: str
+    file: str
+    line: int | None
+    chain: list[str]
+    waits_for: str
+    peer: Peer | None
+    confidence: Confidence
+    count: int
+    waited_s: float
+    longest_s: float
+
+
+class Loop(TypedDict):
+    """An asyncio event loop and what it waited for while it slept in its selector, for ``waiting_s`` in all.
+
+    Tasks were read in ``read_s`` of these. Where they cannot be read ``reason`` says why, ``tasks_total`` is
+    None, and ``sockets`` are the connections that its selector waits for (some may be idle).
+    ``tasks_total`` were there at the last reading; ``tasks`` are the 20 rows that waited most.
+    """
+
+    pid: int
+    tid: int
+    waiting_s: float
+    read_s: float
+    reason: str | None
+    tasks_total: int | None
+    tasks: list[LoopTask]
+    tasks_omitted: int
+    sockets: list[Peer]
+
+
 class Predicted(TypedDict):
     """One engine with the fix; utilisation is busy time of observed time, 0 to 1."""
 
@@ -381,3 +424,4 @@ class ReportDict(TypedDict):
     loss: Loss
     overhead: Overhead
     memory: NotRequired[Memory]
+    loops: NotRequired[list[Loop]]

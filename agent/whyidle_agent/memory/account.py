@@ -2,13 +2,11 @@
 
 import sys
 import time
-from collections.abc import Iterable
+from array import array
 from pathlib import Path
 from typing import Any
 
-from whyidle_agent.memory.interaction import Interaction
-
-MAX_POINTS = 512
+MAX_POINTS = 256
 _SMALL = 512  # bytes up to which Python's own allocator serves, in steps of 16
 _STATUS = Path("/proc/self/status")
 
@@ -31,14 +29,14 @@ class Account:
         self.expired = 0
         self.compactions = 0
         self.store_full = 0  # steps that found no room, and were added later
-        self._points: list[tuple[float, int, int, int]] = []
+        self._points: list[array[float]] = []  # 32 bytes a point, not 200
         self._stride = 1
         self._seen = 0
 
     def point(self, step: int) -> None:
         """Note how much is held after `step`."""
         if self._seen % self._stride == 0:
-            self._points.append((time.monotonic(), step, self.held_bytes, own_bytes()))
+            self._points.append(array("d", (time.monotonic(), step, self.held_bytes, own_bytes())))
             if len(self._points) >= MAX_POINTS:
                 self._points = self._points[::2]
                 self._stride *= 2
@@ -61,10 +59,9 @@ def own_bytes() -> int:
     return 0
 
 
-def size_of(interaction: Interaction, vector: list[float]) -> int:
-    """Return the bytes that an interaction and its vector take in this process, each float an object."""
-    parts: Iterable[object] = (interaction, interaction.text, vector, (interaction, vector))
-    return sum(map(_allocated, parts)) + sum(map(_allocated, vector))
+def size_of(*parts: object) -> int:
+    """Return the bytes that objects take in this process, without what they refer to."""
+    return sum(map(_allocated, parts))
 
 
 def _allocated(one: object) -> int:

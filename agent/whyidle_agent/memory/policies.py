@@ -120,14 +120,19 @@ class Unbounded(Memory):
 
     def _keep(self, new: Sequence[tuple[Interaction, list[float]]]) -> None:
         account = self.account
-        for interaction, vector in new:
-            size = size_of(interaction, vector)
+        counted: set[int] = set()
+        for entry in new:
+            interaction, vector = entry
+            size = size_of(entry, vector, *vector)
+            if id(interaction) not in counted:  # the second index refers to the same text
+                size += size_of(interaction, interaction.text)
+                counted.add(id(interaction))
             digest = interaction.digest
             if digest in self._digests:
                 account.duplicates += 1
                 account.duplicate_bytes += size
             self._digests.add(digest)
-            self._entries.append((interaction, vector))
+            self._entries.append(entry)
             account.held_bytes += size
         account.entries = len(self._entries)
 
@@ -188,7 +193,7 @@ class Managed(Memory):
             for interaction in found:
                 self._window.add(interaction)
             self.account.entries = len(self._window)
-            self.account.held_bytes = sum(size_of(one, []) for one in self._window)
+            self.account.held_bytes = sum(size_of(one, one.text) for one in self._window)
 
         return keep
 

@@ -70,8 +70,9 @@ class Layout:
         return self.at("/etc/whyidle"), self.at("/var/lib/whyidle")
 
     @property
-    def runtime(self) -> Path:
-        return self.at("/run/whyidle")
+    def made_again(self) -> tuple[Path, ...]:
+        """What the service makes when it is not there: nobody misses it."""
+        return self.at("/run/whyidle"), self.at("/var/cache/whyidle")
 
     @property
     def links(self) -> dict[Path, str]:

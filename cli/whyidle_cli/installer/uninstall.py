@@ -34,7 +34,8 @@ def uninstall(layout: Layout, keep_data: bool = False) -> None:
     for link in layout.links:
         if ours(link):
             remove(link)
-    remove(layout.runtime)
+    for folder in layout.made_again:
+        remove(folder)
     if not keep_data:
         for folder in layout.data:
             remove(folder)

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from whyidle_cli.render.findings import finding_lines
+from whyidle_cli.render.loops import loop_lines
 from whyidle_cli.render.tables import cause_lines, engine_lines, process_lines, thread_lines
 from whyidle_cli.render.text import fit, flow, join, wrap
 from whyidle_cli.render.units import count, percent, seconds, size
@@ -77,6 +78,8 @@ def report_lines(report: dict[str, Any], width: int) -> list[Text]:
     section("WHAT IF", what_if_lines(report.get("what_if", ()), width))
     section("ENGINES", engine_lines(report["engines"], width))
     section("WHY IDLE", cause_lines(report["idle_by_cause"], width, commands))
+    duration = report["target"]["duration_s"]
+    section("EVENT LOOPS", loop_lines(report.get("loops", []), duration, width))
     involved = {finding["tid"] for finding in findings if finding["tid"] is not None}
     section("THREADS", thread_lines(report["threads"], involved, width))
     section("PROCESSES", process_lines(report["processes"], width))

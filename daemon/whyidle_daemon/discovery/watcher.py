@@ -69,6 +69,7 @@ class Discovery:
         self._found: dict[int, tuple[Found, Session]] = {}  # by the observation's number
         self._queue: dict[int, tuple[float, int]] = {}  # PID -> when to look, how often it was looked at
         self._timer: asyncio.TimerHandle | None = None
+        self._when = 0.0  # it is due
         self._rescan = False
         self._next_rescan = 0.0
         self._full = False
@@ -145,9 +146,10 @@ class Discovery:
             return
         when = asyncio.get_running_loop().time() + delay_s
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._when <= when:
                 return
             self._timer.cancel()
+        self._when = when  # uvloop's handle of what is due at once does not know it
         self._timer = asyncio.get_running_loop().call_at(when, self._turn)
 
     def _look_through(self) -> None:
@@ -158,6 +160,8 @@ class Discovery:
                 self._put(pid, 0.0, 0)
 
     def _turn(self) -> None:
+        if self._timer is not None:  # a reload looks at once: the turn that was due must not go on beside it
+            self._timer.cancel()
         self._timer = None
         if self._closed or not self._config.enabled:
             return

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final
 
+from whyidle_daemon.history.merge_loops import merged_loops
 from whyidle_daemon.report import MAX_GAPS, MAX_REPORTED_CAUSES
 
 JOIN_S: Final = 0.1
@@ -46,6 +47,7 @@ def merged(reports: Iterable[Report]) -> Report:
         "gaps": _gaps(parts, offsets),
         "idle_by_cause": _causes(parts, total_idle),
         "findings": _findings(parts, total_idle),
+        "loops": merged_loops(parts),
         "loss": _summed([part["loss"] for part in parts]),
         "overhead": _overhead(parts),
         "recording": _recording(parts),

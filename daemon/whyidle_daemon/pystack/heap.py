@@ -18,6 +18,7 @@ from whyidle_daemon.pystack.tables import OBJECTS
 
 _MAX_ENTRIES = 1 << 16
 _MAX_ATTRIBUTES = 8
+_MAX_SHARED = 128
 _GENERAL, _UNICODE, _SPLIT = 0, 1, 2
 _NEEDED = ("PyDict_Type", "PySet_Type", "PyModule_Type", "_PyWeakref_RefType", "PyCoro_Type", "PyLong_Type")
 
@@ -38,6 +39,14 @@ class ObjectLayout(NamedTuple):
     module_dict: int
     type_name: int
     type_basic_size: int
+    type_flags: int
+    type_members: int
+    type_base: int
+    type_dict_offset: int
+    type_cached_keys: int
+    member_size: int
+    member_type: int
+    member_offset: int
     coroutine_state: int
     coroutine_frame: int
     frame_stack_top: int
@@ -91,13 +100,13 @@ class Heap:
         _, keys, _ = self._head(dictionary)
         return keys, self._keys(self._read(keys, self._keys.size))[2]
 
-    def get(self, dictionary: int, name: str) -> int | None:
-        """Address of the value under an ASCII name, ``None`` when it is not there."""
+    def get(self, dictionary: int, name: str, limit: int = _MAX_ENTRIES) -> int | None:
+        """Address of the value under an ASCII name, ``None`` when it is not there or there are more names."""
         _, keys, values = self._head(dictionary)
         log2, kind, count = self._keys(self._read(keys, self._keys.size))
         if kind not in (_GENERAL, _UNICODE, _SPLIT) or log2 > 24 or not 0 <= count <= _MAX_ENTRIES:
             raise StackError("torn", "not the keys of a dictionary")
-        if not count:
+        if not 0 < count <= limit:
             return None
         words = 3 if kind == _GENERAL else 2
         entries = struct.unpack(
@@ -123,23 +132,22 @@ class Heap:
             if key:
                 yield key
 
+    def items(self, address: int, limit: int) -> list[int]:
+        """Addresses of the first ``limit`` items of a ``list``."""
+        check(address)
+        size, first = struct.unpack("<qQ", self._read(address + self._python.layout.object_size, 16))
+        if self.type_name(self.type_of(address)) != "list" or not 0 <= size <= _MAX_ENTRIES:
+            raise StackError("torn", "not a list")
+        count = min(size, limit)
+        return list(struct.unpack(f"<{count}Q", self._read(first, 8 * count))) if count else []
+
     def attribute(self, instance: int, name: str, kind: str) -> int:
         """Address of an instance's attribute: in an array the first of that type, else the one of that name.
 
         Attributes are in a dictionary, or in an array in the order of their first assignment (CPython
         ``Objects/object_layout.md``), which 3.11 and 3.12 point to and 3.13 has in the object.
         """
-        check(instance)
-        before = struct.unpack("<4Q", self._read(instance - 32, 32))
-        version = self._python.version
-        if version == (3, 11):
-            values, dictionary = before[0], before[1]
-        elif version == (3, 12):
-            values, dictionary = (before[1] + 1, 0) if before[1] & 1 else (0, before[1])
-        else:
-            inline = instance + self._python.layout.object_size
-            valid = self._read(inline, 4)[3] == 1
-            values, dictionary = (inline, 0) if valid else (0, before[1])
+        values, dictionary = self.places(instance)
         if not values:
             found = self.get(dictionary, name) if dictionary else None
             if found is None:
@@ -151,6 +159,34 @@ class Heap:
             if value and self.type_of(value) == self.types[kind]:
                 return value
         raise StackError("torn", f"no attribute {name}")
+
+    def places(self, instance: int) -> tuple[int, int]:
+        """Where an instance keeps its attributes: the array and the dictionary, one of which is 0."""
+        check(instance)
+        before = struct.unpack("<4Q", self._read(instance - 32, 32))
+        version = self._python.version
+        if version == (3, 11):
+            return before[0], before[1]
+        if version == (3, 12):
+            return (before[1] + 1, 0) if before[1] & 1 else (0, before[1])
+        inline = instance + self._python.layout.object_size
+        return (inline, 0) if self._read(inline, 4)[3] == 1 else (0, before[1])
+
+    def keys_of(self, dictionary: int) -> tuple[int, int]:
+        """Where a dictionary keeps its keys and, if several share these, its values (else 0)."""
+        _, keys, values = self._head(dictionary)
+        return keys, values
+
+    def shared_names(self, keys: int) -> list[int]:
+        """Addresses of the names, in order, that the instances of a class share."""
+        check(keys)
+        log2, kind, count = self._keys(self._read(keys, self._keys.size))
+        if kind != _SPLIT or log2 > 24 or not 0 <= count <= _MAX_SHARED:
+            raise StackError("torn", "no shared keys")
+        if not count:
+            return []
+        start = keys + self.at.keys_indices + (1 << log2)
+        return list(struct.unpack(f"<{2 * count}Q", self._read(start, 16 * count))[::2])
 
     def _head(self, dictionary: int) -> tuple[int, int, int]:
         check(dictionary)

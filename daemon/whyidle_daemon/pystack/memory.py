@@ -57,6 +57,24 @@ class Memory:
             self._file = -1
 
 
+class Metered:
+    """A ``Read`` that raises ``torn`` after so many reads: what a target holds may be without an end."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self._left = 0
+
+    def allow(self, reads: int) -> None:
+        """From now on so many."""
+        self._left = reads
+
+    def __call__(self, address: int, size: int) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise StackError("torn", "too many reads")
+        return self._read(address, size)
+
+
 class Fields:
     """Some fields of a C structure, taken out with one ``unpack``.
 

@@ -6,6 +6,7 @@ read again at the end); whoever needs certainty compares the thread's context sw
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,14 +88,16 @@ class StackReader:
                 found[self.pid] = True
         return sorted(tid for tid, known in found.items() if known)
 
-    def tasks(self, limit: int = MAX_TASKS) -> Tasks:
-        """asyncio's unfinished tasks and what each awaits, about 0.1 ms per task.
+    def tasks(
+        self, limit: int = MAX_TASKS, registered: Container[int] | None = None, selector: int | None = None
+    ) -> Tasks:
+        """asyncio's unfinished tasks and what each awaits, about 0.1 ms per task; see ``TaskReader.read``.
 
         Raises :class:`StackError`: ``unsupported`` outside of CPython 3.11 to 3.13, else as :meth:`read`.
         """
         if self._tasks_of is None:
             self._tasks_of = TaskReader(self._memory.read, self.python, self._objects, self._threads)
-        return self._tasks_of.read(limit)
+        return self._tasks_of.read(limit, registered, selector)
 
     def close(self) -> None:
         """Idempotent."""

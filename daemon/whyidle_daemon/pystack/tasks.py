@@ -8,12 +8,14 @@ its coroutine, whose frame's topmost value is what it awaits. CPython 3.11 to 3.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
+from whyidle_daemon.pystack.awaiting import FUTURE, Awaiting, Awaits, Point
 from whyidle_daemon.pystack.errors import StackError
 from whyidle_daemon.pystack.heap import Heap
-from whyidle_daemon.pystack.memory import Fields, Read
+from whyidle_daemon.pystack.instances import Instances
+from whyidle_daemon.pystack.memory import Fields, Metered, Read
 from whyidle_daemon.pystack.objects import Objects, check
 from whyidle_daemon.pystack.runtime import Interpreter
 from whyidle_daemon.pystack.threads import Threads
@@ -23,6 +25,8 @@ MAX_TASKS = 1000
 _MAX_CHAIN = 64
 _MAX_TASK_SIZE = 1024
 _MAX_NAME = 256
+_READS, _READS_OF_A_TASK = 20_000, 200  # 1 µs each; a task takes 60, finding the module once 2 a module
+_CLASSES_LAST = 64  # readings; then an address may have become another class's
 _FINISHED = 1  # cr_frame_state: negative while suspended, 0 while it runs
 _COROUTINES = ("PyCoro_Type", "PyGen_Type", "PyAsyncGen_Type")
 # Their types are private to a C file, so they are known by name.
@@ -36,26 +40,37 @@ class Task(NamedTuple):
 
     ``frames`` run from the task's own coroutine inward to the one that waits. ``running`` says that the
     innermost is not suspended: it is on the stack of its loop's thread. ``loop`` tells apart the tasks of
-    different loops (an address in the target).
+    different loops (an address in the target), ``address`` is the task's own.
+
+    ``kind`` says what it waits for (:mod:`~whyidle_daemon.pystack.awaiting`), ``descriptor`` the socket and
+    ``joins`` the tasks among it; ``awaited`` is another number once it waits for something else. All four
+    only if descriptors were given to :meth:`TaskReader.read`.
     """
 
     name: str | None
     frames: tuple[Frame, ...]
     running: bool
     loop: int
+    address: int = 0
+    kind: str = FUTURE
+    descriptor: int | None = None
+    joins: tuple[int, ...] = ()
+    awaited: int = 0
 
 
 class Tasks(NamedTuple):
-    """``complete`` is false where tasks were too many, or changed while they were read."""
+    """``complete`` is false where tasks were too many (``more`` then), or changed while they were read."""
 
     tasks: tuple[Task, ...]
     complete: bool
+    more: bool = False
 
 
 class TaskReader:
     """Raises :class:`StackError`: ``unsupported`` on construction for other versions."""
 
     def __init__(self, read: Read, python: Interpreter, objects: Objects, threads: Threads) -> None:
+        self._meter = read = Metered(read)
         self._heap = Heap(read, python)
         self._read, self._python, self._objects, self._threads = read, python, objects, threads
         at, inner = python.layout, self._heap.at
@@ -72,16 +87,31 @@ class TaskReader:
         self._wrappers: dict[int, bool] = {}
         self._task_types: dict[int, tuple[int, int]] = {}
         self._modules: dict[int, tuple[tuple[int, int], int | None]] = {}
+        self._instances = Instances(read, self._heap, objects)
+        self._awaits = Awaits(read, self._heap, self._instances)
+        self._selectors: dict[int, int | None] = {}
+        self._reads = 0
 
-    def read(self, limit: int = MAX_TASKS) -> Tasks:
-        """Tasks of every loop and interpreter. Raises ``torn`` or ``gone``."""
+    def read(
+        self, limit: int = MAX_TASKS, registered: Container[int] | None = None, selector: int | None = None
+    ) -> Tasks:
+        """Tasks of every loop and interpreter. Raises ``torn`` or ``gone``.
+
+        With ``registered``, the descriptors that a loop's selector waits for, also what they wait for. With
+        ``selector``, that loop's epoll descriptor, without the tasks of loops that have another.
+        """
         found: list[Task] = []
         complete = True
+        self._meter.allow(_READS + limit * _READS_OF_A_TASK)
+        self._selectors.clear()
+        self._reads += 1
+        if self._reads % _CLASSES_LAST == 0:
+            self._instances.forget()
         for address in self._addresses():
             if len(found) >= limit:
-                return Tasks(tuple(found), False)
+                return Tasks(tuple(found), False, more=complete)
             try:
-                task = self._task(address)
+                task = self._task(address, registered, selector)
             except StackError as error:
                 if error.reason == "gone":
                     raise
@@ -125,8 +155,10 @@ class TaskReader:
             known = self._modules[interpreter] = version, module
         return heap.pointer(known[1] + heap.at.module_dict) if known[1] is not None else None
 
-    def _task(self, address: int) -> Task | None:
-        """``None`` for what is no unfinished task."""
+    def _task(
+        self, address: int, registered: Container[int] | None = None, selector: int | None = None
+    ) -> Task | None:
+        """``None`` for what is no unfinished task, or one of another loop."""
         kind_of = self._heap.type_of(address)
         if kind_of not in self._task_types:
             places = self._places(address, kind_of)
@@ -140,8 +172,27 @@ class TaskReader:
         coroutine, name = words[place // 8], words[place // 8 + 1]
         if not coroutine:
             return None  # it has ended
-        frames, running = self._chain(coroutine)
-        return Task(self._name(name), frames, running, words[_LOOP // 8]) if frames else None
+        loop = words[_LOOP // 8]
+        if selector is not None and self._selector(loop) not in (None, selector):
+            return None
+        points, running, awaited = self._points(coroutine)
+        if not points:
+            return None
+        awaiting = Awaiting(FUTURE, None, ())
+        if registered is not None and not running:
+            awaiting = self._awaits.of(points, awaited, registered)
+        frames = tuple(point.frame for point in points)
+        return Task(self._name(name), frames, running, loop, address, *awaiting, awaited)
+
+    def _selector(self, loop: int) -> int | None:
+        if loop not in self._selectors:
+            try:
+                self._selectors[loop] = self._awaits.selector(loop)
+            except StackError as error:
+                if error.reason == "gone":
+                    raise
+                self._selectors[loop] = None
+        return self._selectors[loop]
 
     def _places(self, address: int, kind_of: int) -> tuple[int, int] | None:
         """Where tasks of a type have their coroutine (the name follows it), and how much to read.
@@ -164,7 +215,12 @@ class TaskReader:
         return None
 
     def _chain(self, coroutine: int) -> tuple[tuple[Frame, ...], bool]:
-        frames: list[Frame] = []
+        points, running, _ = self._points(coroutine)
+        return tuple(point.frame for point in points), running
+
+    def _points(self, coroutine: int) -> tuple[list[Point], bool, int]:
+        """The frames from a coroutine inward, whether the innermost runs, and else what it awaits."""
+        points: list[Point] = []
         seen: set[int] = set()
         while coroutine and len(seen) < _MAX_CHAIN:
             if coroutine in seen:
@@ -173,7 +229,7 @@ class TaskReader:
             kind_of = self._heap.type_of(coroutine)
             if kind_of not in self._coroutines:
                 if not self._is_wrapper(kind_of):
-                    break  # a future, or whatever else can be awaited
+                    return points, False, coroutine  # a future, or whatever else can be awaited
                 coroutine = self._heap.pointer(coroutine + _WRAPPED)
                 continue
             _, state, address, instruction, top = self._coroutine(self._read(coroutine, self._coroutine.size))
@@ -182,14 +238,17 @@ class TaskReader:
             check(address)
             code = self._objects.code(address)
             offset = instruction_offset(self._python.layout, code, address, instruction)
-            frames.append(Frame(code.function, code.file, self._objects.line(code, offset)))
-            if state == 0:
-                return tuple(frames), True
-            if not 0 < top < 1 << 16:
-                break
             local = coroutine + self._heap.at.coroutine_frame + self._heap.at.frame_locals
+            frame = Frame(code.function, code.file, self._objects.line(code, offset))
+            if state == 0:
+                points.append(Point(frame, local, 0))
+                return points, True, 0
+            if not 0 < top < 1 << 16:
+                points.append(Point(frame, local, 0))
+                break
+            points.append(Point(frame, local, top))
             coroutine = self._heap.pointer(local + 8 * (top - 1)) & ~7
-        return tuple(frames), False
+        return points, False, 0
 
     def _is_wrapper(self, kind_of: int) -> bool:
         if kind_of not in self._wrappers:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgpack
 
-from whyidle_daemon.facts import Host, Loss, Overhead, Site
+from whyidle_daemon.facts import AwaitingTasks, Host, Loss, Overhead, Site
 from whyidle_daemon.recording.errors import MalformedError
 from whyidle_daemon.recording.records import LAYOUTS
 from whyidle_probes.events import STATES, Peer
@@ -227,6 +227,24 @@ _WAIT: Final = _below(STATES, "kind of wait")
 _PORT: Final = _below(1 << 16, "port")
 _PEER: Final = _fields(Peer, _bytes(16), _bytes(16), _PORT, _PORT, *[_uint] * 4)
 _SITE: Final = _fields(Site, _text, _text, _optional(_uint), _texts)
+
+
+def _tuple_of(inner: Check) -> Check:
+    return lambda decoder, value: tuple(inner(decoder, item) for item in _list(value))
+
+
+_AWAITING: Final = _fields(
+    AwaitingTasks,
+    _text,
+    _same(_SITE, Site),
+    _text,
+    _same(_PEER, Peer),
+    _uint,
+    _time,
+    _tuple_of(_PORT),
+    _bool,
+    _bool,
+)
 _CHECKS: Final[dict[str, Check]] = {
     "uint": _uint,
     "uint?": _optional(_uint),
@@ -242,6 +260,8 @@ _CHECKS: Final[dict[str, Check]] = {
     "ip": _bytes(16),
     "address": _bytes(4, 16),
     "peer": _same(_PEER, Peer),
+    "peers": _tuple_of(_same(_PEER, Peer)),
+    "awaiting": _tuple_of(_AWAITING),
     "site": _same(_SITE, Site),
     "waits": _waits,
     "waits?": _optional(_waits),

@@ -65,10 +65,33 @@ def _code_waits(encoder: Encoder, value: tuple[int, ...] | None) -> list[int] | 
     return sparse
 
 
+def _code_peers(encoder: Encoder, value: tuple[Any, ...]) -> list[Any]:
+    return [_code_interned(encoder, peer) for peer in value]
+
+
+def _code_awaiting(encoder: Encoder, value: tuple[Any, ...]) -> list[Any]:
+    return [
+        [
+            one.name,
+            _code_interned(encoder, one.site),
+            one.kind,
+            _code_interned(encoder, one.peer),
+            one.number,
+            _code_time(encoder, one.since_ns),
+            one.ports,
+            one.inbound,
+            one.wanted,
+        ]
+        for one in value
+    ]
+
+
 _CODERS: Final[dict[str, Coder]] = {
     "time": _code_time,
     "peer": _code_interned,
     "site": _code_interned,
+    "peers": _code_peers,
+    "awaiting": _code_awaiting,
     "waits": _code_waits,
     "waits?": _code_waits,
     "pids": lambda _, value: struct.pack(f"<{len(value)}I", *value),

@@ -22,6 +22,7 @@ from whyidle_daemon.facts import (
     LaunchesSeen,
     LimitSample,
     Lookup,
+    LoopTasks,
     Loss,
     MemorySample,
     Overhead,
@@ -62,6 +63,7 @@ class Kind(IntEnum):
     GPU_SAMPLE = 34
     GPU_USE = 35
     START = 40
+    LOOP_TASKS = 41
 
 
 class Begin(NamedTuple):
@@ -149,6 +151,9 @@ LAYOUTS: Final[dict[int, Layout]] = {
     Kind.STACK_SAMPLE: _layout(
         StackSample, "pid:uint tid:uint since_ns:time site:site loop:text wait:wait peer:peer"
     ),
+    Kind.LOOP_TASKS: _layout(
+        LoopTasks, "pid:uint tid:uint since_ns:time tasks:awaiting total:uint reason:text sockets:peers"
+    ),
     Kind.LOOKUP: _layout(Lookup, "pid:uint tid:uint start_ns:time end_ns:time host:text status:int"),
     Kind.HOST_NAME: _layout(
         HostName, "pid:uint ns:time family:uint address:address host:text port:port path:text netns:uint"
@@ -207,6 +212,7 @@ KIND_OF: Final[dict[type[Any], Kind]] = {
     MemorySample: Kind.MEMORY_SAMPLE,
     ShortWaits: Kind.SHORT_WAITS,
     StackSample: Kind.STACK_SAMPLE,
+    LoopTasks: Kind.LOOP_TASKS,
     Lookup: Kind.LOOKUP,
     HostName: Kind.HOST_NAME,
     EngineSpan: Kind.ENGINE_SPAN,

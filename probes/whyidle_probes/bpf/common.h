@@ -31,9 +31,33 @@ BPF_RINGBUF_OUTPUT(control, WI_CONTROL_PAGES);
 
 #define PROBE_READ(dst, src) bpf_probe_read_kernel(dst, sizeof(*(dst)), (void *)(src))
 
-/* By number: bcc's declarations want typed pointers, and its headers may predate the helper. */
+/*
+ * The current task, where a task's saved registers are, and LOAD(), which reads through either. Helpers by
+ * number: bcc's declarations want typed pointers, and its headers may predate the helper.
+ */
+#ifdef WI_TASK_PT_REGS
 static u64 (*wi_current_task)(void) = (void *)158;
 static u64 (*wi_task_pt_regs)(u64 task) = (void *)175;
+#define LOAD(type, base, member) FIELD(type, base, member)
+#else
+/* Before 5.15 no helper tells, and what is found is a bare address, to be read by a call for each word. The
+ * registers are at the top of the task's kernel stack; a vmalloc area counts its guard page as well. */
+static u64 (*wi_current_task)(void) = (void *)35;
+#define LOAD(type, base, member) ({ \
+	typeof(((struct type *)0)->member) _value = 0; \
+	PROBE_READ(&_value, (base) + offsetof(struct type, member)); \
+	_value; })
+static __always_inline u64 wi_task_pt_regs(u64 task)
+{
+	u64 size = 4 * PAGE_SIZE;
+#ifdef WI_STACK_AREA
+	u64 area = (u64)LOAD(task_struct, task, stack_vm_area);
+	if (area)
+		size = LOAD(vm_struct, area, size) - PAGE_SIZE;
+#endif
+	return (u64)LOAD(task_struct, task, stack) + size - sizeof(struct pt_regs);
+}
+#endif
 
 /*
  * Most switches and wakings of a host concern no target, so what costs is finding that out: a byte for each

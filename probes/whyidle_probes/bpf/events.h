@@ -87,6 +87,7 @@ enum wi_stat {
 	WI_STAT_GAPS_LOST = 7,
 	WI_STAT_ITER_NEW = 8,      /* processes and threads the last iterator runs added */
 	WI_STAT_NAMES_LOST = 9,    /* first writes the ring had no room for */
+	WI_STAT_SWITCHES_HIDDEN = 10, /* switches that the kernel did not show; what they ended is known all the same */
 	WI_STAT_INFERENCES_LOST = 12, /* inferences the ring had no room for (their tokens are in the totals) */
 	WI_STAT_LAUNCHES = 14,     /* CUDA launches and copies that a probe saw, of whatever process */
 	WI_STATS = 16,
@@ -160,6 +161,9 @@ struct wi_thread {
 	unsigned long long peer_inode;
 	unsigned short waker_syscall;
 	unsigned char pad[6];
+	unsigned long long ran_ns; /* by the scheduler's own account, when it last left a CPU */
+	unsigned long long queue;    /* the kernel's own, where a wait for a CPU began; for throttled.h alone */
+	unsigned long long queue_ns; /* for how long that had been throttled by then */
 	unsigned long long begun;  /* seqlock: written first */
 };
 #define WI_THREAD_PREEXISTING 1 /* was there when tracking began */

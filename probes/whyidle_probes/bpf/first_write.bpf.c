@@ -19,12 +19,12 @@ struct wi_iovec {
 /* The first piece of what the current syscall sends. */
 static __always_inline bool sent_by(u64 regs, struct wi_iovec *piece)
 {
-	u64 at = FIELD(pt_regs, regs, si);
-	u64 nr = FIELD(pt_regs, regs, orig_ax);
+	u64 at = LOAD(pt_regs, regs, si);
+	u64 nr = LOAD(pt_regs, regs, orig_ax);
 
 	if (nr == WI_NR_WRITE || nr == WI_NR_SENDTO) {
 		piece->base = at;
-		piece->length = FIELD(pt_regs, regs, dx);
+		piece->length = LOAD(pt_regs, regs, dx);
 		return true;
 	}
 	if (nr == WI_NR_SENDMSG || nr == WI_NR_SENDMMSG) { /* struct user_msghdr: msg_iov is at 16 */

@@ -13,9 +13,9 @@ int wi_mapped(u64 *ctx)
 		return 0;
 	u64 task = wi_current_task();
 	u64 regs = wi_task_pt_regs(task);
-	if (FIELD(pt_regs, regs, orig_ax) != WI_NR_MMAP)
+	if (LOAD(pt_regs, regs, orig_ax) != WI_NR_MMAP)
 		return 0;
-	u64 file = file_of(task, (int)FIELD(pt_regs, regs, r8)), start = 0;
+	u64 file = file_of(task, (int)LOAD(pt_regs, regs, r8)), start = 0;
 	if (!file)
 		return 0;
 	u64 name = name_of(file, &start);

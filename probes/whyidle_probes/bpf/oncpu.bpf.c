@@ -12,16 +12,16 @@ static __always_inline bool is_zero(u64 timespec)
 
 static __always_inline bool polls_without_waiting(u64 regs)
 {
-	int nr = (int)FIELD(pt_regs, regs, orig_ax); /* -1: not in a syscall */
+	int nr = (int)LOAD(pt_regs, regs, orig_ax); /* -1: not in a syscall */
 	u8 *class = nr >= 0 && nr < WI_SYSCALLS ? syscall_class.lookup(&nr) : 0;
 	switch (class ? *class : WI_CLASS_OTHER) {
 	case WI_CLASS_POLL:
-		return nr == WI_NR_POLL ? !(u32)FIELD(pt_regs, regs, dx) : is_zero(FIELD(pt_regs, regs, dx));
+		return nr == WI_NR_POLL ? !(u32)LOAD(pt_regs, regs, dx) : is_zero(LOAD(pt_regs, regs, dx));
 	case WI_CLASS_SELECT:
-		return is_zero(FIELD(pt_regs, regs, r8));
+		return is_zero(LOAD(pt_regs, regs, r8));
 	case WI_CLASS_EPOLL:
-		return nr == WI_NR_EPOLL_PWAIT2 ? is_zero(FIELD(pt_regs, regs, r10))
-						: !(u32)FIELD(pt_regs, regs, r10);
+		return nr == WI_NR_EPOLL_PWAIT2 ? is_zero(LOAD(pt_regs, regs, r10))
+						: !(u32)LOAD(pt_regs, regs, r10);
 	}
 	return false;
 }

@@ -12,6 +12,7 @@ static __always_inline struct wi_thread *fresh_thread(int slot, u64 task, u32 ta
 	t->flags = t->pid == t->tid ? WI_THREAD_LEADER : 0;
 	t->first_ns = now;
 	t->last_ns = now;
+	t->ran_ns = TASK(task, se.sum_exec_runtime);
 	t->syscall = 0xffff;
 	t->fd = -1;
 	PROBE_READ(&t->comm, task + offsetof(struct task_struct, comm));

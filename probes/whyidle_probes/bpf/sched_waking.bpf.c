@@ -4,7 +4,7 @@
  * CPU changes nothing. In task context the current thread is the waker; in an interrupt it is whoever
  * happened to be interrupted.
  *
- * A thread in a selector is woken by one of many sockets. Which one, the network stack says just before, on
+ * A thread in a selector (or in io_uring_enter) is woken by one of many sockets. Which one, the network stack says just before, on
  * the same CPU: data arrived for it, or its TCP state changed.
  */
 struct wi_socket_note {
@@ -40,14 +40,58 @@ int wi_tcp_state(u64 *ctx)
 	return 0;
 }
 
-static __always_inline void note_cause(struct wi_thread *t)
+static __always_inline u64 private_of(u64 task, int fd)
+{
+	u64 file = file_of(task, fd), private = 0;
+	if (file)
+		PROBE_READ(&private, file + offsetof(struct file, private_data));
+	return private;
+}
+
+/* The socket behind the descriptor that a thread waits for. */
+static __always_inline u64 awaited(struct wi_thread *t, u64 task)
+{
+	u64 socket = private_of(task, t->fd), sk = 0;
+	if (socket)
+		PROBE_READ(&sk, socket + offsetof(struct socket, sk));
+	return sk;
+}
+
+/* Whether the first who is told of a socket's events is the epoll instance that a thread sleeps in. */
+static __always_inline bool watches(struct wi_thread *t, u64 task, u64 sk)
+{
+#ifdef WI_EPOLL_ENTRY
+	u64 epoll = private_of(task, t->fd), queue = 0, entry = 0, item = 0, owner = 0;
+	PROBE_READ(&queue, sk + offsetof(struct sock, sk_wq));
+	if (!epoll || !queue)
+		return false;
+	PROBE_READ(&entry, queue + offsetof(struct socket_wq, wait.head.next));
+	entry -= offsetof(struct eppoll_entry, wait.entry);
+	PROBE_READ(&item, entry + offsetof(struct eppoll_entry, base));
+	PROBE_READ(&owner, item + offsetof(struct epitem, ep));
+	return owner == epoll;
+#else
+	return false;
+#endif
+}
+
+static __always_inline void note_cause(struct wi_thread *t, u64 task)
 {
 	int zero = 0;
 	struct wi_socket_note *note = socket_notes.lookup(&zero);
-	if (!note || !note->sk || t->wake_ns - note->ns > WI_NOTE_LASTS_NS)
+	if (!note || !note->sk)
 		return;
-	if (t->state != WI_TCP)
+	if (note->ns < t->last_ns) /* of before this sleep */
+		return;
+	if (t->state == WI_TCP) { /* which waits for one socket, and the note is of that one or not */
+		if (awaited(t, task) != note->sk)
+			return;
+	} else { /* one of many: just now, or (a slow machine) one that the thread would be told of */
+		if (t->wake_ns - note->ns > WI_NOTE_LASTS_NS &&
+		    (t->state != WI_EPOLL || !watches(t, task, note->sk)))
+			return;
 		resolve_sock(t, note->sk);
+	}
 	t->peer.tcp_end = note->tcp_state;
 	note->sk = 0;
 }
@@ -66,12 +110,13 @@ int wi_sched_waking(u64 *ctx)
 	t->waker_tid = (u32)waker;
 	t->waker_syscall = 0xffff;
 	if (t->waker_pid) {
-		u64 nr = FIELD(pt_regs, wi_task_pt_regs(wi_current_task()), orig_ax);
+		u64 nr = LOAD(pt_regs, wi_task_pt_regs(wi_current_task()), orig_ax);
 		if (nr < WI_SYSCALLS)
 			t->waker_syscall = nr;
 	}
-	if (t->state == WI_EPOLL || t->state == WI_POLL || t->state == WI_TCP)
-		note_cause(t);
+	/* io_uring's completion runs in the thread itself, which the same call of the softirq wakes for it. */
+	if (t->state == WI_EPOLL || t->state == WI_POLL || t->state == WI_IO_URING || t->state == WI_TCP)
+		note_cause(t, task);
 	write_end(t);
 	return 0;
 }

@@ -87,13 +87,13 @@ static __always_inline u16 resolve_socket(struct wi_thread *t, u64 file_private)
 /* The open file behind a descriptor, 0 when there is none. */
 static __always_inline u64 file_of(u64 task, int fd)
 {
-	u64 files = (u64)TASK(task, files), file = 0;
+	u64 files = (u64)LOAD(task_struct, task, files), file = 0;
 	if (!files || fd < 0)
 		return 0;
-	u64 fdt = (u64)FIELD(files_struct, files, fdt);
-	if (!fdt || (u32)fd >= FIELD(fdtable, fdt, max_fds))
+	u64 fdt = (u64)LOAD(files_struct, files, fdt);
+	if (!fdt || (u32)fd >= LOAD(fdtable, fdt, max_fds))
 		return 0;
-	PROBE_READ(&file, (u64)FIELD(fdtable, fdt, fd) + (u64)(u32)fd * 8);
+	PROBE_READ(&file, (u64)LOAD(fdtable, fdt, fd) + (u64)(u32)fd * 8);
 	return file;
 }
 
@@ -156,81 +156,100 @@ static __always_inline u16 resolve_fd(struct wi_thread *t, u64 task, int fd)
 }
 
 #define WI_POLL_MAX 4
+#define WI_SOCKETS (1ULL << WI_TCP | 1ULL << WI_UDP | 1ULL << WI_LISTEN | 1ULL << WI_SOCKET)
+#define barrier_var(x) asm volatile("" : "+r"(x))
 
 struct wi_pollfd {
 	int fd;
 	short events, revents;
 };
 
+/* What a thread waits for in a call on several descriptors: one of them, and which answers count then, as a
+ * mask of states (any other is WI_POLL); or else `state`. Looking at a descriptor is most of this program, so
+ * all ways lead to one place where it is done. */
+struct wi_choice {
+	int fd;
+	u16 state;
+	u64 accepted;
+};
+
 /* A poll on one descriptor is a wait for that descriptor (CPython does so for every socket that has a
  * timeout, getaddrinfo for its server). So is one on a single connected socket beside pipes, eventfds and
  * such, through which the thread can be called off (libcurl). Anything else is a loop that waits for whatever
  * comes. Reads user memory, so only for the current task. */
-static __always_inline u16 resolve_poll(struct wi_thread *t, u64 task, u64 fds, u64 count, bool current)
+static __always_inline void choose_polled(struct wi_choice *choice, struct wi_thread *t, u64 task, u64 fds,
+					  u64 count, bool current)
 {
 	struct wi_pollfd set[WI_POLL_MAX] = {};
-	int sockets = 0, pipes = 0, which = -1;
-	u16 state = WI_POLL;
+	u64 sockets = 0, pipes = 0;
 
-	if (count == 0)
-		return WI_SLEEP;
-	if (!current || count > WI_POLL_MAX)
-		return WI_POLL;
+	choice->state = count == 0 ? WI_SLEEP : WI_POLL;
+	if (count == 0 || !current || count > WI_POLL_MAX)
+		return;
 	if (bpf_probe_read_user(set, (count & 7) * sizeof(set[0]), (void *)fds))
-		return WI_POLL;
-	if (count == 1) {
-		state = resolve_fd(t, task, set[0].fd);
-		return state == WI_OTHER ? WI_POLL : state;
-	}
-#pragma unroll
+		return;
+	choice->fd = set[0].fd;
+	choice->accepted = ~(1ULL << WI_OTHER);
+	if (count == 1)
+		return;
+	choice->accepted = 0;
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < WI_POLL_MAX; i++) {
 		if (i >= count)
 			break;
-		state = resolve_fd(t, task, set[i].fd);
-		if (state == WI_TCP || state == WI_UDP || state == WI_LISTEN || state == WI_SOCKET) {
-			sockets++;
-			which = set[i].fd;
-		}
-		pipes += state == WI_PIPE;
+		/* Counted without a branch, by a number from memory: the verifier would look at every mix of kinds
+		 * of descriptors by itself, which made loading ten times as long. */
+		int fd = set[i].fd;
+		t->state = resolve_fd(t, task, fd);
+		u64 kind = 1ULL << (*(volatile u16 *)&t->state & 63), socket = !!(kind & WI_SOCKETS);
+		barrier_var(socket);
+		sockets += socket;
+		choice->fd ^= (choice->fd ^ fd) & -socket;
+		pipes += (kind >> WI_PIPE) & 1;
 	}
 	if (pipes == count) /* the output of a child, as subprocess reads it */
-		return WI_PIPE;
-	if (sockets != 1)
-		return WI_POLL;
-	state = resolve_fd(t, task, which);
-	return state == WI_TCP || state == WI_UDP ? state : WI_POLL;
+		choice->state = WI_PIPE;
+	else if (sockets == 1)
+		choice->accepted = 1ULL << WI_TCP | 1ULL << WI_UDP;
+}
+
+/* 1 for anything but 0, without a branch. */
+static __always_inline u64 is_set(u64 bits)
+{
+	u64 less = -bits;
+	barrier_var(less);
+	return (bits | less) >> 63;
 }
 
 /* select: one descriptor below 64 in one of the read and write sets is a wait for it. */
-static __always_inline u16 resolve_select(struct wi_thread *t, u64 task, u64 count, u64 readers, u64 writers,
-					  bool current)
+static __always_inline void choose_selected(struct wi_choice *choice, u64 count, u64 readers, u64 writers,
+					    bool current)
 {
 	u64 set = 0, word = 0;
-	if (count == 0)
-		return WI_SLEEP;
-	if (!current || count > 64)
-		return WI_POLL;
+	choice->state = count == 0 ? WI_SLEEP : WI_POLL;
+	if (count == 0 || !current || count > 64)
+		return;
 	if (readers && !bpf_probe_read_user(&word, sizeof(word), (void *)readers))
 		set |= word;
 	if (writers && !bpf_probe_read_user(&word, sizeof(word), (void *)writers))
 		set |= word;
 	if (count < 64)
 		set &= (1ULL << (count & 63)) - 1;
-	if (!set)
-		return WI_SLEEP;
+	if (!set) {
+		choice->state = WI_SLEEP;
+		return;
+	}
 	/* Count trailing zeroes by halving: BPF has no instruction for it. */
 	u64 low = set & -set;
 	int fd = 0;
-	if (low & 0xffffffff00000000ULL) fd += 32;
-	if (low & 0xffff0000ffff0000ULL) fd += 16;
-	if (low & 0xff00ff00ff00ff00ULL) fd += 8;
-	if (low & 0xf0f0f0f0f0f0f0f0ULL) fd += 4;
-	if (low & 0xccccccccccccccccULL) fd += 2;
-	if (low & 0xaaaaaaaaaaaaaaaaULL) fd += 1;
-	u16 state = resolve_fd(t, task, fd);
-	if (low != set)
-		return WI_POLL;
-	return state == WI_OTHER ? WI_POLL : state;
+	fd += is_set(low & 0xffffffff00000000ULL) << 5;
+	fd += is_set(low & 0xffff0000ffff0000ULL) << 4;
+	fd += is_set(low & 0xff00ff00ff00ff00ULL) << 3;
+	fd += is_set(low & 0xf0f0f0f0f0f0f0f0ULL) << 2;
+	fd += is_set(low & 0xccccccccccccccccULL) << 1;
+	fd += is_set(low & 0xaaaaaaaaaaaaaaaaULL);
+	choice->fd = fd;
+	choice->accepted = low == set ? ~(1ULL << WI_OTHER) : 1ULL << WI_STATES;
 }
 
 static __always_inline bool in_iowait(u64 task)
@@ -240,18 +259,22 @@ static __always_inline bool in_iowait(u64 task)
 
 static __always_inline u16 resolve_syscall(struct wi_thread *t, u64 task, u64 regs, u32 task_state, bool current)
 {
-	u64 di = FIELD(pt_regs, regs, di), si = FIELD(pt_regs, regs, si);
-	u64 dx = FIELD(pt_regs, regs, dx);
+	u64 di = LOAD(pt_regs, regs, di), si = LOAD(pt_regs, regs, si);
+	u64 dx = LOAD(pt_regs, regs, dx);
 	int nr = t->syscall;
 	u8 *class = syscall_class.lookup(&nr);
+	struct wi_choice choice = { .fd = (int)di };
 	t->arg = di;
 	switch (class ? *class : WI_CLASS_OTHER) {
 	case WI_CLASS_FD:
-		return resolve_fd(t, task, (int)di);
+		choice.accepted = ~0ULL;
+		break;
 	case WI_CLASS_POLL:
-		return resolve_poll(t, task, di, si, current);
+		choose_polled(&choice, t, task, di, si, current);
+		break;
 	case WI_CLASS_SELECT:
-		return resolve_select(t, task, di, si, dx, current);
+		choose_selected(&choice, di, si, dx, current);
+		break;
 	case WI_CLASS_EPOLL:
 		t->fd = (int)di;
 		return WI_EPOLL;
@@ -272,10 +295,13 @@ static __always_inline u16 resolve_syscall(struct wi_thread *t, u64 task, u64 re
 		return WI_SYSV_IPC;
 	case WI_CLASS_MEMORY:
 		return WI_MEMORY;
+	default:
+		return (task_state & WI_TASK_UNINTERRUPTIBLE) && in_iowait(task) ? WI_DISK : WI_OTHER;
 	}
-	if ((task_state & WI_TASK_UNINTERRUPTIBLE) && in_iowait(task))
-		return WI_DISK;
-	return WI_OTHER;
+	if (!choice.accepted)
+		return choice.state;
+	u16 state = resolve_fd(t, task, choice.fd);
+	return (choice.accepted >> (state & 63)) & 1 ? state : WI_POLL;
 }
 
 /* Sets state, syscall, fd, arg, inode and peer of a thread that goes (or was found) asleep. */
@@ -293,7 +319,7 @@ static __always_inline void resolve_wait(struct wi_thread *t, u64 task, u32 task
 		return;
 	}
 	u64 regs = wi_task_pt_regs(task);
-	u64 nr = FIELD(pt_regs, regs, orig_ax);
+	u64 nr = LOAD(pt_regs, regs, orig_ax);
 	if (nr >= WI_SYSCALLS) { /* -1: entered by an exception, not by a syscall */
 		t->state = WI_FAULT;
 		return;

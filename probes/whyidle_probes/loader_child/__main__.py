@@ -19,13 +19,13 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 BPF = Path(__file__).parent.parent / "bpf"
 SOURCES = (
-    "events.h common.h wait.h slice.h noticed.h sched_switch.bpf.c sched_waking.bpf.c process.bpf.c "
-    "tasks.bpf.c mapped.bpf.c oncpu.bpf.c engine.h inference.h llama.bpf.c context.bpf.c cuda.bpf.c "
-    "lookup.bpf.c first_write.bpf.c"
+    "events.h common.h wait.h slice.h noticed.h throttled.h sched_switch.bpf.c sched_waking.bpf.c "
+    "process.bpf.c tasks.bpf.c mapped.bpf.c oncpu.bpf.c engine.h inference.h llama.bpf.c "
+    "context.bpf.c cuda.bpf.c lookup.bpf.c first_write.bpf.c"
 ).split()
 _STDERR_LINES = 6
 _MAX_REQUEST = 1 << 16
@@ -43,22 +43,27 @@ def main() -> int:
     channel = socket.socket(fileno=int(sys.argv[1]))
     request = json.loads(channel.recv(_MAX_REQUEST))
     try:
-        reply, descriptors = build(request)
+        reply, descriptors, keep = build(request)
     except RefusalError as refusal:
         error = {"code": refusal.code, "message": str(refusal), "fix": refusal.fix}
         channel.sendall(json.dumps({"error": error}).encode())
         return 1
     socket.send_fds(channel, [json.dumps(reply).encode()], descriptors)
     channel.close()
+    keep()
     sys.stdout.flush()
     os._exit(0)  # bcc's exit handlers would take seconds to free what the kernel frees at once
 
 
-def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
-    """Compile, load and attach everything; returns the reply and the descriptors it names, in order."""
+def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Callable[[], None]]:
+    """Compile, load and attach everything; returns the reply and the descriptors it names, in order.
+
+    The third is to be called when they are handed over: it keeps for the next start what was compiled.
+    """
     check_host()
     from btf import STRUCT, BtfError, KernelTypes, open_libbpf
-    from headers import features
+    from bundle import MapError, make_maps
+    from features import features, lost, too_old
     from programs import Program
 
     try:
@@ -67,19 +72,29 @@ def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
         raise RefusalError("no_libbpf", str(error), "apt-get install libbpf1") from None
     try:
         types = KernelTypes(libbpf)
-        macros = {**request["macros"], **features(types)}
-        module = compile_programs(types, macros)
+        if lacks := too_old(types):
+            raise RefusalError("too_old", f"this kernel's BPF has no {lacks}", "run Linux 5.10 or later")
+        macros = {**request["macros"], **features(types, request["without"])}
+        programs = [Program(*entry) for entry in request["programs"]]
+        if "WI_QUEUE_THROTTLED" in macros:
+            programs.append(Program("wi_sched_wakeup", "tracepoint", "sched_wakeup"))
+        functions = [program.function for program in programs]
+        compiled, keep, note = bundle_for(request["cache"], functions, types, macros, libbpf)
+        maps = make_maps(libbpf, compiled.maps)
+    except MapError as error:
+        raise no_maps(error) from None
     except BtfError as error:
         raise RefusalError("no_btf", str(error), "run a kernel built with CONFIG_DEBUG_INFO_BTF=y") from None
 
     uprobe_multi = bool(types.id_of("bpf_uprobe_multi_link", STRUCT))
     names: list[str] = []
     descriptors: list[int] = []
-    missing: list[str] = []
-    for entry in request["programs"]:
-        program = Program(*entry)
+    missing: list[str] = lost(macros)
+    for program in programs:
         try:
-            for name, descriptor in load_one(libbpf, types, module, program, uprobe_multi):
+            for name, descriptor in load_one(
+                libbpf, types, compiled.code(program.function, maps), program, uprobe_multi
+            ):
                 names.append(name)
                 descriptors.append(descriptor)
         except RefusalError:
@@ -88,13 +103,64 @@ def build(request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
             missing.append(program.attach)
     for name in request["maps"]:
         names.append("map:" + name)
-        descriptors.append(module[name.encode()].map_fd)
-    fill_syscall_classes(module, bytes.fromhex(request["syscall_classes"]))
-    return {"names": names, "missing": missing, "uprobe_multi": uprobe_multi}, descriptors
+        descriptors.append(maps[name])
+    fill_syscall_classes(libbpf, maps["syscall_class"], bytes.fromhex(request["syscall_classes"]))
+    throttling = (
+        "task" if "WI_TASK_THROTTLED" in macros else "queue" if "WI_QUEUE_THROTTLED" in macros else ""
+    )
+    reply = {
+        "names": names,
+        "missing": missing,
+        "uprobe_multi": uprobe_multi,
+        "throttling": throttling,
+        "cache": note,
+    }
+    return reply, descriptors, keep
+
+
+def bundle_for(
+    directory: str | None, functions: list[str], types: Any, macros: dict[str, str], libbpf: Any
+) -> tuple[Any, Callable[[], None], str]:
+    """What was kept of an earlier start, or compiled now; how to keep it; and a word about the cache."""
+    import cache
+    from bundle import BundleError, from_module, load
+
+    note = "off"
+    if directory and (compiler := compiler_version()):
+        ours = sorted(Path(__file__).parent.glob("*.py"))
+        key = cache.key_of([*(BPF / name for name in SOURCES), *ours], macros, functions, compiler)
+        try:
+            kept = cache.read(directory, key)
+            if kept is not None:
+                return load(kept), lambda: None, "used"
+            note = "filled"
+        except cache.UnsafeError as error:
+            directory, note = None, f"not used: {error}"
+        except BundleError as error:
+            note = f"filled again: {error}"
+    found = from_module(compile_programs(types, macros), functions, libbpf)
+
+    def keep() -> None:
+        with contextlib.suppress(OSError, cache.UnsafeError):
+            if directory and note != "off":
+                cache.write(directory, key, found.dump())
+
+    return found, keep, note
+
+
+def compiler_version() -> str:
+    """Of bcc, without importing it, which costs 130 MB and a tenth of a second; empty: it is not there."""
+    from importlib.util import find_spec
+
+    spec = find_spec("bcc")
+    places = list(spec.submodule_search_locations or []) if spec is not None else []
+    with contextlib.suppress(OSError):
+        return Path(places[0], "version.py").read_text() if places else ""
+    return ""
 
 
 def load_one(
-    libbpf: Any, types: Any, module: Any, program: Any, uprobe_multi: bool
+    libbpf: Any, types: Any, code: bytes, program: Any, uprobe_multi: bool
 ) -> Iterator[tuple[str, int]]:
     """Load and attach one program; yields the names and descriptors to hand over."""
     from btf import FUNC
@@ -109,10 +175,10 @@ def load_one(
         raise RefusalError(
             "no_tracepoint",
             f"this kernel has no {program.kind} {program.attach}",
-            "run a kernel with CONFIG_TRACEPOINTS, CONFIG_BPF_EVENTS and BTF, 5.15 or later",
+            "run a kernel with CONFIG_TRACEPOINTS, CONFIG_BPF_EVENTS and BTF, 5.10 or later",
         )
     try:
-        fd = load(libbpf, program, module.dump_func(program.function.encode()), btf_id, uprobe_multi)
+        fd = load(libbpf, program, code, btf_id, uprobe_multi)
         yield "program:" + program.function, fd
         if btf_id:
             yield "link:" + program.function, attach(libbpf, program, fd)
@@ -166,11 +232,7 @@ def compile_programs(types: Any, macros: dict[str, str]) -> Any:
             except Exception as error:
                 lines = [line for line in said().splitlines() if "error" in line][:_STDERR_LINES]
                 if any(os.strerror(errno.EPERM) in line for line in lines):  # bcc makes the maps meanwhile
-                    raise RefusalError(
-                        "no_permission",
-                        f"the kernel does not let this process make maps: {lines[-1]}",
-                        "give it CAP_BPF (root has it), and check the kernel's lockdown mode",
-                    ) from None
+                    raise no_maps(lines[-1]) from None
                 raise RefusalError(
                     "compile",
                     "the kernel probes did not compile on this kernel: " + ("; ".join(lines) or str(error)),
@@ -201,11 +263,19 @@ def captured_stderr(path: Path) -> Iterator[Any]:
         os.close(saved)
 
 
-def fill_syscall_classes(module: Any, classes: bytes) -> None:
-    table = module[b"syscall_class"]
+def no_maps(said: Any) -> RefusalError:
+    return RefusalError(
+        "no_permission",
+        f"the kernel does not let this process make maps: {said}",
+        "give it CAP_BPF (root has it), and check the kernel's lockdown mode",
+    )
+
+
+def fill_syscall_classes(libbpf: Any, table: int, classes: bytes) -> None:
     for number, value in enumerate(classes):
         if value:
-            table[c.c_int(number)] = c.c_uint8(value)
+            key, filled = c.byref(c.c_int(number)), c.byref(c.c_uint8(value))
+            libbpf.bpf_map_update_elem(table, key, filled, c.c_uint64(0))
 
 
 if __name__ == "__main__":

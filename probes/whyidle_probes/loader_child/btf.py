@@ -35,6 +35,10 @@ class _Member(c.Structure):
     _fields_ = (("name", c.c_uint32), ("type", c.c_uint32), ("offset", c.c_uint32))
 
 
+class _Value(c.Structure):
+    _fields_ = (("name", c.c_uint32), ("value", c.c_int32))
+
+
 _PRINTF = c.CFUNCTYPE(None, c.c_void_p, c.c_char_p, c.c_void_p)
 
 
@@ -87,6 +91,16 @@ class KernelTypes:
         """Offset and width in bits of a member, also in anonymous inner structs; width 0: no bitfield."""
         found = self.id_of(struct, STRUCT)
         return self._find(found, member.encode()) if found else None
+
+    def has_helper(self, name: str) -> bool:
+        """Whether BPF programs can call this helper, by the kernel's list of them."""
+        found = self.id_of("bpf_func_id", ENUM)
+        if not found:
+            return False
+        pointer = self._lib.btf__type_by_id(self._btf, found)
+        wanted, base = b"BPF_FUNC_" + name.encode(), c.addressof(pointer.contents) + c.sizeof(_Type)
+        values = (_Value * pointer.contents.count).from_address(base)
+        return any(self._lib.btf__name_by_offset(self._btf, value.name) == wanted for value in values)
 
     def declarations(self, names: Iterable[tuple[str, int]]) -> str:
         """C declarations of the named types and of what they need; a missing one is skipped."""

@@ -10,7 +10,7 @@ import os
 import platform
 from pathlib import Path
 
-from btf import ENUM, STRUCT, TYPEDEF, BtfError, KernelTypes
+from btf import ENUM, STRUCT, TYPEDEF, KernelTypes
 
 _TYPEDEFS = (
     "__u8 __u16 __u32 __u64 __s8 __s16 __s32 __s64 __be16 __be32 __be64 __wsum size_t ssize_t bool "
@@ -18,7 +18,8 @@ _TYPEDEFS = (
 ).split()
 _STRUCTS = (
     "task_struct signal_struct linux_binprm file path dentry inode qstr fdtable files_struct socket sock "
-    "sock_common tcp_sock pt_regs unix_sock socket_alloc"
+    "sock_common tcp_sock pt_regs unix_sock socket_alloc cfs_rq vm_struct "
+    "socket_wq eppoll_entry epitem"
 ).split()
 _EMPTY = (
     "linux/types.h linux/bpf_common.h linux/log2.h linux/version.h uapi/linux/bpf.h uapi/linux/if_ether.h "
@@ -43,28 +44,6 @@ _PREAMBLE = """
 """
 
 _ARCH = {"x86_64": "X86_64 1\n#define CONFIG_X86", "aarch64": "ARM64"}
-
-
-def features(types: KernelTypes) -> dict[str, str]:
-    """The WI_* macros that tell the programs how this kernel differs from others."""
-    found = {}
-    # 5.14 renamed it (2f064a59a11f): unsigned int __state instead of long state.
-    found["WI_TASK_STATE"] = "__state" if types.member_bits("task_struct", "__state") else "state"
-    # 5.18 passes the state at the tracepoint (fa2c3254d7cf); before, it is read from the task.
-    if types.tracepoint_arguments("sched_switch") >= 4:
-        found["WI_SWITCH_HAS_STATE"] = "1"
-    # 6.18 throttles single tasks on their way to user mode (e1fad12dcb66).
-    if types.member_bits("task_struct", "throttled"):
-        found["WI_TASK_THROTTLED"] = "1"
-    # Both are absent where Unix sockets are a module.
-    if types.member_bits("unix_sock", "peer") and types.member_bits("socket_alloc", "vfs_inode"):
-        found["WI_UNIX_PEER"] = "1"
-    iowait = types.member_bits("task_struct", "in_iowait")
-    if iowait is None:
-        raise BtfError("task_struct has no in_iowait")
-    found["WI_IOWAIT_BYTE"] = str(iowait[0] // 8)
-    found["WI_IOWAIT_MASK"] = str(1 << (iowait[0] % 8))
-    return found
 
 
 def write_headers(directory: Path, types: KernelTypes) -> None:

@@ -5,7 +5,11 @@ import asyncio
 import aiohttp
 import truth
 
-EXPECT = {"findings": [("sequential_calls", "search", "http")], "modules": ["aiohttp"]}
+EXPECT = {
+    "findings": [("sequential_calls", "search", "http")],
+    "loops": [("search", "socket", "http")],
+    "modules": ["aiohttp"],
+}
 
 
 async def search(session, number):

@@ -5,7 +5,7 @@ import asyncio
 import requests
 import truth
 
-EXPECT = {"findings": [], "modules": ["requests"]}
+EXPECT = {"findings": [], "loops": [("main", "future", None)], "modules": ["requests"]}
 
 
 def fetch():

@@ -5,7 +5,7 @@ import asyncio
 import httpx
 import truth
 
-EXPECT = {"findings": [], "modules": ["httpx"], "quick": True}
+EXPECT = {"findings": [], "loops": [("search", "socket", "http")], "modules": ["httpx"], "quick": True}
 
 
 async def search(client, number):

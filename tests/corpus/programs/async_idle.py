@@ -4,7 +4,7 @@ import asyncio
 
 import truth
 
-EXPECT = {"findings": []}
+EXPECT = {"findings": [], "loops": [("main", "timer", None)]}
 
 
 async def main():

@@ -5,7 +5,11 @@ import asyncio
 import httpx
 import truth
 
-EXPECT = {"findings": [("sequential_calls", "search", "http")], "modules": ["httpx"]}
+EXPECT = {
+    "findings": [("sequential_calls", "search", "http")],
+    "loops": [("search", "socket", "http")],
+    "modules": ["httpx"],
+}
 
 
 async def search(client, number):

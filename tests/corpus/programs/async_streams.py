@@ -4,7 +4,7 @@ import asyncio
 
 import truth
 
-EXPECT = {"findings": []}
+EXPECT = {"findings": [], "loops": [("search", "socket", "http")]}
 
 
 async def search():

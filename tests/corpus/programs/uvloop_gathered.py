@@ -6,7 +6,7 @@ import httpx
 import truth
 import uvloop
 
-EXPECT = {"findings": [], "modules": ["httpx", "uvloop"]}
+EXPECT = {"findings": [], "loops": [("search", "socket", "http")], "modules": ["httpx", "uvloop"]}
 
 
 async def search(client):

@@ -154,11 +154,13 @@ def test_many_threads_processes_and_causes() -> None:
     report["threads"] *= 50
     report["processes"] *= 50
     report["idle_by_cause"] *= 50
+    report["loops"] *= 50
     text = text_of(report)
     assert "more threads" in text
     assert "92 more processes" in text
     assert "192 more causes" in text
-    assert len(text.splitlines()) < 90
+    assert "97 more loops" in text
+    assert len(text.splitlines()) < 100
 
 
 hostile = st.text(

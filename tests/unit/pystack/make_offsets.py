@@ -60,6 +60,14 @@ weakref_object          OFF(PyWeakReference, wr_object)
 module_dict             OFF(PyModuleObject, md_dict)
 type_name               OFF(PyTypeObject, tp_name)
 type_basic_size         OFF(PyTypeObject, tp_basicsize)
+type_flags              OFF(PyTypeObject, tp_flags)
+type_members            OFF(PyTypeObject, tp_members)
+type_base               OFF(PyTypeObject, tp_base)
+type_dict_offset        OFF(PyTypeObject, tp_dictoffset)
+type_cached_keys        OFF(PyHeapTypeObject, ht_cached_keys)
+member_size             sizeof(PyMemberDef)
+member_type             OFF(PyMemberDef, type)
+member_offset           OFF(PyMemberDef, offset)
 coroutine_state         OFF(PyCoroObject, cr_frame_state)
 coroutine_frame         OFF(PyCoroObject, cr_iframe)
 frame_stack_top         OFF(_PyInterpreterFrame, stacktop)
@@ -74,6 +82,7 @@ SOURCE = """
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <structmember.h>
 #if PY_VERSION_HEX < 0x03090000
 # include <internal/pycore_pystate.h>
 # include <frameobject.h>

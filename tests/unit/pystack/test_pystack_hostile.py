@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whyidle_daemon.proc import Proc
-from whyidle_daemon.pystack import StackError
+from whyidle_daemon.pystack import Frame, StackError
+from whyidle_daemon.pystack.awaiting import Awaits, Point
 from whyidle_daemon.pystack.heap import Heap
+from whyidle_daemon.pystack.instances import Instances
 from whyidle_daemon.pystack.layout import Layout
-from whyidle_daemon.pystack.memory import Fields
+from whyidle_daemon.pystack.memory import Fields, Metered
 from whyidle_daemon.pystack.objects import Objects, Types
 from whyidle_daemon.pystack.runtime import Interpreter, SymbolCache, discover, version_from_names
 from whyidle_daemon.pystack.tables import OBJECTS, TABLES
@@ -23,6 +25,9 @@ from whyidle_daemon.pystack.threads import Threads
 from whyidle_daemon.pystack.walk import Walker
 
 BASE = 0x10000
+NAMES = "PyDict_Type PySet_Type PyModule_Type _PyWeakref_RefType PyCoro_Type PyLong_Type PyGen_Type"
+LOOPS, LIBRARY = "/lib/python3.11/asyncio/selector_events.py", "/lib/python3.11/site-packages/x/y.py"
+OWN = "/app/agent.py"
 TYPES = Types(code=BASE, str=BASE + 8, bytes=BASE + 16, frame=BASE + 24)
 VERSIONS = st.sampled_from(sorted(TABLES))
 
@@ -102,16 +107,14 @@ def test_random_memory_as_tasks(version: tuple[int, int], seed: int) -> None:
     """Dictionaries, sets and coroutines of random words end in an error or in bounded work."""
     memory = Hostile(seed)
     layout = Layout(**(TABLES.get(version) or TABLES[3, 12]))
-    names = (
-        "PyDict_Type PySet_Type PyModule_Type _PyWeakref_RefType PyCoro_Type PyLong_Type PyGen_Type".split()
-    )
-    kinds = dict(zip(names, (*TYPES, *TYPES), strict=False))
+    kinds = dict(zip(NAMES.split(), (*TYPES, *TYPES), strict=False))
     target = Interpreter(version, BASE + 64, layout, TYPES, kinds)
     heap = Heap(memory.read, target)
     tasks = TaskReader(
         memory.read, target, Objects(memory.read, version, layout, TYPES), Threads(memory.read, target)
     )
     dice = random.Random(seed)
+    tasks._meter.allow(1 << 30)
     for ask in (
         lambda p: heap.get(p, "asyncio.tasks"),
         lambda p: list(heap.members(p)),
@@ -126,6 +129,43 @@ def test_random_memory_as_tasks(version: tuple[int, int], seed: int) -> None:
     with suppress(StackError):
         tasks.read()
     assert memory.reads < 500_000
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(sorted(OBJECTS)), st.integers(0, 1 << 32), st.sampled_from([LOOPS, LIBRARY, OWN]))
+def test_random_memory_as_what_a_task_waits_for(version: tuple[int, int], seed: int, file: str) -> None:
+    """Classes, attributes and handles of random words name no descriptor that was not given."""
+    memory = Hostile(seed)
+    layout = Layout(**(TABLES.get(version) or TABLES[3, 12]))
+    kinds = dict(zip(NAMES.split(), (*TYPES, *TYPES), strict=False))
+    target = Interpreter(version, BASE + 64, layout, TYPES, kinds)
+    meter = Metered(memory.read)
+    heap = Heap(meter, target)
+    awaits = Awaits(meter, heap, Instances(meter, heap, Objects(meter, version, layout, TYPES)))
+    dice = random.Random(seed)
+    registered = set(range(0, 300, 2))
+    for _ in range(10):
+        points = [
+            Point(Frame("f", file, 1), BASE + dice.randrange(1 << 10) * 8, dice.randrange(1 << 16))
+            for _ in range(dice.randrange(6))
+        ]
+        meter.allow(1000)
+        with suppress(StackError):
+            found = awaits.of(points, BASE + dice.randrange(1 << 10) * 8, registered)
+            assert found.descriptor is None or found.descriptor in registered
+            assert len(found.joins) <= 100
+        with suppress(StackError):
+            awaits.selector(BASE + dice.randrange(1 << 10) * 8)
+    assert memory.reads <= 10_000
+
+
+def test_memory_without_an_end() -> None:
+    """A reading of tasks ends after so many reads, whatever is found."""
+    meter = Metered(lambda address, size: bytes(size))
+    meter.allow(2)
+    assert meter(1, 1) == meter(2, 1) == b"\0"
+    with pytest.raises(StackError, match="too many reads"):
+        meter(3, 1)
 
 
 def test_frames_in_a_circle() -> None:

@@ -10,6 +10,7 @@ import timeline
 from hypothesis import strategies as st
 
 from whyidle_daemon.facts import (
+    AwaitingTasks,
     EngineFacts,
     Host,
     LimitSample,
@@ -41,6 +42,12 @@ _waits = st.lists(st.one_of(st.just(0), _uint), min_size=STATES, max_size=STATES
 _float = st.floats(allow_nan=False, allow_infinity=False)
 _gpus = st.lists(st.dictionaries(_text, st.none() | _text | _int, max_size=3), max_size=2).map(tuple)
 _host = st.builds(Host, _text, _uint, _gpus)
+_peer = st.builds(Peer, _ip, _ip, _port, _port, *[_uint] * 4)
+_site = st.builds(Site, _text, _text, st.none() | _uint, _texts)
+_ports = st.lists(_port, max_size=3).map(tuple)
+_awaiting = st.builds(
+    AwaitingTasks, _text, _site, _text, _peer, _uint, _time, _ports, st.booleans(), st.booleans()
+)
 WORDS: dict[str, st.SearchStrategy[Any]] = {
     "uint": _uint,
     "uint?": st.none() | _uint,
@@ -55,8 +62,10 @@ WORDS: dict[str, st.SearchStrategy[Any]] = {
     "texts": _texts,
     "ip": _ip,
     "address": _ip | st.binary(min_size=4, max_size=4),
-    "peer": st.builds(Peer, _ip, _ip, _port, _port, *[_uint] * 4),
-    "site": st.builds(Site, _text, _text, st.none() | _uint, _texts),
+    "peer": _peer,
+    "site": _site,
+    "peers": st.lists(_peer, max_size=3).map(tuple),
+    "awaiting": st.lists(_awaiting, max_size=3).map(tuple),
     "waits": _waits,
     "waits?": st.none() | _waits,
     "pids": st.lists(st.integers(0, (1 << 32) - 1), min_size=1, max_size=4).map(tuple),

@@ -1,0 +1,113 @@
+"""Runs a soak: ``python -m benchmarks.soak [--minutes M]``; exit status 0: nothing grew, 1: something may."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from benchmarks.measure import OUT, say
+from benchmarks.service import Service
+from benchmarks.soak.load import RESIDENTS, Load
+from benchmarks.soak.sampling import Sample, Sampler
+from benchmarks.soak.verdict import Judgement, judge, passed
+
+EVERY_S = 1.0
+LOG = "daemon.log"
+PARTS = 40  # of the history in one run, so that many are begun and ended
+MAX_PART_MINUTES = 10.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    parser.add_argument("--minutes", type=_minutes, default=60.0, metavar="M", help="how long (default: 60)")
+    parser.add_argument(
+        "--out", type=Path, default=OUT.parent / "soak", metavar="DIR", help="for the results"
+    )
+    options = parser.parse_args(arguments)
+    if os.geteuid() != 0:
+        say("soak: kernel probes need root\n  run it with sudo")
+        return 3
+    options.out.mkdir(parents=True, exist_ok=True)
+    samples, done = soak(options.minutes * 60, options.out / "soak.csv")
+    said = (options.out / LOG).read_bytes()
+    judgements = judge(samples, os.cpu_count() or 1, said.count(b"ERROR") + said.count(b"CRITICAL"))
+    text = verdict_text(judgements, options.minutes, done)
+    (options.out / "verdict.txt").write_text(text)
+    from benchmarks.soak.picture import draw  # noqa: PLC0415 (matplotlib, once there is something to draw)
+
+    draw(samples, options.out / "soak.png", text.splitlines()[0])
+    print(text)
+    return 0 if passed(judgements) else 1
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not 0.2 <= value <= 7 * 24 * 60:
+        raise argparse.ArgumentTypeError("must be between 0.2 and 10080 minutes")
+    return value
+
+
+def soak(seconds: float, path: Path) -> tuple[list[Sample], dict[str, int]]:
+    """Load a daemon for some time; returns a sample a second, also written to ``path``, and what was done.
+
+    Raises RuntimeError when the daemon ended.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder, port = Path(name), _free_port()
+        more = f'[metrics]\nlisten = "127.0.0.1:{port}"\n[history]\n'
+        more += f"part_minutes = {min(MAX_PART_MINUTES, seconds / 60 / PARTS):.4f}\n"
+        with path.with_name(LOG).open("wb") as log:
+            service = Service(folder, more, log.fileno())
+        try:
+            with Load(folder, service.process.pid, service.socket, port) as load:
+                service.wait_for(RESIDENTS)
+                return _watch(service, load, seconds, path), dict(load.done)
+        finally:
+            service.end()
+
+
+def _watch(service: Service, load: Load, seconds: float, path: Path) -> list[Sample]:
+    sampler = Sampler(service.process.pid, service.socket)
+    samples: list[Sample] = []
+    began = time.monotonic()
+    try:
+        with path.open("w", newline="", buffering=1) as file:
+            table = csv.DictWriter(file, [field.name for field in fields(Sample)])
+            table.writeheader()
+            while (now := time.monotonic() - began) < seconds:
+                if load.error is not None or service.process.poll() is not None:
+                    raise RuntimeError(f"the soak ended early: {load.error or 'the daemon is gone'}")
+                samples.append(sampler.sample(round(now, 3)))
+                table.writerow(asdict(samples[-1]))
+                time.sleep(max(0.0, EVERY_S - (time.monotonic() - began - now)))
+    finally:
+        sampler.close()
+    return samples
+
+
+def verdict_text(judgements: Sequence[Judgement], minutes: float, done: dict[str, int]) -> str:
+    """A title, a line for each judgement, and what the load was."""
+    word = "passed" if passed(judgements) else "not passed"
+    lines = [f"whyidle soak, {minutes:g} minutes: {word}", ""]
+    for judgement in judgements:
+        goal = f" (goal: {judgement.goal}): {judgement.verdict}" if judgement.goal else ""
+        lines.append(f"  {judgement.what:38} {judgement.found}{goal}")
+    lines += ["", "  the load: " + ", ".join(f"{count} {name}" for name, count in sorted(done.items()))]
+    return "\n".join(lines)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

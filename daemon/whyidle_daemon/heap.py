@@ -1,0 +1,30 @@
+"""Keeping what the C library holds near to what is in use: a daemon runs for months.
+
+glibc gives every thread a heap of its own and, once a large block was freed, keeps such blocks in it.
+Recordings have a thread each and come and go, so the resident memory crept up by a tenth in an hour while
+what was in use stayed the same. None of this exists in other C libraries, which need none of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from typing import Final
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt(3)
+_THRESHOLD_BYTES: Final = 128 << 10  # glibc's own; setting it keeps it from growing
+
+
+def keep_small() -> None:
+    """One heap for all threads, and large blocks outside it. To be called before threads start."""
+    with contextlib.suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_ARENA_MAX, 1)
+        mallopt(_MMAP_THRESHOLD, _THRESHOLD_BYTES)
+        mallopt(_TRIM_THRESHOLD, _THRESHOLD_BYTES)
+
+
+def give_back() -> None:
+    """Pages of the heap in which nothing is left go back to the kernel: some milliseconds."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))

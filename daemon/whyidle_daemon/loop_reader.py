@@ -1,0 +1,181 @@
+"""Reads what a sleeping event loop waits for: its tasks, and for each the socket and who is at its other end.
+
+A task costs about 0.1 ms, so the number is bounded, and a loop whose tasks change while they are read is left
+alone for longer each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from whyidle_daemon.awaits import Chain, chains
+from whyidle_daemon.epoll_sets import EpollSets, Member
+from whyidle_daemon.facts import AwaitingTasks, LoopTasks, Site
+from whyidle_daemon.pystack import Frame, StackError, Task, Tasks, own_frame
+from whyidle_daemon.pystack.awaiting import SOCKET, TASK
+from whyidle_probes.events import NO_PEER, Glance, Peer, Wait
+
+MAX_TASKS = 256  # of one loop: 25 ms
+MAX_ALONE = 64  # in a short wait
+MAX_ALIKE = 64
+MAX_SOCKETS = 32
+MAX_STACK = 64
+_MAX_SEEN = 16384
+_FIRST_PAUSE_NS, _LAST_PAUSE_NS = 100_000_000, 10_000_000_000
+
+
+class Reader(Protocol):
+    """What a :class:`~whyidle_daemon.pystack.StackReader` offers of a process."""
+
+    def tasks(
+        self, limit: int, registered: dict[int, Member] | None = None, selector: int | None = None
+    ) -> Tasks: ...
+
+
+class Reading(NamedTuple):
+    """Tasks of one loop; none where ``fact`` says why. ``cost`` is how many were read.
+
+    ``late``: who is at the other end of some socket will be known when it is read again.
+    """
+
+    tasks: tuple[Task, ...]
+    fact: LoopTasks | None
+    cost: int = 0
+    late: bool = False
+
+
+class LoopReader:
+    """For one target. ``clock`` is CLOCK_MONOTONIC in nanoseconds."""
+
+    def __init__(self, sets: EpollSets, clock: Callable[[], int]) -> None:
+        self._sets, self._clock = sets, clock
+        self._seen: dict[tuple[int, int], tuple[int, int]] = {}  # (pid, task) -> what it awaits, since when
+        self._pauses: dict[int, tuple[int, int]] = {}  # pid -> until when, how long
+
+    def forget(self, pid: int) -> None:
+        """A process has ended, or its memory is another program's."""
+        self._pauses.pop(pid, None)
+        self._seen = {key: seen for key, seen in self._seen.items() if key[0] != pid}
+
+    def read(self, reader: Reader, thread: Glance | None) -> Reading:
+        """What the loop waits for in whose selector ``thread`` sleeps. Raises StackError ``gone``.
+
+        Without a thread the tasks alone: it runs again before more could be read.
+        """
+        if thread is None:
+            return _tasks_alone(reader)
+        until, _ = self._pauses.get(thread.pid, (0, 0))
+        if self._clock() < until:
+            return Reading((), None)
+        members = self._sets.members(thread.pid, thread.fd) if thread.state == Wait.EPOLL else {}
+        try:
+            found = reader.tasks(MAX_TASKS, members, thread.fd if thread.state == Wait.EPOLL else -1)
+        except StackError as error:
+            if error.reason == "gone":
+                raise
+            if error.reason != "unsupported":
+                self.failed(thread.pid)
+                return Reading((), None, 1)
+            return Reading((), self._fact(thread, members, reason=error.detail))
+        cost = len(found.tasks)
+        if len({task.loop for task in found.tasks}) > 1:
+            return Reading(
+                (), self._fact(thread, members, reason="whose tasks they are cannot be told"), cost
+            )
+        if not found.complete and not found.more:
+            self.failed(thread.pid)
+            return Reading((), None, cost)
+        alike = self._alike(thread, found.tasks, members)
+        total = cost + found.more
+        late = any(members[task.descriptor].late for task in found.tasks if task.descriptor in members)
+        return Reading(found.tasks, self._fact(thread, members, alike, total), cost, late)
+
+    def settled(self, pid: int) -> None:
+        """A reading counts: the loop slept throughout."""
+        self._pauses.pop(pid, None)
+
+    def failed(self, pid: int) -> None:
+        """A reading does not count: the next one has to wait, twice as long as the last time."""
+        _, pause = self._pauses.get(pid, (0, 0))
+        pause = min(max(2 * pause, _FIRST_PAUSE_NS), _LAST_PAUSE_NS)
+        self._pauses[pid] = self._clock() + pause, pause
+
+    def _fact(
+        self,
+        thread: Glance,
+        members: dict[int, Member],
+        alike: tuple[AwaitingTasks, ...] = (),
+        total: int = 0,
+        reason: str = "",
+    ) -> LoopTasks:
+        ends = (
+            ()
+            if not reason
+            else tuple(dict.fromkeys(m.peer for m in members.values() if m.peer and not m.inbound))
+        )
+        return LoopTasks(thread.pid, thread.tid, thread.last_ns, alike, total, reason, ends[:MAX_SOCKETS])
+
+    def _alike(
+        self, thread: Glance, tasks: tuple[Task, ...], members: dict[int, Member]
+    ) -> tuple[AwaitingTasks, ...]:
+        """Tasks that are alike together; those first that somebody waits for, and those that wait longest."""
+        now_seen: dict[tuple[int, int], tuple[int, int]] = {}
+        found: dict[tuple[Site, str, Peer, bool], AwaitingTasks] = {}
+        for chain in chains(tasks):
+            task = chain.task
+            key = thread.pid, task.address
+            awaited, since = self._seen.get(key, (0, 0))
+            if awaited != task.awaited or not since:
+                since = thread.last_ns
+            now_seen[key] = task.awaited, since
+            site = _site(chain)
+            if site is None:
+                continue
+            member = members.get(task.descriptor) if task.descriptor is not None else None
+            peer = (member.peer if member is not None else None) or NO_PEER
+            ports = (peer.local_port,) if peer.local_port else ()
+            inbound = member is not None and member.inbound
+            what = site, task.kind, peer._replace(local_port=0), chain.wanted
+            known = found.get(what)
+            if known is None:
+                found[what] = AwaitingTasks(
+                    task.name or "", site, task.kind, peer, 1, since, ports, inbound, chain.wanted
+                )
+            else:
+                found[what] = known._replace(
+                    number=known.number + 1, since_ns=min(known.since_ns, since), ports=known.ports + ports
+                )
+        self._seen = {key: seen for key, seen in self._seen.items() if key[0] != thread.pid} | now_seen
+        if len(self._seen) > _MAX_SEEN:
+            self._seen = now_seen
+        order = sorted(found.values(), key=_rank)
+        return tuple(order[:MAX_ALIKE])
+
+
+def _tasks_alone(reader: Reader) -> Reading:
+    try:
+        found = reader.tasks(MAX_ALONE)
+    except StackError as error:
+        if error.reason == "gone":
+            raise
+        return Reading((), None)
+    return Reading(found.tasks if found.complete else (), None, len(found.tasks))
+
+
+def _rank(one: AwaitingTasks) -> tuple[bool, bool, bool, int]:
+    return one.kind == TASK, one.kind != SOCKET or one.inbound, not one.wanted, one.since_ns
+
+
+def _site(chain: Chain) -> Site | None:
+    own = own_frame(chain.frames)
+    if own is None:
+        return None
+    frame = chain.frames[own]
+    text = tuple(text_of(one) for one in chain.frames[:MAX_STACK])
+    return Site(frame.function, frame.file, frame.line, text)
+
+
+def text_of(frame: Frame) -> str:
+    """A frame as a stack has it."""
+    return f"{frame.function} ({frame.file}:{frame.line if frame.line is not None else '?'})"

@@ -1,0 +1,58 @@
+"""A kernel that does not show every context switch: what a hidden one ended is known all the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from harness import Probe, Program, Runner
+from whyidle_daemon.kernel import Kernel
+from whyidle_probes.events import Event, Stat, Wait
+from whyidle_probes.loader import ProbeConfig, load_probes
+
+pytestmark = pytest.mark.bpf
+
+TURNS, SLEEP_S = 60, 0.004
+SLEEPER = f"""
+import json, time
+slept = 0.0
+began, ran = time.monotonic(), time.thread_time()
+for _ in range({TURNS}):
+    before = time.monotonic()
+    time.sleep({SLEEP_S})
+    slept += time.monotonic() - before
+    until = time.thread_time() + 0.002
+    while time.thread_time() < until: pass
+print(json.dumps([time.monotonic() - began, slept, time.thread_time() - ran]), flush=True)
+"""
+
+
+@pytest.fixture
+def blind() -> Iterator[Probe]:
+    """The probes, which do not see every third switch to a thread."""
+    seen: list[Event] = []
+    kernel = Kernel(load_probes(ProbeConfig(hide_switches=3)), seen.append)
+    yield Probe(kernel, seen, 1)
+    kernel.close()
+
+
+def test_what_a_hidden_switch_ended_is_known(blind: Probe, programs: list[Program]) -> None:
+    """Sleep stays sleep, and the time on a CPU is the scheduler's own: a third of them would be missing."""
+    program = Runner(blind, programs)(SLEEPER)
+    _, slept, ran = json.loads(program.line())
+    thread = blind.exit_of(program.pid)
+    hidden = blind.kernel.stat(Stat.SWITCHES_HIDDEN)
+    assert hidden >= TURNS / 3
+    told = {state: thread.ns[state] / 1e9 for state in (Wait.RUNNING, Wait.RUNQUEUE, Wait.SLEEP)}
+    # A sleep lasts no less than was asked for (its timer starts microseconds before the switch), and the
+    # program's own clock also counts the wait for a CPU after it.
+    assert 0.99 * TURNS * SLEEP_S <= told[Wait.SLEEP] <= slept
+    # The start of the interpreter and its end are running too, outside of the program's account.
+    assert told[Wait.RUNNING] >= 0.99 * ran
+    assert sum(thread.ns) == thread.end_ns - thread.first_ns
+    assert thread.count[Wait.SLEEP] == TURNS
+    slices = [s for s in blind.slices(program.pid) if s.state == Wait.SLEEP]
+    assert len(slices) == TURNS
+    assert sum(s.blocked_ns for s in slices) == thread.ns[Wait.SLEEP]

@@ -78,10 +78,13 @@ MAX_PARTS = 16  # of one call: searches, pages; and 12 lines of code in the gram
 _MAX_LINES = 400
 
 
-def schema(tools: Sequence[str]) -> dict[str, Any]:
-    """Return one call to one of `tools` as a JSON schema: only what every server's grammar knows."""
-    text: dict[str, Any] = {"type": "string"}
-    several = {"type": "array", "items": text}
+def schema(tools: Sequence[str], characters: int, parts: int) -> dict[str, Any]:
+    """Return one call to one of `tools` as a JSON schema: only what servers make a grammar of.
+
+    No text is longer than `characters`, no list than `parts`: a model would else not come to an end.
+    """
+    text: dict[str, Any] = {"type": "string", "maxLength": characters}
+    several = {"type": "array", "items": text, "minItems": 1, "maxItems": min(parts, MAX_PARTS)}
     shapes = []
     for tool in tools:
         properties: dict[str, Any] = {"tool": {"type": "string", "enum": [tool]}}

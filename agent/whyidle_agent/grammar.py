@@ -134,7 +134,7 @@ def tool_call(tools: Sequence[str], style: Style, tokens: int, queries: int = 3)
     unit = bisect_right(range(1, tokens + 1), room, key=lambda unit: shaped(unit).longest)
     if not unit:
         raise ValueError(f"a tool call needs at least {shaped(1).longest + 1} tokens")
-    return replace(shaped(unit), schema=schema(tools))
+    return replace(shaped(unit), schema=schema(tools, unit, queries))
 
 
 def root(piece: Piece) -> str:

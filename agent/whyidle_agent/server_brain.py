@@ -89,7 +89,7 @@ class ServerBrain:
                 reply = self._ask(with_format, on_text, started + self._settings.timeout_s)
                 break
             except _StatusError as error:
-                if error.status in _UNKNOWN_FIELD and len(self._formats) > 1:
+                if error.is_about_a_field and len(self._formats) > 1:
                     del self._formats[0]
                     continue
                 if error.status not in _RETRIED:
@@ -155,6 +155,8 @@ class _StatusError(Exception):
     def __init__(self, status: int, body: str) -> None:
         super().__init__(f"HTTP {status} {one_line(printable(body), 160)}".rstrip())
         self.status = status
+        # llama-cpp-python's server says 500 to what others say 422 to.
+        self.is_about_a_field = status in _UNKNOWN_FIELD or "response_format" in body
 
 
 class _NonsenseError(Exception):

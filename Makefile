@@ -8,12 +8,14 @@ PACKAGES := python3 python3-venv python3-dev python3-bpfcc libbpf1 gcc g++ make 
 WHYIDLE_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/whyidle
 export WHYIDLE_CACHE
 
+SOAK_MINUTES ?= 60
+
 # What only some targets need.
 TEST_PACKAGES := systemd prometheus
 SYSTEMD_PACKAGES := systemd systemd-sysv systemd-container
 KERNEL_PACKAGES := qemu-system-x86 busybox-static kmod cpio zstd e2fsprogs
 
-.PHONY: help setup demo test lint bench accuracy install uninstall test-systemd kernels clean
+.PHONY: help setup demo demo-gpu test lint bench peers accuracy images install uninstall test-systemd kernels soak clean
 .DEFAULT_GOAL := help
 
 help: ## these targets
@@ -23,6 +25,9 @@ setup: $(VENV)/.installed ## Debian packages, virtual environment, the llama-cpp
 
 demo: setup ## observe the reference agent and print what its model was waiting for
 	@agent/demo.sh
+
+demo-gpu: setup ## the same on a simulated GPU that computes when the model does: NVML and llama.cpp side by side
+	@agent/demo.sh --simulated-gpu
 
 test: PACKAGES += $(TEST_PACKAGES)
 test: setup ## lint, types, layers and the whole suite, with real eBPF when root
@@ -38,6 +43,9 @@ lint: setup
 bench: setup ## the numbers of the README and benchmarks/RESULTS.md, measured here (about 30 minutes)
 	$(BIN)/python -m benchmarks
 
+peers: setup ## whyidle beside strace, perf, bcc, bpftrace and py-spy: the plot of the README (15 minutes, root)
+	$(BIN)/python -m benchmarks.peers
+
 accuracy: setup ## programs that know their own truth: precision, recall, seconds per state (3 minutes, root)
 	$(BIN)/python -m tests.corpus
 
@@ -47,9 +55,18 @@ install: setup ## as a service of this host, under /opt/whyidle (root); over an 
 uninstall: setup ## every trace of that service
 	@$(BIN)/whyidle uninstall
 
+# What makes images: whichever of the two is there.
+ENGINE ?= $(shell command -v podman || echo docker)
+images: ## the container images whyidle-agent and whyidle, by podman or docker
+	$(ENGINE) build -f deploy/Containerfile --target agent -t whyidle-agent:0.1.0 -t whyidle-agent .
+	$(ENGINE) build -f deploy/Containerfile --target whyidle -t whyidle:0.1.0 -t whyidle .
+
 test-systemd: PACKAGES += $(SYSTEMD_PACKAGES)
 test-systemd: setup ## the service under a real systemd, in a container: install, faults, upgrade, uninstall
 	@tests/systemd/boot.sh
+
+soak: setup ## an hour of a mixed load (SOAK_MINUTES=60): does the daemon grow? CSV, picture and verdict in out/soak (root)
+	$(BIN)/python -m benchmarks.soak --minutes $(SOAK_MINUTES)
 
 kernels: PACKAGES += $(KERNEL_PACKAGES)
 kernels: setup ## the probe tests under other kernels, 5.10 to the newest, in qemu (30 minutes); README.md's table

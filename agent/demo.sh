@@ -3,8 +3,17 @@
 # real local HTTP server that answers slowly. Writes out/demo/: the report, the agent's own account and
 # the server's log of how long it held each request.
 #
-# usage: demo.sh [LATENCY_S [LOOPS]]
+# usage: demo.sh [--simulated-gpu] [LATENCY_S [LOOPS]]
+#
+# --simulated-gpu: an NVIDIA GPU that is none, for a machine without one. NVML shows it through the real pynvml,
+# and it computes when the model really does (tests/simulators/llama_gpu.c). The report says "simulated".
 set -eu
+
+gpu=
+if [ "${1:-}" = --simulated-gpu ]; then
+    gpu=yes
+    shift
+fi
 
 latency=${1:-0.5}
 loops=${2:-6}
@@ -31,7 +40,13 @@ while [ ! -s "$out/port" ]; do
     fi
     sleep 0.05
 done
-"$bin/whyidle" run --json "$out/report.json" -- \
+if [ -n "$gpu" ]; then
+    echo "demo: the GPU of this run is simulated: it computes whenever the model does"
+    set -- "$bin/python" "$here/tests/simulators/llama_gpu.py" "$out/gpus"
+else
+    set --
+fi
+"$@" "$bin/whyidle" run --json "$out/report.json" -- \
     "$bin/whyidle-agent" run --goal "find out why the GPU sits idle while an agent runs" \
     --search-url "http://127.0.0.1:$(cat "$out/port")" --loops "$loops" --seed 1 \
     --workdir "$out/work" --stats "$out/stats.json"

@@ -11,16 +11,20 @@ from benchmarks import (
     agent_memory,
     blame,
     cuda,
+    decodes,
     demo,
     experiments,
     gpus,
+    loops,
     readme,
     results,
     scale,
     service,
+    stalls,
     startup,
     switches,
     syscalls,
+    tracefs,
 )
 from benchmarks.measure import OUT, say
 
@@ -30,9 +34,12 @@ ALL = {
     "switches": switches.run,
     "startup": startup.run,
     "cuda": cuda.run,
+    "decodes": decodes.run,
     "demo": demo.run,
     "experiments": experiments.run,
     "blame": blame.run,
+    "loops": loops.run,
+    "stalls": stalls.run,
     "scale": scale.run,
     "gpus": gpus.run,
     "service": service.run,
@@ -51,6 +58,7 @@ def main() -> int:
     if os.geteuid() != 0:
         say("benchmarks: kernel probes need root\n  run it with sudo")
         return 3
+    tracefs.mount_privately()  # for the peers
     OUT.mkdir(parents=True, exist_ok=True)
     for name in names:
         say(f"==> {name}")

@@ -63,6 +63,16 @@ def compile_c(name: str) -> Path:
     return target
 
 
+def observer(socket: Path) -> subprocess.Popen[bytes]:
+    """A daemon that observes what it is asked to, and nothing else that runs here."""
+    socket.unlink(missing_ok=True)  # of an earlier one, which would pass for this one's
+    config = socket.with_suffix(".toml")
+    config.write_text("[discovery]\nenabled = false\n")
+    return subprocess.Popen(
+        [BIN / "whyidled", "--socket", socket, "--config", config], stderr=subprocess.DEVNULL
+    )
+
+
 def tool(*names: str) -> str | None:
     """The first of these programs that is installed."""
     return next((path for name in names if (path := shutil.which(name))), None)

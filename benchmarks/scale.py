@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import BIN, OUT, Row, compile_c, judge, say
+from benchmarks.measure import OUT, Row, compile_c, judge, observer, say
 from whyidle_wire.client import Client
 from whyidle_wire.records import Finish, Observe, Observing, Record, Report, Status, StatusReply
 
 PROCESSES, THREADS = 500, 20
 ATTACH_GOAL_S, RSS_GOAL = 3.0, 80e6
+FLOOD_S, NAP_MS, FLOOD_GOAL = 10, 80, 100_000
 
 
 def run() -> tuple[str, list[Row]]:
@@ -24,7 +25,7 @@ def run() -> tuple[str, list[Row]]:
     rows = []
     for measure in (_crowd, _flood):  # each with a fresh daemon: the first teaches it to look less closely
         socket = folder / f"{measure.__name__}.sock"
-        with subprocess.Popen([BIN / "whyidled", "--socket", socket], stderr=subprocess.DEVNULL) as daemon:
+        with observer(socket) as daemon:
             try:
                 rows += measure(crowd, socket, daemon.pid)
             finally:
@@ -52,16 +53,33 @@ def _memory(what: str, rss: float) -> Row:
 
 
 def _flood(crowd: str, socket: Path, daemon: int) -> list[Row]:
-    say("  as many waits of a millisecond as two cores can do, for ten seconds")
-    report, _, rss = _observe(crowd, socket, daemon, (4, 200, 1, 10), 12)
-    loss, kernel = report["loss"], report["_counters"]
+    """Waits so long that no threshold spares the daemon one: it goes up to 64 ms."""
+    say(f"  a flood: {PROCESSES * THREADS} threads that sleep for {NAP_MS} ms at a time, for {FLOOD_S} s")
+    report, _, rss = _observe(crowd, socket, daemon, (PROCESSES, THREADS, NAP_MS, FLOOD_S), FLOOD_S + 4)
+    loss, kernel, naps = report["loss"], report["_counters"], report["_naps"]
+    events, lost = kernel["slices"], kernel["slices_lost"]
+    slept = sum(thread["states"].get("sleep", 0.0) for thread in report["threads"])
+    slept += report["threads_omitted"]["states"].get("sleep", 0.0)
     return [
-        Row("flood: waits that became events", f"{kernel['slices']}", "", ""),
+        Row(
+            "flood: waits by the threads' own count",
+            f"{naps / FLOOD_S:.0f}/s",
+            f"≥{FLOOD_GOAL}/s",
+            judge(naps >= FLOOD_GOAL * FLOOD_S),
+        ),
+        Row("flood: became events, and were lost", f"{events} and {lost}", "", ""),
+        Row("flood: neither", f"{max(0, naps - events - lost)}", "0", judge(naps <= events + lost)),
         Row(
             "flood: lost, reported and by the kernel's counter",
-            f"{loss['slices_lost']} and {kernel['slices_lost']}",
+            f"{loss['slices_lost']} and {lost}",
             "equal",
-            judge(loss["slices_lost"] == kernel["slices_lost"]),
+            judge(loss["slices_lost"] == lost),
+        ),
+        Row(
+            "flood: seconds asleep in the report, to the least that they slept",
+            f"{slept / (naps * NAP_MS / 1e3):.4f}",
+            "≥1",
+            judge(slept >= naps * NAP_MS / 1e3),
         ),
         _memory("flood: daemon's memory at most", rss),
     ]
@@ -73,10 +91,12 @@ def _observe(
     """Observe for some seconds; returns the report, seconds to attach, and the daemon's peak memory."""
     while not socket.exists():
         time.sleep(0.05)
+    command = [crowd, *map(str, arguments)]
     with (
-        subprocess.Popen([crowd, *map(str, arguments)], stdout=subprocess.PIPE, text=True) as target,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as target,
         Client.connect(socket, 30) as client,
     ):
+        assert target.stdin
         assert target.stdout
         target.stdout.readline()
         client.handshake("benchmark", 60)
@@ -85,6 +105,7 @@ def _observe(
         client.send(Observe(1, target.pid, ("crowd",), 0))
         observing = _wait(client, Observing)
         took = time.monotonic() - begin
+        target.stdin.close()
         peak = 0.0
         while time.monotonic() - begin < seconds:
             peak = max(peak, _rss(daemon))
@@ -94,8 +115,9 @@ def _observe(
         peak = max(peak, _rss(daemon))
         after = _counters(client)
         report["_counters"] = {name: after[name] - before[name] for name in after}
-        target.kill()
-        subprocess.run(["pkill", "-KILL", "-P", str(target.pid)], check=False)
+        if target.poll() is None:
+            subprocess.run(["pkill", "-KILL", "-P", str(target.pid)], check=False)
+        report["_naps"] = int(target.stdout.readline())
     (OUT / "scale.json").write_text(json.dumps(report))
     return report, took, peak
 

@@ -17,7 +17,7 @@ from whyidle_wire.client import Client
 from whyidle_wire.records import ListTargets, TargetList
 
 AGENTS = 4
-IDLE_S, BUSY_S, RESTARTS = 30, 40, 5
+IDLE_S, BUSY_S, RESTARTS = 30, 40, 10
 IDLE_CPU, IDLE_RSS, BUSY_CPU, BUSY_RSS, RESTART_S = 0.002, 40e6, 0.01, 50e6, 2.0
 # Only what this benchmark starts, whatever else runs here; discovery looks at every new process all the same.
 CONFIG = """
@@ -72,7 +72,12 @@ class Service:
                 env={**os.environ, "NOTIFY_SOCKET": str(notify)},
                 stderr=log,
             )
-            channel.recv(256)
+            try:
+                channel.recv(256)
+            except BaseException:
+                self.process.kill()
+                self.process.wait()
+                raise
         self.ready_s = time.monotonic() - self.began
 
     def targets(self) -> int:
@@ -171,7 +176,6 @@ def _beside_agents(folder: Path) -> list[Row]:
         found.append(service.wait_for(AGENTS))
     service.end()
     shutil.rmtree(folder / "state")
-    middle = sorted(ready)[len(ready) // 2]
     return [
         Row(f"{AGENTS} agents: CPU", f"{cpu:.2%} of a core", f"≤{BUSY_CPU:.0%}", judge(cpu <= BUSY_CPU)),
         Row(
@@ -181,10 +185,10 @@ def _beside_agents(folder: Path) -> list[Row]:
             judge(rss <= BUSY_RSS),
         ),
         Row(
-            "restart: probes attached again",
+            "restart: probes attached again (worst decides)",
             f"{spread(ready)} s",
             f"≤{RESTART_S:g} s",
-            judge(middle <= RESTART_S),
+            judge(max(ready) <= RESTART_S),
         ),
         Row("restart: all targets found again", f"{spread(found)} s", "", ""),
     ]

@@ -124,10 +124,10 @@ class AsyncWeb:
         for _ in range(pages.MAX_REDIRECTS + 1):
             place = pages.place_of(url, self._search_url)
             found = await loop.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
-            body = bytearray()
+            request, body = pages.request_of(place, found), bytearray()
             async with (
                 httpx.AsyncClient(**pages.client_options(url, self._timeout_s)) as client,
-                client.stream(**pages.request_of(place, found)) as response,
+                client.stream(**request) as response,
             ):
                 onward = pages.redirected(response, url)
                 if onward is None:

@@ -79,14 +79,15 @@ def measured(stats: dict[str, Any], report: dict[str, Any]) -> Measured:
     try:
         for finding in report["findings"]:
             functions.setdefault(finding["kind"], []).append(finding["function"])
-        drivers = {tid for engine in report["engines"] for tid in engine.get("drivers", ())}
+        engines = [engine for engine in report["engines"] if engine.get("finest", True)]
+        drivers = {tid for engine in engines for tid in engine.get("drivers", ())}
         return Measured(
             agent_wall_s=stats["wall_s"],
             agent_engine_s=stats["started"] + stats["wall_s"] - stats["engine_since"],
             agent_decode_s=stats["decode_s"],
             whyidle_wall_s=report["target"]["duration_s"],
-            whyidle_busy_s=sum(engine["busy_s"] for engine in report["engines"]),
-            whyidle_idle_s=sum(engine["idle_s"] for engine in report["engines"]),
+            whyidle_busy_s=sum(engine["busy_s"] for engine in engines),
+            whyidle_idle_s=sum(engine["idle_s"] for engine in engines),
             runqueue_s=sum(
                 t["states"].get("runqueue", 0.0) for t in report["threads"] if t["tid"] in drivers
             ),

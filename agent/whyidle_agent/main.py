@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from whyidle_agent import queue_commands
 from whyidle_agent.errors import AgentError
 from whyidle_agent.model_file import generated_model
 from whyidle_agent.options import parser
@@ -35,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.insert(0, "run")
     options = whole.parse_args(arguments)
     try:
-        return {"model": _model, "experiment": _experiment, "run": _run}[options.command](options)
+        commands = {"model": _model, "experiment": _experiment, "run": _run}
+        commands |= {"serve": _serve, "submit": queue_commands.submit}
+        return commands[options.command](options)
     except AgentError as error:
         print(f"whyidle-agent: {printable(error.what)}", file=sys.stderr)
         print(f"  {printable(error.todo)}", file=sys.stderr)
@@ -71,6 +74,13 @@ def _experiment(options: argparse.Namespace) -> int:
     }[options.name]
     show(run(options.out, options.loops or loops, options.seed), Console().print)
     return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    whole = parser()
+    if (name := queue_commands.foreign(options.options, whole.parse_args)) is not None:
+        whole.error(f"{name} is what a task says, or the worker: not an option for every run")
+    return queue_commands.serve(options)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from whyidle_agent import queue_commands
+
 DEFAULT_GOAL = "find out why the GPU sits idle while an agent runs"
 _EXAMPLES = """\
 examples:
@@ -153,6 +155,7 @@ def parser() -> argparse.ArgumentParser:
 
     model = commands.add_parser("model", help="make the generated model when it is missing; print its path")
     model.add_argument("--path", type=Path, metavar="FILE", help="where (default: in the cache)")
+    queue_commands.add_commands(commands, _whole, _seconds)
     return whole
 
 

@@ -68,9 +68,7 @@ def request_of(place: Place, found: Found) -> dict[str, Any]:
     addresses = [str(entry[4][0]) for entry in found]
     if not addresses:
         raise RefusedError("the name has no address")
-    if not place.trusted and not all(
-        ipaddress.ip_address(text.partition("%")[0]).is_global for text in addresses
-    ):
+    if not place.trusted and not all(map(_is_public, addresses)):
         raise RefusedError("the address is not public")
     parts = urlsplit(place.url)
     at = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]
@@ -139,9 +137,10 @@ def read_page(url: str, search_url: str, timeout_s: float) -> Observation:
         for _ in range(MAX_REDIRECTS + 1):
             place = place_of(url, search_url)
             found = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
+            request = request_of(place, found)
             with (
                 httpx.Client(**client_options(url, timeout_s)) as client,
-                client.stream(**request_of(place, found)) as response,
+                client.stream(**request) as response,
             ):
                 onward = redirected(response, url)
                 if onward is None:
@@ -165,6 +164,13 @@ def _read(chunks: Iterable[bytes], deadline: float) -> bytes:
         if time.monotonic() > deadline:
             raise httpx.ReadTimeout("slow answer")
     return bytes(body[:MAX_PAGE_BYTES])
+
+
+def _is_public(text: str) -> bool:
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return address.is_global and not address.is_multicast
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from whyidle_daemon.processes import Process, ProcessTable
-from whyidle_daemon.states import state_of
+from whyidle_daemon.states import SELECTORS, state_of
 from whyidle_daemon.waits import WaitGroup
 from whyidle_probes.events import STATES as WAITS
 from whyidle_probes.events import Thread, Wait
@@ -21,7 +21,7 @@ MAX_THREADS = 1000  # in a report
 
 
 class ThreadTime(NamedTuple):
-    """One thread's life: ``states`` in nanoseconds add up to ``wall_ns``. ``waits`` is by kernel wait."""
+    """One thread's life: ``states`` in nanoseconds add up to ``wall_ns``. ``counts`` is by kernel wait."""
 
     process: Process
     tid: int
@@ -30,7 +30,9 @@ class ThreadTime(NamedTuple):
     wall_ns: int
     alive: bool
     states: dict[str, int]
-    waits: tuple[int, ...]
+    ran_ns: int  # on a CPU,
+    slept_ns: int  # in sleep(2) and its like,
+    selecting_ns: int  # and in a selector
     counts: tuple[int, ...]
     clock_samples: int = 0
     polling_samples: int = 0
@@ -131,7 +133,9 @@ def thread_times(
                 sum(waits),
                 not thread.end_ns,
                 states,
-                tuple(waits),
+                waits[Wait.RUNNING],
+                waits[Wait.SLEEP],
+                sum(waits[wait] for wait in SELECTORS),
                 thread.count,
                 thread.clock_samples,
                 thread.polling_samples,

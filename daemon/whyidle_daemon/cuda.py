@@ -7,6 +7,10 @@ engine (they load a model), but keep it busy. ``transfer`` copies return when th
 from __future__ import annotations
 
 FUNCTIONS: dict[str, tuple[str, ...]] = {
+    "created": ("cuCtxCreate_v2", "cuCtxCreate_v3", "cuCtxCreate_v4"),
+    "current": ("cuCtxSetCurrent",),
+    "pushed": ("cuCtxPushCurrent_v2",),
+    "popped": ("cuCtxPopCurrent_v2",),
     "sync": (
         "cuStreamSynchronize",
         "cuStreamSynchronize_ptsz",
@@ -49,6 +53,5 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
         "cuMemcpy3DAsync_v2_ptsz",
     ),
 }
-LIMITED = ("launch", "copy")  # their rate has no bound
 SIMULATED = "whyidle_simulated_cuda"  # exported by a library that stands in for the hardware
 RESOLUTION_MS = 0.1  # a launch takes some 10 us to reach the GPU, a synchronisation as long to return

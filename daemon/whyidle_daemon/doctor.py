@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from whyidle_daemon.facts import GpuFacts
-from whyidle_daemon.gpus import nvml
+from whyidle_daemon.gpus import drm_check, nvml
 from whyidle_daemon.proc import Proc
 from whyidle_probes.loader import SYSTEM_PYTHON, LoaderError, load_probes
 
@@ -54,6 +54,7 @@ def run_checks(proc: Path = Path("/proc"), sys_root: Path = Path("/sys")) -> lis
         _clock(proc),
         _nvml(),
         _cuda(),
+        _drm(proc, sys_root),
         _package("llama-cpp-python", "pip install 'whyidle[agent]', or make setup in a checkout", AGENT),
         Check(
             "privacy",
@@ -228,6 +229,14 @@ def _gpu(gpu: GpuFacts) -> str:
 
 def _cuda() -> Check:
     return _optional_library("cuda", "libcuda.so.1", _NVIDIA_FIX)
+
+
+def _drm(proc: Path, sys_root: Path) -> Check:
+    found = drm_check.look(proc, sys_root)
+    if not found.cards and not found.missing:
+        return Check("drm", "ok", "no AMD and no Intel GPU here", None, GPU)
+    status = "warning" if found.missing else "ok"
+    return Check("drm", status, "; ".join([*found.cards, *found.missing]), found.fix, GPU)
 
 
 def _optional_library(name: str, file: str, fix: str) -> Check:

@@ -176,11 +176,15 @@ class CudaFacts(NamedTuple):
 
 
 class LaunchesSeen(NamedTuple):
-    """From ``ns`` on launches are observed, or (``seen`` false) no longer: there were ``rate`` per second."""
+    """From ``ns`` on calls are observed, or (``seen`` false) no longer: there were ``rate`` per second.
+
+    ``what``: ``launch`` for CUDA launches and copies, ``decode`` for llama.cpp's.
+    """
 
     ns: int
     seen: bool
     rate: int
+    what: str = "launch"
 
 
 class EngineSpan(NamedTuple):

@@ -89,7 +89,7 @@ class EngineActivity(NamedTuple):
     roots: dict[Cause, int] | None = None
     chains: dict[Cause, Chain] | None = None
     inferences: Inferences | None = None
-    unseen_ns: int = 0  # its launches were too many to have probes
+    unseen_ns: int = 0  # its calls were too many to have probes
 
     @property
     def idle_roots(self) -> dict[Cause, int]:
@@ -218,6 +218,10 @@ class IdleSums:
         else:
             heapq.heappushpop(self.longest, item)
 
+    def take_roots(self, pieces: Iterable[RootPiece]) -> None:
+        """Root causes of idle time that is in no gap."""
+        self.roots.take(pieces, MAX_CAUSES)
+
     def _fold(self) -> None:
         """Forget the names of the peers that cost the least; their time stays."""
         ranked = sorted(self.causes.items(), key=lambda item: -item[1])
@@ -246,7 +250,27 @@ def state_of_cause(wait: int, key: WaitKey | None) -> str:
     return state_of(wait) if key is None else key.state
 
 
+_FINENESS = {"llama": 0, "cuda": 1}
+
+
 def finest(engines: Sequence[EngineActivity]) -> tuple[EngineActivity, ...]:
-    """The engines that findings are judged by: of a process with a model, not also the GPU under it."""
-    exact = {id(engine.process) for engine in engines if engine.device is None}
-    return tuple(engine for engine in engines if engine.device is None or id(engine.process) not in exact)
+    """The engines whose idle time counts, in the sums by cause and in the findings: each idle second once.
+
+    A model's context runs on the process's CUDA context, and that on a GPU: idle time of one is idle time of
+    all. Of each process only the engines of its finest kind count, and a GPU if no process that uses it has
+    another engine. Several of one kind (two models, two GPUs) are different engines, each with its own time.
+    """
+    best: dict[int, int] = {}
+    for engine in engines:
+        if engine.device is None:
+            rank = _FINENESS.get(engine.kind, len(_FINENESS))
+            best[id(engine.process)] = min(rank, best.get(id(engine.process), rank))
+    return tuple(
+        engine
+        for engine in engines
+        if (
+            not any(id(process) in best for process in (engine.process, *engine.device.holders))
+            if engine.device is not None
+            else best[id(engine.process)] == _FINENESS.get(engine.kind, len(_FINENESS))
+        )
+    )

@@ -2,7 +2,7 @@
 
 glibc gives every thread a heap of its own and, once a large block was freed, keeps such blocks in it.
 Recordings have a thread each and come and go, so the resident memory crept up by a tenth in an hour while
-what was in use stayed the same. None of this exists in other C libraries, which need none of it.
+what was in use stayed the same. Other C libraries have none of this, and need none of it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from whyidle_daemon import libbpf
 from whyidle_probes import events
@@ -19,9 +19,9 @@ DEFAULT_SLICE_NS = 1_000_000
 DEFAULT_GAP_NS = 1_000_000
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
-_TARGET_OFFSET = 16  # of wi_thread.target
+_TARGET_OFFSET, _END_OFFSET = 16, 48  # of wi_thread.target, wi_thread.end_ns
 _TORN_TRIES = 100
-ENTRY_ONLY = ("launch", "copy")
+ENTRY_ONLY = ("launch", "copy", "current", "pushed", "popped")
 _NEVER = 2**64 - 1
 _ITERATIONS = 32
 _CONTROL_TURN = 4096
@@ -48,7 +48,8 @@ class Kernel:
         self.control = libbpf.RingBuffer(probes.map("control"), self._handle)
         self.first_writes = libbpf.RingBuffer(probes.map("first_writes"), self._handle)
         self.bad_events = 0
-        self._slice_ns, self._gap_ns, self._launches_ns = DEFAULT_SLICE_NS, DEFAULT_GAP_NS, 0
+        self._slice_ns, self._gap_ns = DEFAULT_SLICE_NS, DEFAULT_GAP_NS
+        self._launches_ns = self._decodes_ns = 0
         self.configure(DEFAULT_SLICE_NS, DEFAULT_GAP_NS)
 
     @property
@@ -66,8 +67,13 @@ class Kernel:
         self._launches_ns = _NEVER if since_ns is None else since_ns
         self._write_config()
 
+    def decodes_seen(self, since_ns: int) -> None:
+        """Since when llama_decode has probes without a break; to be said before they are there again."""
+        self._decodes_ns = since_ns
+        self._write_config()
+
     def _write_config(self) -> None:
-        value = events.CONFIG.pack(self._slice_ns, self._gap_ns, self._launches_ns)
+        value = events.CONFIG.pack(self._slice_ns, self._gap_ns, self._launches_ns, self._decodes_ns)
         self._config.set(_U32.pack(0), value)
 
     def track(self, pids: Iterable[int], target: int) -> None:
@@ -126,10 +132,11 @@ class Kernel:
     def threads(self, target: int) -> list[Thread]:
         """All threads in the map, also those that ended while the ring was full (``end_ns`` is set)."""
         found = []
+        alike: dict[tuple[int, ...], tuple[int, ...]] = {}
         for key, value in self._threads.items():
             if _U32.unpack_from(value, _TARGET_OFFSET)[0] != target:
                 continue
-            thread = events.decode_thread(value) or self.thread(_U32.unpack(key)[0])
+            thread = events.decode_thread(value, alike=alike) or self.thread(_U32.unpack(key)[0])
             if thread is not None:
                 found.append(thread)
         return found
@@ -146,11 +153,11 @@ class Kernel:
                 return thread
         return None
 
-    def glances(self, target: int) -> list[Glance]:
-        """What each thread of a target is doing: a fifth of the cost of :meth:`threads`."""
+    def glances(self, target: int) -> Iterator[Glance]:
+        """What each thread of a target is doing: one at a time, at a fifth of the cost of :meth:`threads`."""
         wanted = _U32.pack(target)
         place = slice(_TARGET_OFFSET, _TARGET_OFFSET + 4)
-        return [events.decode_glance(value) for _, value in self._threads.items() if value[place] == wanted]
+        return (events.decode_glance(value) for _, value in self._threads.items() if value[place] == wanted)
 
     def glance(self, tid: int) -> Glance | None:
         """What a thread is doing, ``None`` when it is not tracked."""
@@ -159,7 +166,13 @@ class Kernel:
 
     def sweep_exited(self, target: int) -> list[Thread]:
         """Take threads out of the map that ended while the ring was full: nothing of them is lost."""
-        ended = [thread for thread in self.threads(target) if thread.end_ns]
+        tids = [
+            _U32.unpack(key)[0]
+            for key, value in self._threads.items()
+            if _U32.unpack_from(value, _TARGET_OFFSET)[0] == target
+            and _U64.unpack_from(value, _END_OFFSET)[0]
+        ]
+        ended = [thread for tid in tids if (thread := self.thread(tid)) is not None and thread.end_ns]
         for thread in ended:
             self._threads.delete(_U32.pack(thread.tid))
         return ended

@@ -34,6 +34,15 @@ LIBC: tuple[str, Functions] = ("libc.so", {"lookup": ("getaddrinfo",)})
 MUSL: tuple[str, Functions] = ("ld-musl-", {"lookup": ("getaddrinfo",)})
 KNOWN = (LLAMA, CUDA, LIBC, MUSL)
 ENGINES = (LLAMA, CUDA)
+LIMITED = {
+    "launch": "launch",
+    "copy": "launch",
+    "current": "launch",
+    "pushed": "launch",
+    "popped": "launch",
+    "llama": "decode",
+}
+"""By kind of function, which limit it is under: their rate has no bound."""
 
 Attach = Callable[[str, str, Sequence[int]], tuple[int, ...]]
 """``attach(kind, path, offsets)`` returns the descriptors of the probes, which last as long as these."""
@@ -47,7 +56,7 @@ class Attached(NamedTuple):
     descriptors: tuple[int, ...]
     simulated: bool = False
     file: int | None = None  # open while there is something to attach again
-    launches: dict[str, list[int]] | None = None  # by kind, offsets of what the limit may detach
+    limited: dict[str, list[int]] | None = None  # by kind, offsets of what a limit may detach
 
 
 class EngineLibraries:
@@ -57,8 +66,8 @@ class EngineLibraries:
         self._attach = attach
         self._proc = proc
         self._files: dict[tuple[tuple[int, int], int], Attached | None] = {}
-        self._launch_links: list[int] = []
-        self._launches = True
+        self._links: dict[str, list[int]] = {limit: [] for limit in LIMITED.values()}
+        self._on = dict.fromkeys(LIMITED.values(), True)
         self.cuda: dict[int, bool] = {}  # processes that map a CUDA library: whether it is a simulated one
 
     def scan(self, pid: int) -> bool:
@@ -88,33 +97,34 @@ class EngineLibraries:
 
     def close(self) -> None:
         """Detach everything."""
-        _close(self._launch_links)
-        self._launch_links = []
+        for links in self._links.values():
+            _close(links)
+            links.clear()
         for entry in self.attached:
             _close([*entry.descriptors, *([] if entry.file is None else [entry.file])])
         self._files.clear()
 
-    @property
-    def has_launches(self) -> bool:
-        """There is a library whose launches have, or may have, probes."""
-        return any(entry.launches for entry in self.attached)
+    def has(self, limit: str) -> bool:
+        """There is a library with functions under this limit."""
+        return any(LIMITED[kind] == limit for entry in self.attached for kind in entry.limited or ())
 
-    def set_launches(self, on: bool) -> None:
-        """Put the probes on launches, or take them off; everything else stays."""
-        if on and not self._launches:
+    def set_probes(self, limit: str, on: bool) -> None:
+        """Put the probes of what is under a limit on, or take them off; everything else stays."""
+        if on and not self._on[limit]:
             for entry in self.attached:
-                if entry.file is not None and entry.launches:
-                    self._attach_launches(entry.file, entry.launches)
+                if entry.file is not None and entry.limited:
+                    self._attach_limited(entry.file, entry.limited, limit)
         elif not on:
             # The kernel waits for everybody who is in a probe, 0.1 s: not in the daemon's loop.
-            links, self._launch_links = self._launch_links, []
+            links, self._links[limit] = self._links[limit], []
             threading.Thread(target=_close, args=(links,), name="detach").start()
-        self._launches = on
+        self._on[limit] = on
 
-    def _attach_launches(self, file: int, launches: dict[str, list[int]]) -> None:
-        for kind, offsets in launches.items():
-            with contextlib.suppress(OSError, KeyError):
-                self._launch_links += self._attach(kind, f"/proc/self/fd/{file}", offsets)
+    def _attach_limited(self, file: int, limited: dict[str, list[int]], limit: str) -> None:
+        for kind, offsets in limited.items():
+            if LIMITED[kind] == limit:
+                with contextlib.suppress(OSError, KeyError):
+                    self._links[limit] += self._attach(kind, f"/proc/self/fd/{file}", offsets)
 
     def _open(self, pid: int, mapping: Mapping) -> int | None:
         """The mapped file; ``None`` when that is refused. Raises FileNotFoundError: it is no longer there."""
@@ -136,11 +146,12 @@ class EngineLibraries:
         try:
             elf = ElfFile(lambda offset, size: os.pread(file, size, offset))
             functions, places = _find(elf, wanted)
-            launches = {kind: offsets for kind, offsets in places.items() if kind in cuda.LIMITED}
-            if launches and self._launches:  # they are what an engine begins with
-                self._attach_launches(file, launches)
+            limited = {kind: offsets for kind, offsets in places.items() if kind in LIMITED}
+            for limit, on in self._on.items():
+                if on:  # they are what an engine begins with
+                    self._attach_limited(file, limited, limit)
             for kind, offsets in places.items():
-                if kind not in launches:
+                if kind not in limited:
                     # Through the open file: the mapping may move, the inode may lose its name.
                     descriptors += self._attach(kind, f"/proc/self/fd/{file}", offsets)
             simulated = elf.symbol(cuda.SIMULATED) is not None
@@ -149,10 +160,10 @@ class EngineLibraries:
             _close([*descriptors, file])
             return None
         log.info("probes on %r: %s", mapping.path, ", ".join(functions))
-        if not launches:
+        if not limited:
             _close([file])
-        keep = file if launches else None
-        return Attached(mapping.path, functions, tuple(descriptors), simulated, keep, launches or None)
+        keep = file if limited else None
+        return Attached(mapping.path, functions, tuple(descriptors), simulated, keep, limited or None)
 
 
 def _find(elf: ElfFile, wanted: Functions) -> tuple[tuple[str, ...], dict[str, list[int]]]:

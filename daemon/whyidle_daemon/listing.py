@@ -11,6 +11,7 @@ from whyidle_daemon.proc import Proc
 from whyidle_daemon.sessions import Session
 from whyidle_daemon.states import state_of
 from whyidle_daemon.targets import NS
+from whyidle_probes.events import is_cuda
 
 _MAX_ENGINES = 16
 
@@ -40,8 +41,19 @@ def target_object(session: Session, found: Found | None, proc: Proc) -> dict[str
         "processes": progress.processes,
         "threads": progress.threads,
         "engines": [
-            {"kind": "llama", "pid": engine.pid, "busy": engine.busy, "calls": engine.calls}
-            for engine in snapshot.engines[:_MAX_ENGINES]
+            *(
+                {
+                    "kind": "cuda" if is_cuda(engine.context) else "llama",
+                    "pid": engine.pid,
+                    "busy": engine.busy,
+                    "calls": engine.calls,
+                }
+                for engine in snapshot.engines[:_MAX_ENGINES]
+            ),
+            *(
+                {"kind": gpu.kind, "pid": gpu.pid, "busy": None, "calls": None, "id": gpu.gpu}
+                for gpu in progress.gpus[:_MAX_ENGINES]
+            ),
         ],
         "engine_busy_share": progress.engine_busy_share,
         "state": state,

@@ -1,6 +1,6 @@
 """llama.cpp contexts as engines: busy inside ``llama_decode`` and ``llama_encode``, idle in between.
 
-The CUDA library of a process is one too (:mod:`whyidle_daemon.cuda`): busy from launch to synchronisation.
+A CUDA context is one too (:mod:`whyidle_daemon.cuda`): busy from launch to synchronisation.
 
 The kernel side counts busy and idle time and says exactly how the driver spent each gap that it reports. Gaps
 below its threshold are only summed: the driver's own work between two calls. The gap that is open when the
@@ -18,10 +18,12 @@ from whyidle_daemon.inferences import InferenceLog
 from whyidle_daemon.processes import Process
 from whyidle_daemon.roots import Cause, roots_of
 from whyidle_daemon.timelines import Record, between
+from whyidle_daemon.unseen import Unseen, seen_gaps
 from whyidle_daemon.waits import WaitGroup
-from whyidle_probes.events import CONTEXT_CUDA, Engine, Gap, Wait
+from whyidle_probes.events import CONTEXT_CUDA, Engine, Gap, Wait, is_cuda
 
 MAX_PENDING = 4096
+MANY_PENDING = 512  # every report explains these anew, at some 50 µs each
 SETTLE_NS = 2_000_000_000  # both rings have been drained of everything older
 RecordsOf = Callable[[int], list[Record]]  # by thread, in order of time
 Walk = Callable[[int, int, tuple[int, int], bool], list[Segment]]
@@ -31,14 +33,22 @@ RESOLUTION_MS = 0.01  # a uprobe's entry and return, each late by its own few mi
 class LlamaEngine:
     """One llama.cpp context: its gaps as they end, explained as late as possible (slices may lag)."""
 
-    def __init__(self, process: Process, context: int) -> None:
+    def __init__(self, process: Process, context: int, unseen: Unseen) -> None:
         self.process = process
+        self._unseen = unseen
+        self._unseen_busy_ns = 0  # of intervals without probes
         self.context = context
         self.drivers: set[int] = set()
         self.pending: list[Gap] = []
         self.settled_ns: dict[int, int] = {}  # by driver: slices up to here are accounted for
         self.log = InferenceLog()
         self._sums = IdleSums()
+        self._settle_at = MANY_PENDING
+
+    @property
+    def crowded(self) -> bool:
+        """Time to settle what is old enough."""
+        return len(self.pending) > self._settle_at
 
     def add(self, gap: Gap) -> None:
         """Take a gap that ended."""
@@ -50,7 +60,10 @@ class LlamaEngine:
         for gap in self.pending:
             if gap.end_ns <= until_ns:
                 self.settled_ns[gap.tid] = max(self.settled_ns.get(gap.tid, 0), gap.end_ns)
-        self.pending = _explain_into(self._sums, self.process, self.pending, lines, until_ns, walk=walk)
+        self._unseen_busy_ns += self._explain_into(self._sums, self.pending, lines, until_ns, walk=walk)
+        self.pending = [gap for gap in self.pending if gap.end_ns > until_ns]
+        # Of those that are too young there may be many: not again for each that comes.
+        self._settle_at = min(max(MANY_PENDING, 2 * len(self.pending)), MAX_PENDING)
 
     def activity(
         self,
@@ -67,11 +80,19 @@ class LlamaEngine:
         sums = self._sums.copy()
         # A gap that began after the engine was read is one that the reading still counts as open.
         known = [gap for gap in self.pending if gap.start_ns < engine.last_ns]
-        _explain_into(sums, self.process, known, lines, max(end_ns, now_ns), walk=walk)
-        busy_ns = engine.busy_ns + (max(0, end_ns - engine.last_ns) if engine.busy else 0)
+        unseen_ns = self._unseen_busy_ns
+        unseen_ns += self._explain_into(sums, known, lines, max(end_ns, now_ns), walk=walk)
+        current_ns = max(0, end_ns - engine.last_ns)
+        blind = not is_cuda(engine.context) and bool(self._unseen.within(engine.last_ns, end_ns))
+        if blind:  # what goes on has no probes
+            whole = Gap(0, engine.pid, engine.driver, engine.context, engine.last_ns, end_ns, None, True)
+            unseen_ns += self._explain_into(
+                sums, [whole], lambda tid: [*lines(tid), *driver.waiting], end_ns, walk=walk, open_ns=end_ns
+            )
+        busy_ns = engine.busy_ns + unseen_ns + (current_ns if engine.busy and not blind else 0)
         idle_ns = max(0, end_ns - engine.first_ns - busy_ns)
         busy_ns = end_ns - engine.first_ns - idle_ns
-        if not engine.busy and end_ns > engine.last_ns:
+        if not engine.busy and not blind and end_ns > engine.last_ns:
             sums.take(self._open(engine, end_ns, driver, lines, walk))
             current = [*between(lines(engine.driver), engine.last_ns, end_ns), *driver.waiting]
             sums.sequences.gap(engine.last_ns, end_ns, current)
@@ -83,11 +104,11 @@ class LlamaEngine:
         lost = Cause(self.process, engine.driver, int(Wait.UNKNOWN), None)
         groups = list(groups)
         causes = fit(_name_undated(causes, groups), idle_ns, lost)
-        cuda_context = engine.context == CONTEXT_CUDA
+        cuda_context = is_cuda(engine.context)
         roots = fit(_name_undated(sums.roots.causes, groups), idle_ns, lost)
         return EngineActivity(
             kind="cuda" if cuda_context else "llama",
-            id=f"cuda:{engine.pid}" if cuda_context else f"llama:{engine.pid}:{engine.context:x}",
+            id=_name(engine),
             process=self.process,
             drivers=frozenset({*self.drivers, engine.driver}),
             first_ns=engine.first_ns,
@@ -106,6 +127,33 @@ class LlamaEngine:
             inferences=self.log.at(engine, end_ns, ended=end_ns < now_ns),
         )
 
+    def _explain_into(
+        self,
+        sums: IdleSums,
+        gaps: list[Gap],
+        records_of: RecordsOf,
+        until_ns: int,
+        *,
+        walk: Walk,
+        open_ns: int = 0,
+    ) -> int:
+        """Explain the gaps that ended by ``until_ns`` into ``sums``; one that ends at ``open_ns`` lasts.
+
+        Returns for how long the engine was busy in those of them in which no call was seen.
+        """
+        ended = [gap for gap in gaps if gap.end_ns <= until_ns]
+        lines = {tid: records_of(tid) for tid in {gap.tid for gap in ended}}
+        found, busy_ns = seen_gaps(ended, self._unseen, lines)
+        for gap in sorted(found, key=lambda gap: gap.start_ns):
+            records = list(between(lines[gap.tid], gap.start_ns, gap.end_ns))
+            sums.sequences.gap(gap.start_ns, gap.end_ns, records)
+            pieces = explain(gap.start_ns, gap.end_ns, gap.ns, records)
+            length, lasts = gap.end_ns - gap.start_ns, gap.end_ns == open_ns
+            segments = walk(gap.start_ns, gap.end_ns, (gap.pid, gap.tid), lasts)
+            roots = roots_of(segments, [piece[:3] for piece in pieces] if gap.ns is not None else ())
+            sums.take(ExplainedGap(length, gap.start_ns, self.process, gap.tid, pieces, lasts, roots))
+        return busy_ns
+
     def _open(
         self, engine: Engine, end_ns: int, driver: Driver, lines: RecordsOf, walk: Walk
     ) -> ExplainedGap:
@@ -122,6 +170,13 @@ class LlamaEngine:
         return ExplainedGap(length, engine.last_ns, self.process, engine.driver, pieces, True, roots)
 
 
+def _name(engine: Engine) -> str:
+    if not is_cuda(engine.context):
+        return f"llama:{engine.pid}:{engine.context:x}"
+    known = engine.context & ~CONTEXT_CUDA
+    return f"cuda:{engine.pid}:{known:x}" if known else f"cuda:{engine.pid}"
+
+
 def _ways(roots: dict[Cause, int], ways: dict[Cause, Chain]) -> dict[Cause, Chain]:
     """The chain of each cause; of a wait that got its name afterwards, that of the nameless one."""
     found = {}
@@ -130,28 +185,6 @@ def _ways(roots: dict[Cause, int], ways: dict[Cause, Chain]) -> dict[Cause, Chai
         if way is not None:
             found[cause] = (*way[:-1], way[-1]._replace(key=cause.key))
     return found
-
-
-def _explain_into(
-    sums: IdleSums, process: Process, gaps: list[Gap], records_of: RecordsOf, until_ns: int, *, walk: Walk
-) -> list[Gap]:
-    """Explain gaps that ended by ``until_ns`` into ``sums``; returns the others."""
-    left = []
-    lines: dict[int, list[Record]] = {}
-    for gap in sorted(gaps, key=lambda gap: gap.start_ns):
-        if gap.end_ns > until_ns:
-            left.append(gap)
-            continue
-        if gap.tid not in lines:
-            lines[gap.tid] = records_of(gap.tid)
-        records = list(between(lines[gap.tid], gap.start_ns, gap.end_ns))
-        sums.sequences.gap(gap.start_ns, gap.end_ns, records)
-        pieces = explain(gap.start_ns, gap.end_ns, gap.ns, records)
-        length = gap.end_ns - gap.start_ns
-        segments = walk(gap.start_ns, gap.end_ns, (gap.pid, gap.tid), False)
-        roots = roots_of(segments, [piece[:3] for piece in pieces] if gap.ns is not None else ())
-        sums.take(ExplainedGap(length, gap.start_ns, process, gap.tid, pieces, False, roots))
-    return left
 
 
 def _name_undated(causes: dict[Cause, int], groups: Iterable[WaitGroup]) -> dict[Cause, int]:

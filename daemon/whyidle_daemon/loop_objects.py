@@ -9,7 +9,7 @@ from whyidle_daemon.facts import AwaitingTasks
 from whyidle_daemon.hosts import Hosts
 from whyidle_daemon.loops import TASK, Loop, Loops, Row
 from whyidle_daemon.processes import Process
-from whyidle_daemon.states import SELECTORS, peer_object
+from whyidle_daemon.states import peer_object
 from whyidle_probes.events import Peer
 from whyidle_wire import report as wire
 
@@ -21,7 +21,7 @@ MAX_TEXT = 500
 
 def loop_objects(loops: Loops, times: Iterable[ThreadTime], hosts: Hosts) -> list[wire.Loop]:
     """The loops that were seen to wait, those first that waited longest."""
-    waited = {(time.process, time.tid): sum(time.waits[wait] for wait in SELECTORS) for time in times}
+    waited = {(time.process, time.tid): time.selecting_ns for time in times}
     ranked = sorted(
         loops,
         key=lambda loop: (-waited.get((loop.process, loop.tid), loop.read_ns), loop.process.pid, loop.tid),

@@ -1,7 +1,8 @@
 """Reads what a sleeping event loop waits for: its tasks, and for each the socket and who is at its other end.
 
-A task costs about 0.1 ms, so the number is bounded, and a loop whose tasks change while they are read is left
-alone for longer each time.
+A task costs about 0.1 ms, a fifth of that when it has not moved since it was read before. So the number is
+bounded, a reading looks at some new ones only (loops seldom sleep for longer than that takes), and one whose
+tasks change while they are read is left alone for longer each time.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from whyidle_daemon.pystack import Frame, StackError, Task, Tasks, own_frame
 from whyidle_daemon.pystack.awaiting import SOCKET, TASK
 from whyidle_probes.events import NO_PEER, Glance, Peer, Wait
 
-MAX_TASKS = 256  # of one loop: 25 ms
+MAX_TASKS = 256  # of one loop
+MAX_FRESH = 48  # in one reading: 5 ms
 MAX_ALONE = 64  # in a short wait
 MAX_ALIKE = 64
 MAX_SOCKETS = 32
 MAX_STACK = 64
 _MAX_SEEN = 16384
+_MAX_SITES = 512
 _FIRST_PAUSE_NS, _LAST_PAUSE_NS = 100_000_000, 10_000_000_000
 
 
@@ -29,19 +32,22 @@ class Reader(Protocol):
     """What a :class:`~whyidle_daemon.pystack.StackReader` offers of a process."""
 
     def tasks(
-        self, limit: int, registered: dict[int, Member] | None = None, selector: int | None = None
+        self,
+        limit: int,
+        registered: dict[int, Member] | None = None,
+        selector: int | None = None,
+        fresh: int = MAX_TASKS,
     ) -> Tasks: ...
 
 
 class Reading(NamedTuple):
-    """Tasks of one loop; none where ``fact`` says why. ``cost`` is how many were read.
+    """Tasks of one loop; none where ``fact`` says why.
 
     ``late``: who is at the other end of some socket will be known when it is read again.
     """
 
     tasks: tuple[Task, ...]
     fact: LoopTasks | None
-    cost: int = 0
     late: bool = False
 
 
@@ -51,6 +57,7 @@ class LoopReader:
     def __init__(self, sets: EpollSets, clock: Callable[[], int]) -> None:
         self._sets, self._clock = sets, clock
         self._seen: dict[tuple[int, int], tuple[int, int]] = {}  # (pid, task) -> what it awaits, since when
+        self._sites: dict[tuple[Frame, ...], Site | None] = {}
         self._pauses: dict[int, tuple[int, int]] = {}  # pid -> until when, how long
 
     def forget(self, pid: int) -> None:
@@ -70,26 +77,24 @@ class LoopReader:
             return Reading((), None)
         members = self._sets.members(thread.pid, thread.fd) if thread.state == Wait.EPOLL else {}
         try:
-            found = reader.tasks(MAX_TASKS, members, thread.fd if thread.state == Wait.EPOLL else -1)
+            epoll = thread.fd if thread.state == Wait.EPOLL else -1
+            found = reader.tasks(MAX_TASKS, members, epoll, MAX_FRESH)
         except StackError as error:
             if error.reason == "gone":
                 raise
             if error.reason != "unsupported":
                 self.failed(thread.pid)
-                return Reading((), None, 1)
+                return Reading((), None)
             return Reading((), self._fact(thread, members, reason=error.detail))
-        cost = len(found.tasks)
         if len({task.loop for task in found.tasks}) > 1:
-            return Reading(
-                (), self._fact(thread, members, reason="whose tasks they are cannot be told"), cost
-            )
+            return Reading((), self._fact(thread, members, reason="whose tasks they are cannot be told"))
         if not found.complete and not found.more:
             self.failed(thread.pid)
-            return Reading((), None, cost)
+            return Reading((), None)
         alike = self._alike(thread, found.tasks, members)
-        total = cost + found.more
+        total = len(found.tasks) + found.more
         late = any(members[task.descriptor].late for task in found.tasks if task.descriptor in members)
-        return Reading(found.tasks, self._fact(thread, members, alike, total), cost, late)
+        return Reading(found.tasks, self._fact(thread, members, alike, total), late)
 
     def settled(self, pid: int) -> None:
         """A reading counts: the loop slept throughout."""
@@ -129,7 +134,11 @@ class LoopReader:
             if awaited != task.awaited or not since:
                 since = thread.last_ns
             now_seen[key] = task.awaited, since
-            site = _site(chain)
+            if chain.frames not in self._sites:
+                if len(self._sites) >= _MAX_SITES:
+                    self._sites.clear()
+                self._sites[chain.frames] = _site(chain)
+            site = self._sites[chain.frames]
             if site is None:
                 continue
             member = members.get(task.descriptor) if task.descriptor is not None else None
@@ -160,7 +169,7 @@ def _tasks_alone(reader: Reader) -> Reading:
         if error.reason == "gone":
             raise
         return Reading((), None)
-    return Reading(found.tasks if found.complete else (), None, len(found.tasks))
+    return Reading(found.tasks if found.complete else (), None)
 
 
 def _rank(one: AwaitingTasks) -> tuple[bool, bool, bool, int]:

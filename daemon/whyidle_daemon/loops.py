@@ -3,7 +3,9 @@
 Pure. A wait of a selector that a socket ended belongs to the task that waits for this socket. One that a
 timer ended, or that lasts, is put down to a task that waits for a socket, if there is one: to one that the
 main task or another one waits for rather than to one in the background, then to the one that has waited
-longest. All stores are bounded: a target decides how many tasks it has.
+longest. Not every wait is read. In one that was not, the tasks of the reading before still wait for their
+sockets, up to the wait that such a socket ended, and for a second at most: they may also have got their
+answer while the loop ran. All stores are bounded: a target decides how many tasks it has.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from whyidle_probes.events import NO_PEER, Peer
 
 MAX_KEPT = 4  # readings of one thread whose wait has not ended
 MAX_LOOPS = 1024
+CARRIED_NS = 1_000_000_000
 MAX_ROWS = 64  # of one loop
 SOCKET, TASK = "socket", "task"
 
@@ -54,6 +57,7 @@ class Loops:
 
     def __init__(self) -> None:
         self._pending: dict[tuple[int, int], list[LoopTasks]] = {}
+        self._carried: dict[tuple[int, int], LoopTasks] = {}  # by thread: the tasks that still wait
         self._loops: dict[tuple[Process, int], Loop] = {}
 
     def add(self, reading: LoopTasks) -> None:
@@ -70,19 +74,42 @@ class Loops:
         return next((reading for reading in kept if reading.since_ns == since_ns), None)
 
     def take(self, process: Process, tid: int, since_ns: int, blocked_ns: int) -> LoopTasks | None:
-        """What was read in a wait that lasted for ``blocked_ns``; it is counted."""
+        """What was read in a wait of ``blocked_ns``, which is counted; else what was read just before."""
+        who = process.pid, tid
         found = self.peek(process.pid, tid, since_ns)
         if found is None:
-            return None
-        who = process.pid, tid
+            carried = self._carried.get(who)
+            return carried if carried and since_ns - carried.since_ns <= CARRIED_NS else None
+        self._carried.pop(who, None)
+        waiting = tuple(one for one in found.tasks if one.kind == SOCKET and one.ports and not one.inbound)
+        self._carried[who] = found._replace(tasks=waiting)
+        if len(self._carried) > MAX_LOOPS:
+            del self._carried[next(iter(self._carried))]
         self._pending[who] = [one for one in self._pending[who] if one.since_ns > since_ns]
         self._count(found, process, blocked_ns)
         return found
+
+    def answered(self, pid: int, tid: int, peer: Peer) -> None:
+        """A socket ended a wait: no task waits for it any more."""
+        carried = self._carried.get((pid, tid))
+        if carried is None:
+            return
+        left = []
+        for one in carried.tasks:
+            ports = (
+                tuple(port for port in one.ports if port != peer.local_port)
+                if _is_of(one, peer)
+                else one.ports
+            )
+            if ports:
+                left.append(one._replace(ports=ports, number=len(ports)))
+        self._carried[pid, tid] = carried._replace(tasks=tuple(left))
 
     def copy(self) -> Loops:
         """A copy to lay open waits over."""
         twin = Loops()
         twin._pending = {who: list(kept) for who, kept in self._pending.items()}
+        twin._carried = dict(self._carried)
         twin._loops = {key: loop._replace(rows=dict(loop.rows)) for key, loop in self._loops.items()}
         return twin
 

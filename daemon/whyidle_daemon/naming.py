@@ -34,8 +34,13 @@ def dominant_places(groups: Iterable[WaitGroup], short: ShortPlaces) -> Callable
     """A function that gives keys without a place the one that their thread, wait and peer mostly had."""
     sums: dict[WaitKey, dict[Place | None, int]] = {}
     samples: dict[WaitKey, dict[Place | None, int]] = {}
+    groups = list(groups)
+    placed = {group.key._replace(place=None) for group in groups if group.key.place is not None}
+    placed.update(short)
     for group in groups:
-        alike = group.key._replace(place=None)
+        alike = group.key if group.key.place is None else group.key._replace(place=None)
+        if alike not in placed:  # nobody knows a place for it: of most threads of a crowd
+            continue
         places = sums.setdefault(alike, {})
         places[group.key.place] = places.get(group.key.place, 0) + group.total_ns
         counts = samples.setdefault(alike, {})

@@ -11,10 +11,10 @@ Memory is bounded; what had no room is counted and lowers the confidence of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from whyidle_daemon import report as build
-from whyidle_daemon.attribution import ThreadTable, end_of, merged, thread_times
+from whyidle_daemon.attribution import ThreadTable, ThreadTime, end_of, merged, thread_times
 from whyidle_daemon.chains import Walker
 from whyidle_daemon.cuda_facts import CudaKnown
 from whyidle_daemon.facts import (
@@ -41,6 +41,8 @@ from whyidle_daemon.findings import find_all
 from whyidle_daemon.findings.evidence import Evidence
 from whyidle_daemon.gaps import Driver, EngineActivity, finest
 from whyidle_daemon.gpus.devices import Gpus
+from whyidle_daemon.gpus.drivers import Drivers
+from whyidle_daemon.gpus.idle import Way
 from whyidle_daemon.hosts import Hosts
 from whyidle_daemon.lasting import wait_of, with_lasting
 from whyidle_daemon.llama import MAX_PENDING, SETTLE_NS, LlamaEngine
@@ -55,12 +57,12 @@ from whyidle_daemon.sequences import Runs, RunsKey, Sequences
 from whyidle_daemon.sites import Place, Sites
 from whyidle_daemon.states import SELECTORS, TCP_CLOSE, TCP_SYN_SENT
 from whyidle_daemon.timelines import Record, Timelines
+from whyidle_daemon.unseen import Unseen
 from whyidle_daemon.wait_tables import Waits
 from whyidle_daemon.waits import PIPES, WaitKey
 from whyidle_daemon.wakes import Wakes
 from whyidle_daemon.whatif import what_if
 from whyidle_probes.events import (
-    CONTEXT_CUDA,
     Engine,
     Exec,
     Exit,
@@ -74,6 +76,7 @@ from whyidle_probes.events import (
     Start,
     Thread,
     Wait,
+    is_cuda,
 )
 from whyidle_wire.report import REPORT_SCHEMA
 
@@ -85,6 +88,15 @@ __all__ = ["Observation", "Progress"]
 Event = Slice | Thread | Fork | Exec | Exit | Gap | Library | ShortWaits | Inference | Start
 Fact = ProcessFacts | MemorySample | LimitSample | EngineFacts | StackSample | LoopTasks | Lookup | HostName
 Anything = Event | Fact | CudaFacts | LaunchesSeen | EngineSpan | GpuFacts | GpuSample | GpuUse
+
+
+class Seen(NamedTuple):
+    """What a report is made of: all engines, although only the finest of them count in the evidence."""
+
+    evidence: Evidence
+    times: list[ThreadTime]
+    engines: list[EngineActivity]
+    loops: Loops
 
 
 class Observation:
@@ -112,6 +124,7 @@ class Observation:
         self._hosts = Hosts()
         self._lookups = Lookups()
         self._cuda = CudaKnown()
+        self._unseen = {"launch": Unseen(), "decode": Unseen()}
         self._sequences = Sequences()  # of main threads that drive no engine, as far as they were settled
         self._lines = Timelines()
         self._memory = MemoryLog()
@@ -135,7 +148,9 @@ class Observation:
             Inference: lambda one: self._engine(one.pid, one.context, one.start_ns).log.add(one),
             EngineFacts: self._looked_at,
             CudaFacts: self._cuda.add,
-            LaunchesSeen: self._cuda.launches,
+            LaunchesSeen: lambda seen: (
+                self._unseen[seen.what].add(seen) if seen.what in self._unseen else None
+            ),
             ProcessFacts: self._processes.facts,
             Fork: self._processes.fork,
             Exec: self._exec,
@@ -206,6 +221,8 @@ class Observation:
             if reading is not None and (peer.remote_port or not self._wakes.ended_within(slice_, wait)):
                 found, seen = blamed(reading, peer, self._sites)
                 place, peer = found or place, seen if seen.remote_port else peer
+            if slice_.peer.remote_port:
+                self._loops.answered(slice_.pid, slice_.tid, slice_.peer)
         return place, peer
 
     def _gap(self, gap: Gap) -> None:
@@ -216,7 +233,7 @@ class Observation:
         engine.add(gap)
         self._drivers.add(gap.tid)
         self._newest_ns = max(self._newest_ns, gap.end_ns)
-        if len(engine.pending) > MAX_PENDING:
+        if engine.crowded:
             placed = self._placed()
             walk = self._walker(placed).walk
             engine.settle(placed, self._newest_ns - SETTLE_NS, walk)
@@ -227,7 +244,8 @@ class Observation:
         engine = self._gpus.span(span)
         self._newest_ns = max(self._newest_ns, span.end_ns)
         if engine is not None and engine.full:
-            self._gpus.settle(self._driver_of, self._placed(), self._newest_ns - SETTLE_NS)
+            placed = self._placed()
+            self._gpus.settle(self._way(placed, self._walker(placed)), self._newest_ns - SETTLE_NS)
 
     def _gpu_sample(self, sample: GpuSample) -> None:
         self._gpus.sample(sample)
@@ -241,16 +259,35 @@ class Observation:
         if driver is not None:
             self._drivers.add(driver)
 
-    def _driver_of(self, process: Process) -> int:
-        """The thread that drives what a process runs on a GPU: of its model, if that is known."""
+    def _driver_of(self, process: Process) -> int | None:
+        """The thread that drives the model or the CUDA context of a process, if it has one."""
         driven = (engine.drivers for (of, _), engine in self._engines.items() if of is process)
-        return min((tid for drivers in driven for tid in drivers), default=process.pid)
+        return min((tid for drivers in driven for tid in drivers), default=None)
+
+    def _way(
+        self,
+        lines: Callable[[int], list[Record]],
+        walker: Walker,
+        waiting: dict[tuple[int, int], Record] | None = None,
+    ) -> Way:
+        """From GPUs to the roots, by the slices as they are now."""
+        lasting = {tid: record for (_, tid), record in (waiting or {}).items()}
+
+        kept: dict[int, list[Record]] = {}
+
+        def now(tid: int) -> list[Record]:
+            if tid not in kept:
+                kept[tid] = [*lines(tid), lasting[tid]] if tid in lasting else lines(tid)
+            return kept[tid]
+
+        drivers = Drivers(self._driver_of, self._lines.by_process, now, self._wakes.lives)
+        return Way(drivers, now, walker.walk)
 
     def _engine(self, pid: int, context: int, ns: int) -> LlamaEngine:
         process = self._processes.at(pid, ns)
         engine = self._engines.get((process, context))
         if engine is None:
-            engine = self._engines[process, context] = LlamaEngine(process, context)
+            engine = self._engines[process, context] = LlamaEngine(process, context, self._unseen["decode"])
         return engine
 
     def _looked_at(self, facts: EngineFacts) -> None:
@@ -274,19 +311,20 @@ class Observation:
         """Make room among the slices: account for good for what is old enough."""
         horizon = self._newest_ns - SETTLE_NS
         placed = self._placed()
-        walk = self._walker(placed).walk
+        walker = self._walker(placed)
         for engine in self._engines.values():
-            engine.settle(placed, horizon, walk)
-        self._gpus.settle(self._driver_of, placed, horizon)
+            engine.settle(placed, horizon, walker.walk)
+        self._gpus.settle(self._way(placed, walker), horizon)
         # The walk over a gap that still lasts needs everybody's slices since it began.
         settled = [max(engine.settled_ns.values(), default=0) for engine in self._engines.values()]
+        gpus = self._gpus.settled_ns
+        settled += [gpus] if gpus is not None else []
 
         def until(tid: int) -> int:
             if tid not in self._drivers:
                 return min([horizon, *settled])
             driven = [engine for engine in self._engines.values() if tid in engine.drivers]
             done = [engine.settled_ns.get(tid, 0) for engine in driven]
-            gpus = self._gpus.settled_ns(tid)
             return min([*done, *([gpus] if gpus is not None else [])], default=0)
 
         for records in self._alone(placed):
@@ -338,12 +376,47 @@ class Observation:
 
     def progress(self, snapshot: Snapshot) -> Progress:
         """Where things stand; changes nothing."""
-        return progress_of(snapshot, self.start_ns, self.roots)
+        return progress_of(snapshot, self.start_ns, self.roots, tuple(self._gpus.progress()))
 
     def report(
         self, snapshot: Snapshot, host: Host, loss: Loss, overhead: Overhead, exit_status: int | None = None
     ) -> dict[str, Any]:
         """The report up to ``snapshot``, as the contract has it. Changes nothing; call it at any time."""
+        seen = self._evidence(snapshot, host, loss)
+        evidence = seen.evidence
+        processes, processes_omitted = build.process_objects(
+            self._processes, seen.times, self.start_ns, self._page_size
+        )
+        thread_list, threads_omitted = build.thread_objects(seen.times, self._threads)
+        return {
+            "schema": REPORT_SCHEMA,
+            "host": build.host_object(host, self._gpus.host_objects()),
+            "target": build.target_object(
+                self._processes.find(self.roots[0], self.start_ns) if self.roots else None,
+                (self.roots, self.command, self.started_at),
+                evidence.wall_ns,
+                exit_status,
+            ),
+            "processes": processes,
+            "processes_omitted": processes_omitted,
+            "threads": thread_list,
+            "threads_omitted": threads_omitted,
+            "memory": memory_object(self._memory.processes, self._memory.limits, self.start_ns),
+            "engines": build.engine_objects(seen.engines, evidence.engines, self.start_ns),
+            "gaps": build.gap_objects(seen.engines, self.start_ns),
+            "idle_by_cause": build.idle_objects(evidence.engines),
+            "findings": find_all(evidence),
+            "what_if": what_if(evidence),
+            "loops": loop_objects(seen.loops, seen.times, self._hosts),
+            "loss": build.loss_object(loss, evidence.dropped),
+            "overhead": build.overhead_object(overhead),
+        }
+
+    def findings(self, snapshot: Snapshot, host: Host, loss: Loss) -> list[dict[str, Any]]:
+        """The ``findings`` of the report, without the rest of it. Changes nothing either."""
+        return find_all(self._evidence(snapshot, host, loss).evidence)
+
+    def _evidence(self, snapshot: Snapshot, host: Host, loss: Loss) -> Seen:
         now_ns = snapshot.ns
         threads = merged(self._threads.exited.values(), snapshot.threads)
         loops = self._loops.copy()
@@ -361,17 +434,18 @@ class Observation:
             naming.activity(self._activity(engine, now_ns, threads, waiting, naming, walker=walker))
             for engine in snapshot.engines
         ]
-        lines = self._lines.named(naming.placed)
-        gpus = self._gpus.activities(now_ns, self._driver_of, threads, waiting, lines)
+        way = self._way(self._lines.named(naming.placed), walker, waiting)
+        gpus = self._gpus.activities(now_ns, way, threads)
         engines += [naming.activity(gpu) for gpu in gpus]
         engines.sort(key=lambda engine: (engine.first_ns, engine.id))
+        counted = finest(engines)
         end_ns = end_of(self.start_ns, now_ns, threads, self._processes)
         dropped = self._lines.dropped + waits.sockets.dropped
         evidence = Evidence(
             wall_ns=end_ns - self.start_ns,
             end_ns=end_ns,
             cpus=host.cpus,
-            engines=finest(engines),
+            engines=counted,
             threads=tuple(times),
             groups=groups,
             inbound=frozenset(naming.key(key) for key in waits.inbound()),
@@ -385,33 +459,7 @@ class Observation:
             slices=self._slices,
             dropped=dropped,
         )
-        processes, processes_omitted = build.process_objects(
-            self._processes, times, self.start_ns, self._page_size
-        )
-        thread_list, threads_omitted = build.thread_objects(times, self._threads)
-        return {
-            "schema": REPORT_SCHEMA,
-            "host": build.host_object(host, self._gpus.host_objects()),
-            "target": build.target_object(
-                self._processes.find(self.roots[0], self.start_ns) if self.roots else None,
-                (self.roots, self.command, self.started_at),
-                end_ns - self.start_ns,
-                exit_status,
-            ),
-            "processes": processes,
-            "processes_omitted": processes_omitted,
-            "threads": thread_list,
-            "threads_omitted": threads_omitted,
-            "memory": memory_object(self._memory.processes, self._memory.limits, self.start_ns),
-            "engines": build.engine_objects(engines, self.start_ns),
-            "gaps": build.gap_objects(engines, self.start_ns),
-            "idle_by_cause": build.idle_objects(engines),
-            "findings": find_all(evidence),
-            "what_if": what_if(evidence),
-            "loops": loop_objects(loops, times, self._hosts),
-            "loss": build.loss_object(loss, dropped),
-            "overhead": build.overhead_object(overhead),
-        }
+        return Seen(evidence, times, engines, loops)
 
     def _runs(self, naming: Naming, waiting: dict[tuple[int, int], Record]) -> dict[RunsKey, Runs]:
         """Calls that main threads made one after another, in a target without an engine."""
@@ -434,7 +482,8 @@ class Observation:
     ) -> EngineActivity:
         process = self._processes.find(engine.pid, engine.first_ns)
         process = process or Process(engine.pid, engine.first_ns, provisional=True)
-        known = self._engines.get((process, engine.context)) or LlamaEngine(process, engine.context)
+        known = self._engines.get((process, engine.context))
+        known = known or LlamaEngine(process, engine.context, self._unseen["decode"])
         thread = next(
             (
                 thread
@@ -449,7 +498,9 @@ class Observation:
         driver = Driver(thread, (record,) if record is not None else ())
         placed = self._lines.named(naming.placed)
         activity = known.activity(engine, now_ns, driver, placed, naming.known, walk=walker.walk)
-        if engine.context != CONTEXT_CUDA:
-            return activity
-        unseen = self._cuda.unseen_ns(activity.first_ns, activity.end_ns)
-        return activity._replace(simulated=self._cuda.simulated(engine.pid), unseen_ns=unseen)
+        cuda_context = is_cuda(engine.context)
+        unseen = self._unseen["launch" if cuda_context else "decode"]
+        return activity._replace(
+            simulated=cuda_context and self._cuda.simulated(engine.pid),
+            unseen_ns=unseen.ns(activity.first_ns, activity.end_ns),
+        )

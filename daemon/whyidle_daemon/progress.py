@@ -7,10 +7,20 @@ from typing import NamedTuple
 from whyidle_daemon.attribution import open_wait
 from whyidle_daemon.facts import Snapshot
 from whyidle_daemon.states import peer_text, state_of
-from whyidle_probes.events import Thread
+from whyidle_probes.events import Thread, is_cuda
 from whyidle_probes.syscalls import syscall_name
 
 NS = 1_000_000_000
+
+
+class GpuProgress(NamedTuple):
+    """A GPU that the target uses: for which share of the time it was busy, ``None`` if it does not say."""
+
+    gpu: str
+    kind: str
+    pid: int
+    busy_share: float | None
+    simulated: bool
 
 
 class Progress(NamedTuple):
@@ -21,22 +31,34 @@ class Progress(NamedTuple):
     wait: str | None
     processes: int
     threads: int
+    gpus: tuple[GpuProgress, ...] = ()
 
 
-def progress_of(snapshot: Snapshot, start_ns: int, roots: tuple[int, ...]) -> Progress:
-    """Where things stand at ``snapshot`` of an observation that began at ``start_ns`` with ``roots``."""
+def progress_of(
+    snapshot: Snapshot, start_ns: int, roots: tuple[int, ...], gpus: tuple[GpuProgress, ...] = ()
+) -> Progress:
+    """Where things stand at ``snapshot`` of an observation that began at ``start_ns`` with ``roots``.
+
+    The busy share is that of models; of CUDA contexts in processes without one; without either of GPUs.
+    """
     live = [thread for thread in snapshot.threads if not thread.end_ns]
     busy = observed = 0
+    models = {engine.pid for engine in snapshot.engines if not is_cuda(engine.context)}
     for engine in snapshot.engines:
+        if is_cuda(engine.context) and engine.pid in models:
+            continue
         current = max(0, snapshot.ns - engine.last_ns)
         busy += engine.busy_ns + (current if engine.busy else 0)
         observed += engine.busy_ns + engine.idle_ns + current
+    shares = [gpu.busy_share for gpu in gpus if gpu.busy_share is not None]
+    of_gpus = sum(shares) / len(shares) if shares else None
     return Progress(
         (snapshot.ns - start_ns) / NS,
-        busy / observed if observed else None,
+        busy / observed if observed else of_gpus,
         _wait_text(snapshot, live, roots),
         len({thread.pid for thread in live}),
         len(live),
+        gpus,
     )
 
 

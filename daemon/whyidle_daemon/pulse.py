@@ -97,7 +97,7 @@ class Pulse:
     def _on_stacks(self) -> None:
         self._stacks = None
         self.schedule()
-        self._targets.limit_launches()
+        self._targets.limit_probes()
         for session in self._sessions:
             session.target.sample_stacks()
 
@@ -132,7 +132,7 @@ class Pulse:
             if self._subscribers:
                 self._subscribers.publish_stalls(session)
             if findings:
-                self._subscribers.publish(session, session.target.report()["findings"])
+                self._subscribers.publish(session, session.target.findings())
             if not session.ended and session.target.over:
                 self._sessions.over(session)
         if self._keeper is not None:
@@ -167,4 +167,10 @@ class Pulse:
         number = session.target.number
         # It may be of a process of the tree that is not his.
         wait = p.wait if client.scope is Scope.ALL else None
-        client.stream(Progress(number, p.elapsed_s, p.engine_busy_share, wait, p.processes, p.threads, lost))
+        gpus = tuple(
+            {"id": gpu.gpu, "busy_share": gpu.busy_share, "simulated": gpu.simulated} for gpu in p.gpus
+        )
+        sent = Progress(
+            number, p.elapsed_s, p.engine_busy_share, wait, p.processes, p.threads, lost, gpus=gpus
+        )
+        client.stream(sent)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from whyidle_daemon.facts import EngineSpan, LoopTasks, Snapshot, StackSample
-from whyidle_probes.events import Engine, Gap, Inference, Slice, Thread
+from whyidle_probes.events import Engine, Gap, Inference, Slice, Thread, is_cuda
 
 _COUNTED = ("prompt_tokens", "decode_tokens", "prompt_ns", "decode_ns", "inferences", "failed")
 
@@ -20,8 +20,10 @@ _COUNTED = ("prompt_tokens", "decode_tokens", "prompt_ns", "decode_ns", "inferen
 class Base:
     """Where the kernel's totals stood at ``snapshot.ns``."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, decodes_unseen_ns: int | None = None) -> None:
+        """``decodes_unseen_ns``: since when llama.cpp's calls have no probes, and count for nothing."""
         self.start_ns = snapshot.ns
+        self._unseen_ns = decodes_unseen_ns
         self._threads = {(thread.tid, thread.first_ns): thread for thread in snapshot.threads}
         self._by_tid = {thread.tid: thread for thread in snapshot.threads}
         self._engines = {(engine.pid, engine.context): engine for engine in snapshot.engines}
@@ -75,6 +77,8 @@ class Base:
         busy, idle = engine.busy_ns - base.busy_ns, engine.idle_ns - base.idle_ns
         if engine.last_ns > base.last_ns:  # what was under way at the cut has ended, and was counted whole
             under_way = max(0, min(self.start_ns, engine.last_ns) - base.last_ns)
+            if self._unseen_ns is not None and not is_cuda(engine.context):
+                under_way = 0  # it was in no total
             busy, idle = (busy - under_way, idle) if base.busy else (busy, idle - under_way)
         return engine._replace(
             first_ns=self.start_ns,

@@ -28,7 +28,7 @@ _NOBODYS: Final = {"command": HIDDEN, "cgroup": None}
 _THREAD: Final = ("pid", "tid", "wall_s", "states")
 _ENGINE: Final = (
     "kind", "pid", "busy_s", "idle_s", "idle_attributed_s", "resolution_ms", "simulated", "latency_s",
-    "memory_peak_bytes", "utilization_mean",
+    "memory_peak_bytes", "utilization_mean", "finest",
 )  # fmt: skip
 _GAP: Final = ("start_s", "duration_s", "open")
 _CAUSE: Final = ("state", "seconds", "share", "pid", "tid")

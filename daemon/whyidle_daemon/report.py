@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from whyidle_daemon.attribution import MAX_THREADS, ThreadTable, ThreadTime, states_of
@@ -121,9 +122,12 @@ def thread_objects(
     return objects, omitted
 
 
-def engine_objects(engines: list[EngineActivity], start_ns: int) -> list[dict[str, Any]]:
-    """``engines``."""
+def engine_objects(
+    engines: Sequence[EngineActivity], counted: Sequence[EngineActivity], start_ns: int
+) -> list[dict[str, Any]]:
+    """``engines``; the idle time of those in ``counted`` is what ``idle_by_cause`` explains."""
     objects = []
+    finest = {id(engine) for engine in counted}
     for engine in engines:
         attributed = sum(
             ns for cause, ns in engine.idle_roots.items() if cause.nobody or cause.state != "other"
@@ -139,6 +143,7 @@ def engine_objects(engines: list[EngineActivity], start_ns: int) -> list[dict[st
                 "idle_attributed_s": seconds(attributed),
                 "resolution_ms": engine.resolution_ms,
                 "simulated": engine.simulated,
+                "finest": id(engine) in finest,
                 "latency_s": None,
                 "memory_peak_bytes": None,
                 "utilization_mean": engine.busy_ns / observed if observed else None,
@@ -147,6 +152,7 @@ def engine_objects(engines: list[EngineActivity], start_ns: int) -> list[dict[st
                 **(engine.device.fields() if engine.device is not None else {}),
                 **(inferences_of(engine.inferences, start_ns) if engine.inferences is not None else {}),
                 "launches_unseen_s": seconds(engine.unseen_ns) if engine.kind == "cuda" else None,
+                "calls_unseen_s": seconds(engine.unseen_ns) if engine.kind == "llama" else None,
             }
         )
     return objects
@@ -225,8 +231,8 @@ def _names(key: WaitKey | None) -> tuple[str | None, str | None]:
     return (key.peer_text, key.function) if key is not None else (None, None)
 
 
-def idle_objects(engines: list[EngineActivity]) -> list[dict[str, Any]]:
-    """``idle_by_cause``: the idle time of all engines, summed; the smallest causes lose their names."""
+def idle_objects(engines: Sequence[EngineActivity]) -> list[dict[str, Any]]:
+    """``idle_by_cause``: the idle time of these engines, summed; the smallest causes lose their names."""
     total = sum(engine.idle_ns for engine in engines)
     rows: dict[tuple[Any, ...], tuple[int, Cause, Chain]] = {}
 

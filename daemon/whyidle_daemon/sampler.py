@@ -12,6 +12,7 @@ kind afterwards: they are many and alike, or they would not matter. Half of the 
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 NS = 1_000_000_000
 READS_PER_S = 40
+READ_COSTS_NS = 75_000
 LONG_WAIT_NS = 2_000_000  # shorter ones may well be over before they are read
 SHORT_TRIES = 3
 LOOKS = 8  # 3 µs each
@@ -45,11 +47,18 @@ Frames = tuple[Frame, ...]
 class StackSampler:
     """Stacks for one target. ``look`` says what a thread is doing, ``on_gil`` gets (pid, start, end).
 
-    ``loops`` reads what sleeping event loops wait for.
+    ``loops`` reads what sleeping event loops wait for; ``cpu_ns`` is a clock of the CPU time that this takes.
     """
 
-    def __init__(self, look: Look, on_gil: Callable[[int, int, int], None], loops: LoopReader) -> None:
+    def __init__(
+        self,
+        look: Look,
+        on_gil: Callable[[int, int, int], None],
+        loops: LoopReader,
+        cpu_ns: Callable[[], int] = time.thread_time_ns,
+    ) -> None:
         self._look = look
+        self._cpu_ns = cpu_ns
         self._loops = loops
         self._on_gil = on_gil
         self._readers: dict[int, StackReader] = {}
@@ -208,8 +217,9 @@ class StackSampler:
 
         ``thread`` is given if it sleeps for long enough to look at what each task waits for.
         """
+        began = self._cpu_ns()
         reading = self._loops.read(reader, thread)
-        self._budget -= reading.cost  # one costs as much as a stack
+        self._budget -= (self._cpu_ns() - began) / READ_COSTS_NS
         found = awaited(reading.tasks)
         if found is None:
             return frames, "waiting", reading

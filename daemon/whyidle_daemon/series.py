@@ -3,7 +3,7 @@
 The trend rests on what is left when others have gone: the least value of each of up to 48 stretches of time,
 so that the teeth of a garbage collector do not count. Its slope is the median of all slopes between two of
 these (Theil 1950, Sen 1968), with Sen's confidence interval: a third of the points may be anything. A warm-up
-that levels off, and one or two steps, are no trend.
+that levels off, and one or two steps, are no trend: the second half must rise for certain by itself as well.
 """
 
 from __future__ import annotations
@@ -120,8 +120,12 @@ def trend_of(
     min_samples: int = MIN_SAMPLES,
     warm_up: float = WARM_UP,
     stretches: int = STRETCHES,
+    surely_on: bool = True,
 ) -> Trend | None:
-    """The trend, if it is one: it goes up for certain, goes on, and is no single step."""
+    """The trend, if it is one: it goes up for certain, goes on, and is no single step.
+
+    ``surely_on``: its second half, by itself, goes up for certain as well.
+    """
     if len(points) < 2:
         return None
     begin = points[0][0] + (points[-1][0] - points[0][0]) * warm_up
@@ -133,7 +137,7 @@ def trend_of(
     if len(floor) < MIN_POINTS or whole is None or whole.low <= 0:
         return None
     later = theil_sen(floor[len(floor) // 2 - 1 :])
-    if later is None or later.slope < LEVELS_OFF * whole.slope:
+    if later is None or later.slope < LEVELS_OFF * whole.slope or (surely_on and later.low <= 0):
         return None
     grown = floor[-1][1] - floor[0][1]
     # In eight parts, so that how often it was looked at does not matter.

@@ -19,7 +19,8 @@ class Spins:
     """The threads that a clock is on for."""
 
     def __init__(self) -> None:
-        self._ran: dict[int, tuple[int, int]] = {}  # tid -> (when, how long until then)
+        self._ran: dict[int, int] = {}  # tid -> how long, until the last look
+        self._looked_ns = 0
         self._watched: set[int] = set()
 
     def update(self, glances: Iterable[Glance], now_ns: int) -> frozenset[int]:
@@ -30,13 +31,13 @@ class Spins:
             total = thread.running_ns
             if thread.state == Wait.RUNNING:
                 total += max(0, now_ns - thread.last_ns)
-            ran[thread.tid] = now_ns, total
+            ran[thread.tid] = total
             before = self._ran.get(thread.tid)
-            if before is not None and now_ns > before[0]:
-                share = (total - before[1]) / (now_ns - before[0])
+            if before is not None and now_ns > self._looked_ns:
+                share = (total - before) / (now_ns - self._looked_ns)
                 if share >= (END_SHARE if thread.tid in self._watched else BEGIN_SHARE):
                     busy[thread.tid] = share
-        self._ran = ran
+        self._ran, self._looked_ns = ran, now_ns
         kept = sorted(busy, key=lambda tid: (tid not in self._watched, -busy[tid], tid))
         self._watched = set(kept[:MAX_CLOCKS])
         return frozenset(self._watched)

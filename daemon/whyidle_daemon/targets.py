@@ -36,13 +36,13 @@ from whyidle_daemon.facts import (
 )
 from whyidle_daemon.gpus.watch import GpuWatch
 from whyidle_daemon.kernel import Kernel, monotonic_ns
-from whyidle_daemon.launch_limit import LaunchLimit
 from whyidle_daemon.libraries import EngineLibraries
 from whyidle_daemon.limits import Limits
 from whyidle_daemon.loop_reader import LoopReader
 from whyidle_daemon.loops import awaited_answer
 from whyidle_daemon.observation import Anything, Observation, Progress
 from whyidle_daemon.peer_names import PeerNames
+from whyidle_daemon.probe_limit import HIT_NS, ProbeLimit
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.rebase import Base
 from whyidle_daemon.recording.output import Output
@@ -50,7 +50,7 @@ from whyidle_daemon.recording.reader import ordered
 from whyidle_daemon.recording.recorder import RecordedObservation, Recorder
 from whyidle_daemon.sampler import StackSampler
 from whyidle_daemon.spins import HERTZ, Spins
-from whyidle_daemon.stalls import Stall, StallTracker
+from whyidle_daemon.stalls import Crowd, Stall, StallTracker
 from whyidle_daemon.states import SELECTORS, peer_object, state_of
 from whyidle_probes.events import (
     ContextMade,
@@ -60,7 +60,6 @@ from whyidle_probes.events import (
     FirstWrite,
     Fork,
     Gap,
-    Glance,
     Library,
     NameLookup,
     Noticed,
@@ -78,8 +77,8 @@ _MEMORY_COSTS = 200  # half a percent of a core at most
 _MAX_LIMITS = 32
 _MAX_CONTEXTS = 64
 _KNOWN_OWNERS = 16384
-_WATCHED_THREADS = 64
 _WATCH_EVERY_NS = 250_000_000
+_STALL_COSTS = 50  # 2 % of a core, while a client waits for stalls: once a second
 _WATCH_COSTS = 200  # with ten thousand threads a walk takes 20 ms: then every 4 s, half a percent of a core
 _FINISH_TURN = 10_000
 _FINISH_TURNS = 50
@@ -118,11 +117,14 @@ class Target:
         self._looked_at: dict[tuple[int, int], EngineFacts] = {}
         self._names = PeerNames(proc.netns)
         self._watched: list[int] = []
+        self._may_stall: list[tuple[int, int]] = []
+        self._drivers: set[int] = set()
         self._stalls = StallTracker()
         self._spins = Spins()
         self._clocks: dict[int, int] = {}  # of threads that never sleep
         self._next_watch_ns = 0
-        self._launches: LaunchesSeen | None = None
+        self._next_stall_ns = 0
+        self._seen: dict[str, LaunchesSeen] = {}
         loops = LoopReader(EpollSets(proc, monotonic_ns), monotonic_ns)
         self._sampler = StackSampler(kernel.glance, self._set_gil, loops)
         self._baseline = kernel.stats()
@@ -188,7 +190,8 @@ class Target:
             # Nobody waits for this file: the disk may take its time, and the loop goes on.
             self._history.finish(self._rebased(raw), self.loss(), self.overhead(), None, wait_s=0.0)
         before = self.observation
-        self._base = Base(raw)
+        decodes = self._seen.get("decode")
+        self._base = Base(raw, decodes.ns if decodes is not None and not decodes.seen else None)
         self._baseline = self._kernel.stats()
         self._clock_start, self._run_ns_start = time.process_time(), self._kernel.run_ns()
         self.blind_ns = self._sampler.dropped = 0
@@ -199,8 +202,9 @@ class Target:
         for pid in alive:
             self._learn(pid)
             self._tell_cuda(pid)
-        if self._launches is not None and not self._launches.seen:
-            self.observation.add(self._launches._replace(ns=raw.ns))
+        for seen in self._seen.values():
+            if not seen.seen:
+                self.observation.add(seen._replace(ns=raw.ns))
         for name in before.names():
             self.observation.add(name)
         for facts in self._looked_at.values():
@@ -273,35 +277,43 @@ class Target:
         if simulated is not None:
             self.observation.add(CudaFacts(pid, monotonic_ns(), simulated))
 
-    def launches(self, seen: LaunchesSeen) -> None:
-        """Launches have probes from now on, or none."""
-        self._launches = seen
+    def calls_seen(self, seen: LaunchesSeen) -> None:
+        """Calls of a kind have probes from now on, or none."""
+        self._seen[seen.what] = seen
         self.observation.add(seen)
 
     def sample_stacks(self) -> None:
         """Read the code of threads that sleep; notice interpreters first."""
         now = monotonic_ns()
         self._sampler.discover(now)
-        if now >= self._next_watch_ns:  # walking the whole map costs more than a look at a few threads
-            threads = [thread for thread in self._kernel.glances(self.number) if not thread.end_ns]
-            took = monotonic_ns() - now
-            self._next_watch_ns = now + max(_WATCH_EVERY_NS, _WATCH_COSTS * took)
-            # Those that lead a process first: what they wait for, somebody waits for. Then the rest in turn.
-            threads.sort(key=lambda t: (t.tid != t.pid, t.last_ns))
-            self._watched = [thread.tid for thread in threads[:_WATCHED_THREADS]]
-            self._sampler.running = self._clocks.keys()
-            self._set_clocks(threads, now)
+        if now >= self._next_watch_ns:
+            self._look_around(now)
         for sample in self._sampler.sample(self._watched, now):
             self.tell(sample)
+
+    def _look_around(self, now: int) -> None:
+        """Walk over all threads: it costs more than a look at a few, so it says which those are."""
+        self._drivers = {engine.driver for engine in self._kernel.engines(self.number)}
+        crowd = Crowd(self._drivers)
+        wanted = self._spins.update(crowd.passing(self._kernel.glances(self.number)), now)
+        self._may_stall, self._watched = crowd.candidates, crowd.watched
+        self._sampler.running = self._clocks.keys()
+        self._set_clocks(wanted)
+        took = monotonic_ns() - now
+        self._next_watch_ns = now + max(_WATCH_EVERY_NS, _WATCH_COSTS * took)
+        self._next_stall_ns = now + max(_WATCH_EVERY_NS, _STALL_COSTS * took)
 
     def stalls(self, threshold_ns: int) -> list[StallEvent]:
         """Waits that crossed the threshold since the last call, and those that were reported and are over."""
         now = monotonic_ns()
-        found = (self._kernel.thread(tid) for tid in self._watched)
-        drivers = {engine.driver for engine in self._kernel.engines(self.number)}
-        threads = [thread for thread in found if thread is not None]
-        loops = {(thread.tid, thread.last_ns) for thread in threads if self._loop_of(thread) is not None}
-        changed = self._stalls.update(threads, now, threshold_ns, drivers, loops)
+        if now >= self._next_stall_ns:
+            self._look_around(now)
+        opened = self._stalls.open
+        due = [t for t, since in self._may_stall if now - since >= threshold_ns and t not in opened]
+        whole = [thread for thread in map(self._kernel.thread, due) if thread is not None]
+        glances = [glance for glance in map(self._kernel.glance, opened) if glance is not None]
+        loops = {(thread.tid, thread.last_ns) for thread in whole if self._loop_of(thread) is not None}
+        changed = self._stalls.update([*glances, *whole], now, threshold_ns, self._drivers, loops)
         return [self._stall_event(stall) for stall in changed]
 
     def _loop_of(self, thread: Thread) -> AwaitingTasks | None:
@@ -426,6 +438,11 @@ class Target:
         self.drain()
         return self.observation.report(self.snapshot(), host(), self.loss(), self.overhead(), exit_status)
 
+    def findings(self) -> list[dict[str, Any]]:
+        """The findings of the report so far: of all that it says, what a subscriber waits for."""
+        self.drain()
+        return self.observation.findings(self.snapshot(), host(), self.loss())
+
     def finish(self, exit_status: int | None) -> dict[str, Any]:
         """The last report; a recording gets its end, with the same totals."""
         self.drain()
@@ -458,8 +475,7 @@ class Target:
         self._sampler.close()
         self._kernel.untrack(self.number)
 
-    def _set_clocks(self, threads: list[Glance], now: int) -> None:
-        wanted = self._spins.update(threads, now)
+    def _set_clocks(self, wanted: frozenset[int]) -> None:
         for tid in [tid for tid in self._clocks if tid not in wanted]:
             os.close(self._clocks.pop(tid))
         for tid in wanted - self._clocks.keys():
@@ -518,7 +534,7 @@ class Targets:
         self.on_gap: Callable[[Gap], None] | None = None
         self.kernel = make_kernel(self._dispatch)
         self.libraries = EngineLibraries(self.kernel.attach_functions, proc)
-        self._limit: LaunchLimit | None = None
+        self._limits: dict[str, ProbeLimit] = {}
         self.gpus = GpuWatch(self.kernel.target_of, self.kernel.processes)
 
     def __len__(self) -> int:
@@ -536,7 +552,7 @@ class Targets:
     ) -> tuple[Target, int, int]:
         """Observe processes and their descendants. Raises :class:`TargetGoneError`; no file remains then."""
         target = Target(self._next, self.kernel, self.libraries, self._proc, self.know_owners)
-        seen = self._limit is None or self._limit.attached
+        off = [what for what, limit in self._limits.items() if not limit.attached]
         self._next += 1
         self._targets[target.number] = target
         try:
@@ -547,8 +563,8 @@ class Targets:
                 if file is not None:
                     file.discard()
             raise
-        if not seen and self._limit is not None:
-            target.launches(LaunchesSeen(monotonic_ns(), False, round(self._limit.rate)))
+        for what in off:
+            target.calls_seen(LaunchesSeen(monotonic_ns(), False, round(self._limits[what].rate), what))
         target.gpus = self.gpus
         self.gpus.add(target.number, target.tell)
         return target, processes, threads
@@ -564,26 +580,28 @@ class Targets:
         self.libraries.close()
         self.kernel.close()
 
-    def limit_launches(self) -> None:
-        """Twenty times a second: keep the probes on CUDA launches within their budget."""
-        if not self.libraries.has_launches:
-            return
-        now, hits = monotonic_ns(), self.kernel.stat(Stat.LAUNCHES)
-        if self._limit is None:
-            self._limit = LaunchLimit(now, hits)
-        limit = self._limit
+    def limit_probes(self) -> None:
+        """Twenty times a second: keep the probes on what is called often within their budgets."""
+        for what, counter in (("launch", Stat.LAUNCHES), ("decode", Stat.DECODES)):
+            if self.libraries.has(what):
+                self._limit_probes(what, self.kernel.stat(counter))
+
+    def _limit_probes(self, what: str, hits: int) -> None:
+        now = monotonic_ns()
+        limit = self._limits.setdefault(what, ProbeLimit(now, hits, HIT_NS[what]))
         if not limit.update(now, hits):
             return
-        if limit.attached:
-            self.libraries.set_launches(True)
+        if what == "decode" and limit.attached:
+            self.kernel.decodes_seen(now)
+        elif what == "launch" and not limit.attached:
+            self.kernel.launches_seen(None)
+        self.libraries.set_probes(what, limit.attached)
+        if what == "launch" and limit.attached:
             now = monotonic_ns()
             self.kernel.launches_seen(now)
-        else:
-            self.kernel.launches_seen(None)
-            self.libraries.set_launches(False)
-        log.info("probes on CUDA launches: %s at %.0f/s", "on" if limit.attached else "off", limit.rate)
+        log.info("probes on calls (%s): %s at %.0f/s", what, "on" if limit.attached else "off", limit.rate)
         for target in self._targets.values():
-            target.launches(LaunchesSeen(now, limit.attached, round(limit.rate)))
+            target.calls_seen(LaunchesSeen(now, limit.attached, round(limit.rate), what))
 
     def drain_waits(self) -> None:
         """Waits too short for events, summed by the kernel since the last call."""

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from whyidle_daemon.processes import Process
 from whyidle_daemon.sites import Place
 from whyidle_daemon.states import TCP_SYN_SENT, peer_object, peer_text, remote_state
-from whyidle_probes.events import Peer, Wait
+from whyidle_probes.events import NO_SYSCALL, Peer, Wait
 from whyidle_wire import report as wire
 
 NO_ADDRESS = bytes(16)
@@ -79,8 +79,9 @@ class WaitGroup:
     """All waits of one thread in one place for one peer."""
 
     __slots__ = (
+        "_call",
+        "_calls",
         "blocked_ns",
-        "calls",
         "connects",
         "count",
         "first_ns",
@@ -112,10 +113,19 @@ class WaitGroup:
         self.short_samples = 0  # stacks read in waits too short to be slices
         self.undated_ns = 0  # time whose place on the time line is not known
         self.first_ns = 0
-        self.calls: dict[int, tuple[int, int]] = {}  # slices by syscall: how many, how long
+        self._call = NO_SYSCALL  # of all slices, as long as it is the same of all
+        self._calls: dict[int, tuple[int, int]] | None = None  # by syscall, once there are several
         self.handovers: Mapping[tuple[int, int], int] = NOBODY  # by address and waking thread
         self.ports: frozenset[int] = frozenset()  # local ports
         self.more_ports = False  # more than MAX_PORTS of them
+
+    @property
+    def calls(self) -> Mapping[int, tuple[int, int]]:
+        """Slices by syscall: how many, and how long in all (ns)."""
+        if self._calls is not None:
+            return self._calls
+        slices = self.count + self.connects
+        return {self._call: (slices, self.blocked_ns)} if slices else {}
 
     @property
     def total_ns(self) -> int:
@@ -133,13 +143,14 @@ class WaitGroup:
         twin = WaitGroup(self.key)
         for name in self.__slots__:
             setattr(twin, name, getattr(self, name))
-        twin.calls = dict(self.calls)
+        twin._calls = dict(self._calls) if self._calls is not None else None
         if self.handovers is not NOBODY:
             twin.handovers = dict(self.handovers)
         return twin
 
     def absorb(self, other: WaitGroup) -> None:
         """Add all of another group to this one."""
+        self._absorb_calls(other.calls)
         for name in (
             "count",
             "connects",
@@ -155,25 +166,34 @@ class WaitGroup:
         self.longest_ns = max(self.longest_ns, other.longest_ns)
         self.open_ns = max(self.open_ns, other.open_ns)
         self.first_ns = min(self.first_ns or other.first_ns, other.first_ns or self.first_ns)
-        for syscall, (count, ns) in other.calls.items():
-            counted, spent = self.calls.get(syscall, (0, 0))
-            self.calls[syscall] = (counted + count, spent + ns)
         for handover, ns in other.handovers.items():
             self.hand_over(*handover, ns)
         ports = self.ports | other.ports
         self.more_ports = self.more_ports or other.more_ports or len(ports) > MAX_PORTS
         self.ports = ports if len(ports) <= MAX_PORTS else self.ports
 
+    def _absorb_calls(self, others: Mapping[int, tuple[int, int]]) -> None:
+        """Before the sums themselves: a group of one syscall has no others."""
+        known = self.calls
+        if not known and len(others) == 1:
+            (self._call,) = others
+            return
+        if others and (self._calls is not None or others.keys() != known.keys()):
+            self._calls = both = dict(known)
+            for syscall, (count, ns) in others.items():
+                counted, spent = both.get(syscall, (0, 0))
+                both[syscall] = (counted + count, spent + ns)
+
     def add(self, start_ns: int, blocked_ns: int, syscall: int, peer: Peer) -> None:
         """Count one wait."""
+        if syscall != self._call or self._calls is not None:
+            self._absorb_calls({syscall: (1, blocked_ns)})
         self.blocked_ns += blocked_ns
         self.longest_ns = max(self.longest_ns, blocked_ns)
         if blocked_ns >= LONG_NS:
             self.long_count += 1
             self.long_ns += blocked_ns
         self.first_ns = min(self.first_ns or start_ns, start_ns)
-        count, ns = self.calls.get(syscall, (0, 0))
-        self.calls[syscall] = (count + 1, ns + blocked_ns)
         if peer.tcp_state == TCP_SYN_SENT:
             self.connects += 1
         else:

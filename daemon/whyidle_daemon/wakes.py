@@ -53,10 +53,11 @@ Who = tuple[int, int]
 
 
 class Birth(NamedTuple):
-    """When a thread began, and by whom it was made."""
+    """When a thread began, by whom it was made, and of which process it is."""
 
     ns: int
     creator: Who
+    pid: int
 
 
 class Wakes:
@@ -75,7 +76,7 @@ class Wakes:
 
     def start(self, start: Start) -> None:
         """A thread began."""
-        self._put(self._births, start.tid, Birth(start.ns, (start.creator_pid, start.creator_tid)))
+        self._put(self._births, start.tid, Birth(start.ns, (start.creator_pid, start.creator_tid), start.pid))
 
     def exit(self, thread: Thread) -> None:
         """A thread ended."""
@@ -157,6 +158,15 @@ class Wakes:
         first_ns, end_ns = self._ends.get(who[1], (0, 0))
         birth = self._births.get(who[1])
         return end_ns if end_ns < ns and (birth is None or birth.ns <= first_ns) else 0
+
+    def lives(self, pid: int) -> dict[int, tuple[int, int]]:
+        """The threads of a process that were seen to begin: when, and when they ended (0: not yet)."""
+        found = {}
+        for tid, birth in self._births.items():
+            if birth.pid == pid:
+                first_ns, end_ns = self._ends.get(tid, (0, 0))
+                found[tid] = (birth.ns, end_ns if first_ns >= birth.ns else 0)
+        return found
 
     def _lives(self, who: Who | None, ns: int) -> bool:
         if who is None or self.ended(who, ns):

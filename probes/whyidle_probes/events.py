@@ -11,6 +11,7 @@ be sanitised before a terminal sees them.
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -88,6 +89,7 @@ class Stat(IntEnum):
     SWITCHES_HIDDEN = 10
     INFERENCES_LOST = 12
     LAUNCHES = 14
+    DECODES = 15
 
 
 class Notice(IntEnum):
@@ -104,7 +106,12 @@ THREAD_LEADER = 2
 ENGINE_PARALLEL = 4
 INFERENCE_GAP_NS = 200_000_000
 THREAD_GPU = 4
-CONTEXT_CUDA = 1  # the context of an engine that is all a process does through libcuda
+CONTEXT_CUDA = 1  # a bit of a CUDA context; alone, an engine that is all a process does through libcuda
+
+
+def is_cuda(context: int) -> bool:
+    """Whether an engine's context is one of CUDA; else it is llama.cpp's."""
+    return bool(context & CONTEXT_CUDA)
 
 
 class Peer(NamedTuple):
@@ -291,6 +298,9 @@ class Gap(NamedTuple):
 
     ``tid`` is the thread whose call ended it. ``ns`` (by :class:`Wait`) says where that thread spent the
     gap and sums to its length; it is ``None`` when another thread had made the call before.
+
+    ``unseen``: calls had no probes in this interval, so how much of it was idle is for the slices to say; no
+    total of the engine has it.
     """
 
     target: int
@@ -300,6 +310,7 @@ class Gap(NamedTuple):
     start_ns: int
     end_ns: int
     ns: tuple[int, ...] | None
+    unseen: bool = False
 
 
 class NameLookup(NamedTuple):
@@ -450,6 +461,7 @@ _EXEC = struct.Struct("<IIQII16s64sQ")
 _EXIT = struct.Struct("<IIQIiQ16s")
 _LIBRARY = struct.Struct("<IIQII32s")
 _GAP = struct.Struct("<IIIIQQQII32Q")
+_GAP_KNOWN, _GAP_UNSEEN = 1, 2
 _ENGINE_KEY = struct.Struct("<IIQ")
 _ENGINE = struct.Struct("<IIII7Q32Q10Q7I4x")
 _INFERENCE = struct.Struct("<IIIIQQQQQIIII")
@@ -459,7 +471,7 @@ _WAIT = struct.Struct("<QQQIxxxx")
 _LOOKUP = struct.Struct("<IIQQIIiI4I16s16s16s16s96s")
 _FIRST_WRITE = struct.Struct("<IIQII" + _PEER + "II2048s")
 RANGE = struct.Struct("<QQ")
-CONFIG = struct.Struct("<QQQ")
+CONFIG = struct.Struct("<QQQQ")
 
 SIZES = {
     "wi_peer": 40,
@@ -506,12 +518,18 @@ def _peer(fields: tuple[Any, ...]) -> Peer:
     return Peer._make(fields) if fields[_PEER_FAMILY] else NO_PEER
 
 
-def decode_thread(data: bytes | memoryview, offset: int = 0) -> Thread | None:
-    """Decode a ``wi_thread``; ``None`` when it was copied while the kernel was changing it: read again."""
+def decode_thread(
+    data: bytes | memoryview, offset: int = 0, alike: dict[tuple[int, ...], tuple[int, ...]] | None = None
+) -> Thread | None:
+    """Decode a ``wi_thread``; ``None`` when it was copied while the kernel was changing it: read again.
+
+    ``alike``: counts seen so far. Most threads of a crowd have done the same, and share one tuple of them.
+    """
     f = _THREAD.unpack_from(data, offset)
     if f[0] != f[-1]:
         return None
-    return Thread._make((*f[1:17], _peer(f[17:25]), _text(f[25]), f[26:58], f[58:90], *f[90:94]))
+    count = f[58:90] if alike is None else alike.setdefault(f[58:90], f[58:90])
+    return Thread._make((*f[1:17], _peer(f[17:25]), sys.intern(_text(f[25])), f[26:58], count, *f[90:94]))
 
 
 def decode_glance(data: bytes) -> Glance:
@@ -550,7 +568,9 @@ def decode_event(data: bytes) -> Event:  # noqa: PLR0912 (one branch for each ty
             return thread
         if kind == EventType.GAP:
             f = _GAP.unpack_from(data)
-            return Gap._make((target, *f[2:7], f[9:41] if f[7] else None))
+            return Gap._make(
+                (target, *f[2:7], f[9:41] if f[7] & _GAP_KNOWN else None, bool(f[7] & _GAP_UNSEEN))
+            )
         if kind in _PLAIN:
             form, make = _PLAIN[kind]
             return make((target, *form.unpack_from(data)[2:]))

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from .expect import Program
 
 REL, ABS_S = 0.01, 0.010
-EXPLAINED, NOTICED = 0.9, 0.05  # of the idle time, by all root causes and by each
+EXPLAINED, NOTICED = 0.9, 0.05  # of the idle time that was waited for, by all root causes and by each
 STARVED_S = 0.2  # in the run queue, by the program's own account
+_AWAKE = {"running", "runqueue", "throttled"}  # as busy as the host is
 _INFORMATION = {"no_demand", "engine_saturated"}
 
 
@@ -122,13 +123,15 @@ def _causes(program: Program, report: dict[str, Any], ports: dict[int, str]) -> 
             _text(f"loop/{waits_for}", function, port)
         )
     shares: dict[tuple[str, str | None], float] = {}
-    for cause in report["idle_by_cause"]:
+    asleep = [cause for cause in report["idle_by_cause"] if cause["state"] not in _AWAKE]
+    for cause in asleep:
         key = cause["function"], _port(cause, ports)
         shares[key] = shares.get(key, 0.0) + cause["share"]
     found = {wanted: shares.get(wanted, 0.0) for wanted in program.idle}
-    enough = sum(found.values()) >= EXPLAINED
+    whole = sum(cause["share"] for cause in asleep)
+    enough = sum(found.values()) >= EXPLAINED * whole
     for (function, port), share in found.items():
-        (told if enough and share >= NOTICED else untold).append(_text("idle", function, port))
+        (told if enough and share >= NOTICED * whole else untold).append(_text("idle", function, port))
     return told, untold
 
 

@@ -6,8 +6,8 @@
   ``None`` when the thread has no Python stack; ``port`` is the name of a peer's port (``server.py``),
   ``None`` for none.
 - ``loops``: ``(function, waits_for, port)`` that the report's ``loops`` must have.
-- ``idle``: ``(function, port)``: these are the root causes of nine tenths of the engine's idle time, and each
-  of a twentieth at least.
+- ``idle``: ``(function, port)``: these are the root causes of nine tenths of what the engine was idle for
+  while somebody waited, and each of a twentieth at least.
 - ``also``: kinds that would be true as well; neither asked for nor wrong.
 - ``needs``: features that the expectation rests on (``features.json`` lists those that have landed).
 - ``modules``: what must be importable to run it.
@@ -37,13 +37,13 @@ class Program(NamedTuple):
     path: Path
     about: str
     findings: tuple[tuple[str, str | None, str | None], ...]
-    loops: tuple[tuple[str, str, str | None], ...]
-    idle: tuple[tuple[str, str], ...]
     also: frozenset[str]
     needs: frozenset[str]
     modules: tuple[str, ...]
     wrap: str | None
     quick: bool
+    loops: tuple[tuple[str, str, str | None], ...] = ()
+    idle: tuple[tuple[str, str], ...] = ()
 
     def pending(self, landed: frozenset[str]) -> list[str]:
         """The features that it rests on and that have not landed."""
@@ -75,13 +75,13 @@ def load(path: Path) -> Program:
         path,
         (ast.get_docstring(tree) or "").split("\n")[0],
         tuple(expect.get("findings", ())),
-        tuple(expect.get("loops", ())),
-        tuple(expect.get("idle", ())),
         frozenset(expect.get("also", ())),
         frozenset(expect.get("needs", ())),
         tuple(expect.get("modules", ())),
         expect.get("wrap"),
         expect.get("quick", False),
+        tuple(expect.get("loops", ())),
+        tuple(expect.get("idle", ())),
     )
 
 

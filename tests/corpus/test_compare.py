@@ -43,6 +43,7 @@ def report(network_s=1.0, **fields):
             }
         ],
         "findings": [finding],
+        "idle_by_cause": [],
         "loss": {"events_lost": 0},
     }
 
@@ -73,6 +74,34 @@ def test_the_same_finding_twice_is_wrong():
     twice = report()
     twice["findings"] *= 2
     assert len(compare(PROGRAM, ALL, TRUTH, twice).wrong) == 1
+
+
+def cause(share, function="search", port=80, state="network"):
+    return {"state": state, "function": function, "peer": port and {"port": port}, "share": share}
+
+
+@pytest.mark.parametrize(
+    ("causes", "right"),
+    [
+        ([cause(0.6), cause(0.4, "fetch", 81)], True),
+        ([cause(0.3), cause(0.2, "fetch", 81), cause(0.5, None, None, "runqueue")], True),  # a busy host
+        ([cause(0.6), cause(0.2, "fetch", 81), cause(0.2, None, None, "event_loop")], False),
+        ([cause(0.97), cause(0.03, "fetch", 81)], False),
+        ([cause(0.6), cause(0.4, "fetch", 80)], False),
+    ],
+)
+def test_root_causes_that_are_expected(causes, right):
+    """Nine tenths of what was waited for are theirs, and each has its part."""
+    program = PROGRAM._replace(idle=(("search", "http"), ("fetch", "other")))
+    assert compare(program, ALL, TRUTH, report() | {"idle_by_cause": causes}).ok is right
+
+
+@pytest.mark.parametrize("port", [80, 81, None])
+def test_what_loops_are_expected_to_wait_for(port):
+    """A task is told by its function, what it waits for, and the peer."""
+    task = {"function": "search", "waits_for": "socket", "peer": port and {"port": port}}
+    program = PROGRAM._replace(loops=(("search", "socket", "http"),))
+    assert compare(program, ALL, TRUTH, report() | {"loops": [{"tasks": [task]}]}).ok is (port == 80)
 
 
 def test_a_program_without_expectations_is_refused(tmp_path):

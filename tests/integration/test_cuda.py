@@ -15,7 +15,7 @@ from harness_cli import SearchServer, load, whyidle
 from simulators.cuda import JOB, build_libcuda, truth
 from whyidle_daemon.libraries import EngineLibraries
 from whyidle_daemon.proc import Proc
-from whyidle_probes.events import CONTEXT_CUDA, Engine, Gap, Wait
+from whyidle_probes.events import CONTEXT_CUDA, Engine, Gap, Wait, is_cuda
 
 pytestmark = pytest.mark.bpf
 NS = 1_000_000_000
@@ -63,7 +63,7 @@ def test_main_job(how: str, libcuda: Path, tmp_path: Path, monkeypatch: pytest.M
     report_schema.check(report)
     (engine,) = report["engines"]
     assert (engine["kind"], engine["simulated"]) == ("cuda", True)
-    assert engine["id"] == f"cuda:{engine['pid']}"
+    assert engine["id"].startswith(f"cuda:{engine['pid']}:")
     busy = truth(tmp_path / "truth")
     assert engine["busy_s"] == pytest.approx(sum(end - start for start, end in busy) / NS, abs=EDGE_S * 6)
     expected = gaps_of(busy, 50_000_000)
@@ -132,6 +132,65 @@ def test_too_many_launches(libcuda: Path, tmp_path: Path, monkeypatch: pytest.Mo
         assert max(gap["causes"], key=lambda cause: cause["share"])["state"] == "sleep"
 
 
+CONTEXTS = (
+    JOB
+    + """
+import threading
+ROUNDS = 4
+def fast():
+    mine = c.c_void_p()
+    cuda.cuCtxCreate_v2(c.byref(mine), 0, 0)
+    own = c.c_void_p()
+    cuda.cuStreamCreate(c.byref(own), 1)
+    while not done:
+        launch(20, own); sync(own)
+done = []
+worker = threading.Thread(target=fast)
+worker.start()
+first = context
+for number in range(ROUNDS):
+    cuda.cuCtxSetCurrent(first)
+    launch(30); sync(); time.sleep(0.2)
+launch(1); sync()
+other = c.c_void_p()
+cuda.cuCtxCreate_v2(c.byref(other), 0, 0)  # which makes it current, on top of the first
+cuda.cuCtxPopCurrent_v2(c.byref(other))
+launch(1); sync()
+done.append(1)
+worker.join()
+print(first.value, threading.get_native_id(), flush=True)
+"""
+)
+
+
+def test_each_context_of_each_process_is_an_engine(libcuda: Path, tmp_path: Path) -> None:
+    """Two processes of two contexts: four engines, each with its own thread, its own busy and idle time."""
+    (tmp_path / "job.py").write_text(CONTEXTS)
+    both = f"python3 {tmp_path}/job.py {libcuda} & python3 {tmp_path}/job.py {libcuda}; wait"
+    report_file = tmp_path / "report.json"
+    done = whyidle("run", "--json", report_file, "--", "sh", "-c", both)
+    assert done.returncode == 0, done.stderr
+    report = load(report_file)
+    report_schema.check(report)
+    engines = {engine["id"]: engine for engine in report["engines"]}
+    assert len(engines) == 4
+    assert all(engine["kind"] == "cuda" and engine["simulated"] for engine in engines.values())
+    said = [line.split() for line in done.stdout.splitlines()[:2]]
+    assert len({pid for _, pid in said}) == 2
+    for context, pid in said:
+        slow = engines.pop(f"cuda:{pid}:{int(context):x}")
+        assert slow["drivers"] == [int(pid)]
+        assert slow["calls"] == 6
+        assert slow["idle_s"] >= 4 * 0.2
+        rows = [row for row in report["idle_by_cause"] if row["pid"] == int(pid) and row["state"] == "sleep"]
+        assert sum(row["seconds"] for row in rows) >= 4 * 0.2
+        (fast,) = [engine for engine in engines.values() if engine["pid"] == int(pid)]
+        assert int(pid) not in fast["drivers"]
+        assert fast["busy_s"] > fast["idle_s"]
+        gaps = [gap for gap in report["gaps"] if gap["engine"] == slow["id"] and gap["duration_s"] >= 0.19]
+        assert len(gaps) == 4
+
+
 STREAMS = (
     JOB
     + """
@@ -172,7 +231,9 @@ def test_streams(libcuda: Path, probe: Probe, programs: list[Program]) -> None:
         (last,) = probe.kernel.engines(probe.number)
     finally:
         libraries.close()
-    assert (last.context, last.calls, last.busy) == (CONTEXT_CUDA, 4, False)
+    assert is_cuda(last.context)
+    assert last.context != CONTEXT_CUDA  # which one is known
+    assert (last.calls, last.busy) == (4, False)
     assert last.busy_ns >= 121_000_000
     gaps = [event for event in probe.events() if isinstance(event, Gap)]
     slept = gaps[-1]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +32,23 @@ def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimulatedGpus:
     return made
 
 
-def observed(tmp_path: Path, *arguments: float) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """Report, truth and text of a job."""
+def serve(server: socket.socket, wait_s: float) -> None:
+    connection, _ = server.accept()
+    with connection:
+        while connection.recv(1):
+            time.sleep(wait_s)
+            connection.send(b"x")
+
+
+def observed(
+    tmp_path: Path, rounds: int, busy_s: float, wait_s: float
+) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Report, truth and text of a job whose server is not observed."""
     live, recording = tmp_path / "live.json", tmp_path / "a.rec"
-    job = [sys.executable, JOB, *arguments]
-    ran = whyidle("run", "--json", live, "--record", recording, "--", *job)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, args=(server, wait_s), daemon=True).start()
+        job = [sys.executable, JOB, str(rounds), str(busy_s), str(server.getsockname()[1])]
+        ran = whyidle("run", "--json", live, "--record", recording, "--", *job)
     assert ran.returncode == 0, ran.stderr
     report = load(live)
     report_schema.check(report)

@@ -91,6 +91,10 @@ async def event():
 async def thread():
     await asyncio.to_thread(sys.stdin.readline)
 
+async def threads():
+    loop = asyncio.get_running_loop()
+    await asyncio.gather(*(loop.run_in_executor(None, sys.stdin.read, 1) for _ in range(2)))
+
 async def child():
     process = await asyncio.create_subprocess_exec("sleep", "1000")
     try:
@@ -122,6 +126,7 @@ KINDS = {
     "queue": "queue",
     "event": "lock",
     "thread": "thread",
+    "threads": "future",
     "child": "child",
     "future": "future",
     "main": "task",
@@ -271,5 +276,54 @@ def test_what_each_task_waits_for(
                 wait_until(as_expected, "the tasks to wait", timeout_s=20, every_s=0.05)
             except AssertionError:
                 assert found == expected  # which says what is different
+        finally:
+            process.kill()
+
+
+MANY = r"""
+import asyncio, sys
+async def nap():
+    await asyncio.sleep(1000)
+async def walks(delay):
+    while True:
+        await asyncio.sleep(delay)
+async def main():
+    tasks = [asyncio.create_task(nap()) for _ in range(int(sys.argv[1]))]
+    tasks.append(asyncio.create_task(walks(0.01)))
+    await asyncio.sleep(0)
+    print(flush=True)
+    await asyncio.gather(*tasks)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("name", ["3.11", "3.12", "3.13"])
+def test_tasks_that_were_read_before(tmp_path: Path, name: str) -> None:
+    """A few new ones at a time until all are known; then only what moves is read anew, and seen to move."""
+    if os.geteuid() != 0:
+        pytest.skip("reading another process's memory needs root")
+    script = tmp_path / "many.py"
+    script.write_text(MANY)
+    with subprocess.Popen([pythons.need(name), str(script), "100"], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            process.stdout.readline()
+            epoll = epoll_of(process.pid)
+            with StackReader(process.pid) as reader:
+                counts: list[int] = []
+                seen: set[int] = set()
+
+                def all_known() -> bool:
+                    found = reader.tasks(registered={}, selector=epoll, fresh=30)
+                    counts.append(len(found.tasks))
+                    assert found.more == (len(found.tasks) < 102)
+                    seen.update(task.awaited for task in found.tasks if task.frames[0].function == "walks")
+                    return len(found.tasks) == 102 and len(seen) > 1
+
+                wait_until(all_known, "all tasks to be known")
+                assert counts[0] <= 30
+                assert counts[:4] == sorted(counts[:4])
+                again = reader.tasks(registered={}, selector=epoll, fresh=3)
+                assert len(again.tasks) >= 100
         finally:
             process.kill()

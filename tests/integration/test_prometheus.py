@@ -54,11 +54,11 @@ scrape_configs:
 class Prometheus:
     """A server with its own data directory and port."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, settings: str = SERVER) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             own = free.getsockname()[1]
         config = folder / "prometheus.yml"
-        config.write_text(SERVER.format(port=port, rules=DEPLOY / "prometheus" / "alerts.yml"))
+        config.write_text(settings.format(port=port, rules=DEPLOY / "prometheus" / "alerts.yml"))
         self.url = f"http://127.0.0.1:{own}/api/v1/"
         self.log = folder / "prometheus.log"
         with self.log.open("wb") as log:

@@ -377,7 +377,7 @@ def test_tasks_of_a_program_without_asyncio(start: Start, name: str) -> None:
     target = start(name, "say(1); sys.stdin.readline()")
     target.hear()
     with StackReader(target.pid) as reader:
-        assert reader.tasks() == ((), True)
+        assert reader.tasks() == ((), True, False)
 
 
 @pytest.mark.parametrize("name", ["3.8", "3.10", "3.14"])

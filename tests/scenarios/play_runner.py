@@ -50,8 +50,8 @@ class Told(NamedTuple):
         return next(dict(t["states"]) for t in self.report["threads"] if t["tid"] in pids)
 
 
-def play(name: str, folder: Path) -> Told:
-    """Run one scenario to its end, recorded."""
+def play(name: str, folder: Path, environment: dict[str, str] | None = None) -> Told:
+    """Run one scenario to its end, recorded; ``environment`` is added to this one."""
     stage = folder / "stage"
     stage.mkdir()
     recording = folder / "run.rec"
@@ -61,7 +61,9 @@ def play(name: str, folder: Path) -> Told:
                 *(BIN / "whyidle", "run", "--json", folder / "r.json", "--record", recording, "--"),
                 *(sys.executable, HERE / "play.py", name),
             ],
-            env=os.environ | {"WHYIDLE_SCENARIO": str(stage), "WHYIDLE_SEARCH": search.url},
+            env=os.environ
+            | (environment or {})
+            | {"WHYIDLE_SCENARIO": str(stage), "WHYIDLE_SEARCH": search.url},
             capture_output=True,
             text=True,
             timeout=90,

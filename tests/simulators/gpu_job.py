@@ -1,6 +1,7 @@
 """A GPU job on simulated hardware: works, then waits for a slow server, in turns, and writes down the truth.
 
-``gpu_job.py ROUNDS BUSY_S WAIT_S``; prints a JSON object of the gaps (CLOCK_MONOTONIC ns) when it is done.
+``gpu_job.py ROUNDS BUSY_S PORT``: the server on that port answers each byte when it pleases. Prints a JSON
+object of the gaps (CLOCK_MONOTONIC ns) when it is done.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import json
 import os
 import socket
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -18,25 +18,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from simulators import nvml
 
 
-def serve(server: socket.socket, wait_s: float) -> None:
-    connection, _ = server.accept()
-    while connection.recv(1):
-        time.sleep(wait_s)
-        connection.send(b"x")
-
-
 def search(client: socket.socket) -> None:
     client.send(b"x")
     client.recv(1)
 
 
 def main() -> None:
-    rounds, busy_s, wait_s = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
+    rounds, busy_s, port = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
     gpu = nvml.attach(Path(os.environ[nvml.VARIABLE]))[0]
     gpu.run((os.getpid(), 5 * nvml.GIB, 50))
-    server = socket.create_server(("127.0.0.1", 0))
-    threading.Thread(target=serve, args=(server, wait_s), daemon=True).start()
-    client = socket.create_connection(server.getsockname())
+    client = socket.create_connection(("127.0.0.1", port))
     gaps: list[tuple[int, int]] = []
     time.sleep(1.0)  # it holds memory before it works, as jobs that load a model do
     gpu.set("busy")

@@ -32,6 +32,8 @@ static stream_t streams[64];
 static int count = 1;
 static ns_t busy_start, busy_end;
 static FILE *truth;
+static stream_t contexts[8];
+static __thread void *current, *below;
 static int spin;
 
 static ns_t clock_ns(void)
@@ -121,11 +123,19 @@ EXPORT CUresult cuDeviceGetCount(int *n) { *n = 1; return 0; }
 EXPORT CUresult cuDeviceGet(CUdevice *device, int ordinal) { *device = ordinal; return ordinal ? 101 : 0; }
 EXPORT CUresult cuCtxCreate_v2(void **context, unsigned flags, CUdevice device)
 {
+	static int made;
 	(void)device;
 	spin = spin || (flags & 1); /* CU_CTX_SCHED_SPIN */
-	*context = streams;
+	pthread_mutex_lock(&lock);
+	*context = &contexts[made++ % 8]; /* nothing but a name: streams say what runs where */
+	pthread_mutex_unlock(&lock);
+	current = *context;
 	return 0;
 }
+EXPORT CUresult cuCtxSetCurrent(void *context) { current = context; return 0; }
+EXPORT CUresult cuCtxGetCurrent(void **context) { *context = current; return 0; }
+EXPORT CUresult cuCtxPushCurrent_v2(void *context) { below = current, current = context; return 0; }
+EXPORT CUresult cuCtxPopCurrent_v2(void **context) { *context = current, current = below; return 0; }
 EXPORT CUresult cuStreamCreate(void **handle, unsigned flags)
 {
 	(void)flags;

@@ -16,10 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MAGIC 0x314d564e4d495357ULL /* "WSIMNVM1" */
-#define MAX_GPUS 16
-#define MAX_EDGES 8192
-#define MAX_PROCESSES 32
+#include "nvml_state.h"
+
 #define BUFFER 120 /* samples that the driver keeps */
 
 typedef enum {
@@ -30,25 +28,6 @@ typedef enum {
 
 enum { F_SAMPLES = 1, F_MEMORY = 2, F_PROCESSES = 4, F_POWER = 8, F_THROTTLE = 16, F_PROCESS_UTIL = 32,
        F_COPY_SAMPLES = 64 };
-
-struct edge { uint64_t us; uint32_t busy, copy; };
-struct process { uint32_t pid, util; uint64_t memory; uint32_t instance, pad; uint64_t util_us; };
-struct gpu {
-	uint32_t error;       /* what every call on this GPU returns */
-	uint32_t unsupported; /* F_ bits */
-	uint32_t gpm, mig;    /* has GPM; number of MIG instances, 0: MIG is off */
-	uint64_t period_us, memory_total, memory_used, throttle;
-	uint32_t power_mw, processes;
-	struct process process[MAX_PROCESSES];
-	uint64_t edges; /* ever written; the ring has the last MAX_EDGES */
-	struct edge edge[MAX_EDGES];
-};
-struct state {
-	uint64_t magic;
-	uint32_t driver_error, gpus; /* what every call returns, as when the module is unloaded */
-	uint64_t since_us, calls, delay_us; /* of each call: a driver in trouble */
-	struct gpu gpu[MAX_GPUS];
-};
 
 const char whyidle_simulated_nvml[] = "whyidle: simulated NVML";
 

@@ -11,6 +11,7 @@ import mmap
 import subprocess
 import time
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "out" / "simulators" / "libnvidia-ml.so.1"
 VARIABLE = "WHYIDLE_SIMULATED_NVML"
 MAGIC = 0x314D564E4D495357
-MAX_GPUS, MAX_EDGES, MAX_PROCESSES = 16, 8192, 32
+MAX_GPUS, MAX_EDGES, MAX_PROCESSES = 16, 32768, 32
 NOT_SUPPORTED, DRIVER_NOT_LOADED, GPU_IS_LOST = 3, 9, 15
 SAMPLES, MEMORY, PROCESSES, POWER, THROTTLE, PROCESS_UTIL, COPY_SAMPLES = (1 << bit for bit in range(7))
 NO_ROW = 0xFFFFFFFF
@@ -70,6 +71,14 @@ class Gpu(ctypes.Structure):
         self.edge[self.edges % MAX_EDGES] = _Edge(us, what == "busy", what == "copy")
         self.edges += 1
         return us * 1000 + time.monotonic_ns() - time.time_ns()
+
+    def busy(self) -> list[tuple[int, int]]:
+        """When it computed, ns of CLOCK_MONOTONIC, as far as the last MAX_EDGES edges tell."""
+        ahead = time.monotonic_ns() - time.time_ns()
+        first = max(0, self.edges - MAX_EDGES)
+        edges = [self.edge[number % MAX_EDGES] for number in range(first, self.edges)]
+        at = [(edge.us * 1000 + ahead, edge.busy) for edge in edges]
+        return [(start, end) for (start, busy), (end, _) in pairwise(at) if busy]
 
     def run(self, *rows: tuple[int, int, int] | tuple[int, int, int, int]) -> None:
         """The processes on it: PID, bytes, percent (``NO_ROW``: left out), MIG instance."""

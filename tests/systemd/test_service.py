@@ -118,6 +118,59 @@ def test_least_privilege() -> None:
     assert status["Seccomp"].strip() == "2"
 
 
+# Calls with arguments that fail by themselves, or do no harm, where no filter stops them.
+TRIED = """
+import ctypes, errno, json, socket
+libc = ctypes.CDLL(None, use_errno=True)
+def call(*words):
+    ctypes.set_errno(0)
+    return errno.errorcode[ctypes.get_errno()] if libc.syscall(*words) < 0 else "done"
+found = {
+    "getpid": call(39), "process_vm_readv": call(310, -1, None, 0, None, 0, 0),
+    "process_vm_writev": call(311, -1, None, 0, None, 0, 0), "clock_settime": call(227, -99, None),
+    "io_uring_setup": call(425, 0, None), "finit_module": call(313, -1, None, 0),
+    "ptrace": call(101, 0, 0, 0, 0),
+}
+try:
+    socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
+    found["AF_PACKET"] = "done"
+except OSError as error:
+    found["AF_PACKET"] = errno.errorcode[error.errno]
+print(json.dumps(found))
+"""
+
+
+def test_the_filter_of_system_calls_is_at_work() -> None:
+    """Under this very unit a call that it forbids fails with EPERM, and one that it allows does not.
+
+    The daemon itself lived under it until here, with nothing refused that it logged.
+    """
+    free = json.loads(sh("/opt/whyidle/current/bin/python", "-c", TRIED).stdout)
+    script, unit = FOLDER / "tried.py", Path("/run/systemd/system/whyidle-tried.service")
+    script.write_text(TRIED)
+    changed = {"Type": "oneshot", "Restart": "no", "WatchdogSec": "0", "NotifyAccess": "none",
+               "ExecStart": f"/opt/whyidle/current/bin/python {script}"}  # fmt: skip
+    lines = [line for line in UNIT.read_text().split("[Install]")[0].splitlines()
+             if line.partition("=")[0] not in {*changed, "Requires", "After", "ExecReload"}]  # fmt: skip
+    lines += [f"{key}={value}" for key, value in changed.items()]
+    unit.write_text("\n".join([*lines, f"StandardOutput=file:{FOLDER}/tried.json", ""]))
+    sh("systemctl", "daemon-reload")
+    try:
+        sh("systemctl", "start", unit.name)
+        found = json.loads((FOLDER / "tried.json").read_text())
+    finally:
+        unit.unlink()
+        sh("systemctl", "daemon-reload")
+    assert found["getpid"] == free["getpid"] == "done"
+    assert found["process_vm_readv"] == free["process_vm_readv"] != "EPERM"
+    for name in ("process_vm_writev", "clock_settime", "io_uring_setup", "finit_module", "ptrace"):
+        assert (name, found[name]) == (name, "EPERM")
+        assert free[name] != "EPERM", f"{name} proves nothing: it fails without the filter as well"
+    assert (found["AF_PACKET"], free["AF_PACKET"]) == ("EAFNOSUPPORT", "done")
+    assert active()
+    assert not [entry["MESSAGE"] for entry in entries() if int(entry["PRIORITY"]) <= 3]
+
+
 def test_an_observation_in_a_pid_namespace_is_refused_with_the_reason() -> None:
     """In a container without the host's process numbers nothing can be observed, and it says so."""
     done = sh(INSTALLED, "run", "--", "/bin/true", check=False)
@@ -188,6 +241,11 @@ def test_killed_it_comes_back() -> None:
     again_after(signal.SIGKILL)
     assert Path("/run/whyidle/whyidle.sock").stat().st_ino == inode
     sh(INSTALLED, "ps")
+    # What was compiled before is what it loaded, from a directory that is root's alone.
+    said = [entry["MESSAGE"] for entry in entries() if entry["MESSAGE"].startswith("compiled probes kept")]
+    assert said[-1] == "compiled probes kept: used"
+    about = Path("/var/cache/whyidle").stat()
+    assert (about.st_uid, stat.S_IMODE(about.st_mode)) == (0, 0o700)
 
 
 def test_a_daemon_that_hangs_is_restarted() -> None:
@@ -280,8 +338,8 @@ def test_uninstall_leaves_no_trace() -> None:
         grp.getgrnam("whyidle")
     assert sh("systemctl", "list-units", "--all", "--plain", "--no-legend", "whyidled*").stdout == ""
     assert sh("systemctl", "list-unit-files", "--no-legend", "whyidled*", check=False).stdout == ""
-    found = sh("find", "/etc", "/opt", "/run", "/usr/local", "/var/lib", "/usr/lib/systemd", "/sys/fs/bpf",
-               "-xdev", "-name", "*whyidle*").stdout.split()  # fmt: skip
+    found = sh("find", "/etc", "/opt", "/run", "/usr/local", "/var/lib", "/var/cache", "/usr/lib/systemd",
+               "/sys/fs/bpf", "-xdev", "-name", "*whyidle*").stdout.split()  # fmt: skip
     ours = ("/etc/systemd/system/whyidle-test.service",)
     assert [path for path in found if not path.startswith(ours) and "whyidle-test" not in path] == []
     assert sh("pgrep", "-x", "whyidled", check=False).stdout == ""

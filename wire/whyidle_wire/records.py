@@ -123,7 +123,8 @@ class Progress(Record):
     """Daemon to client, while an observation runs.
 
     ``engine_busy_share`` is 0 to 1, None as long as there is no engine. ``wait`` says in words what the
-    driver thread (or the main thread) is waiting for right now, None when it is not.
+    driver thread (or the main thread) is waiting for right now, None when it is not. ``gpus`` are those that
+    the target uses: ``{id, busy_share, simulated}``.
     """
 
     observation: int
@@ -133,6 +134,7 @@ class Progress(Record):
     processes: int
     threads: int
     events_lost: int
+    gpus: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,10 +265,10 @@ class TargetList(Record):
 
     Its keys: ``observation``, ``pid``, ``uid``, ``user``, ``command``, ``container`` (``{runtime, id}``),
     ``pod`` (UID), ``unit``, ``rule`` (by which discovery found it), ``client`` (who asked for it), ``since``
-    (UTC, RFC 3339), ``observed_s``, ``processes``, ``threads``, ``engines`` (``{kind, pid, busy, calls}``),
-    ``engine_busy_share`` (0 to 1), ``state`` (where most time went of the threads that drive an engine, else
-    of the main thread), ``state_share`` (0 to 1), ``wait`` (as in Progress). None for what there is not or is
-    not known.
+    (UTC, RFC 3339), ``observed_s``, ``processes``, ``threads``, ``engines`` (``{kind, pid, busy, calls}``, of
+    a GPU its ``id`` too), ``engine_busy_share`` (0 to 1), ``state`` (where most time went of the threads that
+    drive an engine, else of the main thread), ``state_share`` (0 to 1), ``wait`` (as in Progress). None for
+    what there is not or is not known.
     """
 
     request: int

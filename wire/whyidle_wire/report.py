@@ -207,8 +207,12 @@ class Memory(TypedDict):
 class Engine(TypedDict):
     """What ran the model. ``idle_attributed_s`` is the part of ``idle_s`` that has a known cause.
 
+    ``finest``: its idle time is in ``idle_by_cause``. That of a CUDA context below a model, or of a GPU below
+    either, is not: it would count the same second again.
     Of a llama.cpp context: ``memory_peak_bytes`` is its model's file and KV cache, ``memory_reason`` why that
-    is not known or what was assumed; ``inferences`` are at most 100, evenly chosen.
+    is not known or what was assumed; ``inferences`` are at most 100, evenly chosen. ``calls_unseen_s``: for
+    so long its calls were too many to have probes; idle is then when its driver slept, and tokens are of the
+    rest.
     """
 
     kind: EngineKind
@@ -222,6 +226,7 @@ class Engine(TypedDict):
     latency_s: Latency | None
     memory_peak_bytes: int | None
     utilization_mean: float | None
+    finest: NotRequired[bool]
     memory_reason: NotRequired[str]
     kv_cache_bytes: NotRequired[int | None]
     model_bytes: NotRequired[int | None]
@@ -229,6 +234,7 @@ class Engine(TypedDict):
     tokens: NotRequired[Tokens]
     context: NotRequired[Context]
     failed_calls: NotRequired[int]
+    calls_unseen_s: NotRequired[float | None]
     inferences: NotRequired[list[Inference]]
 
 
@@ -272,7 +278,7 @@ class Gap(TypedDict):
 
 
 class IdleCause(TypedDict):
-    """Engine idle time by root cause, over all gaps; ``share`` is of all idle time, 0 to 1.
+    """Idle time of the finest engines by root cause, over all gaps; ``share`` is of all of it, 0 to 1.
 
     ``cause`` is the state, or ``no_demand`` for an engine that waited to be called and nobody who could is
     known. ``chain`` leads from the driver to the root, in its most frequent form.

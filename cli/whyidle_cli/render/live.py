@@ -7,7 +7,7 @@ observed command prints scrolls there and neither overwrites the other (apt's pr
 from __future__ import annotations
 
 import os
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 from rich.cells import cell_len, set_cell_size
 
@@ -16,6 +16,7 @@ from whyidle_cli.sanitize import sanitize
 from whyidle_wire.records import Progress
 
 _MIN_ROWS: Final = 5
+_MOST_GPUS: Final = 4
 _MIN_COLUMNS: Final = 20
 
 
@@ -26,12 +27,19 @@ def progress_text(progress: Progress) -> str:
         parts.append("no engine yet")
     else:
         parts.append(f"engine busy {percent(progress.engine_busy_share)}")
+    parts += [_gpu(gpu) for gpu in progress.gpus[:_MOST_GPUS]]
     parts.append(f"waiting: {sanitize(progress.wait, 120)}" if progress.wait else "not waiting")
     if progress.processes > 1:
         parts.append(f"{progress.processes} processes")
     if progress.events_lost:
         parts.append(f"{progress.events_lost} events lost")
     return "  ".join(parts)
+
+
+def _gpu(gpu: dict[str, Any]) -> str:
+    share, simulated = gpu.get("busy_share"), gpu.get("simulated")
+    name = sanitize(str(gpu.get("id")), 20) + (" (simulated)" if simulated else "")
+    return f"{name} {percent(share)} busy" if isinstance(share, int | float) else name
 
 
 class Live:

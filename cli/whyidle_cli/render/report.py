@@ -161,7 +161,7 @@ def _verdict(report: dict[str, Any], width: int) -> list[Text]:
     if not engines:
         text = "No model engine was seen at work: no llama.cpp call and no GPU activity in this target."
         return wrap(text, width, "bold")
-    engine = max(engines, key=lambda one: one["idle_s"])
+    engine = max(engines, key=lambda one: (one.get("finest", True), one["idle_s"]))
     idle, observed = engine["idle_s"], engine["busy_s"] + engine["idle_s"]
     share = idle / observed if observed > 0 else 0.0
     text = f"The model was idle for {seconds(idle)} of {seconds(observed)} ({percent(share)})"

@@ -48,6 +48,7 @@ def engine_lines(engines: Iterable[dict[str, Any]], width: int) -> list[Text]:
         )  # fmt: skip
         explained = _share(engine["idle_attributed_s"], engine["idle_s"])
         latency, unseen = engine["latency_s"], engine.get("launches_unseen_s")
+        uncalled = engine.get("calls_unseen_s")
         calls = ""
         if latency:
             p50, p95 = seconds(latency["p50"]), seconds(latency["p95"])
@@ -61,6 +62,9 @@ def engine_lines(engines: Iterable[dict[str, Any]], width: int) -> list[Text]:
             f"memory peak {size(engine['memory_peak_bytes'])}" if engine["memory_peak_bytes"] else "",
             f"mean utilisation {percent(engine['utilization_mean'])}" if engine["utilization_mean"] else "",
             f"{seconds(unseen)} of launches not observed, too many" if unseen else "",
+            f"{seconds(uncalled)} of calls not observed, too many: idle is when the driver slept"
+            if uncalled
+            else "",
             f"resolution {engine['resolution_ms']:g} ms" if engine["resolution_ms"] >= _COARSE_MS else "",
         ]
         lines += flow([*known, *_device(engine)], width, "dim", indent="  ")

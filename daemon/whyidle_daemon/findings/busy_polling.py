@@ -55,7 +55,7 @@ def find(evidence: Evidence) -> list[dict[str, Any]]:
 def _spins(time: ThreadTime) -> bool:
     if time.polling_samples < max(MIN_SPIN_SAMPLES, MIN_SPIN_SHARE * time.clock_samples):
         return False
-    return time.waits[Wait.RUNNING] >= max(MIN_NS, MIN_RUNNING_SHARE * time.wall_ns)
+    return time.ran_ns >= max(MIN_NS, MIN_RUNNING_SHARE * time.wall_ns)
 
 
 def _spin(evidence: Evidence, time: ThreadTime) -> dict[str, Any] | None:
@@ -68,7 +68,7 @@ def _spin(evidence: Evidence, time: ThreadTime) -> dict[str, Any] | None:
     idle = idle_of(evidence, waiting)
     if evidence.engines and idle is None:
         return None
-    ran = time.waits[Wait.RUNNING]
+    ran = time.ran_ns
     unsure = time.polling_samples < SURE_SPIN_SHARE * time.clock_samples
     return report_of(
         evidence,
@@ -94,7 +94,7 @@ def _spin(evidence: Evidence, time: ThreadTime) -> dict[str, Any] | None:
 
 
 def _polls(time: ThreadTime) -> bool:
-    count, ns = time.counts[Wait.SLEEP], time.waits[Wait.SLEEP]
+    count, ns = time.counts[Wait.SLEEP], time.slept_ns
     return count >= MIN_COUNT and ns <= count * MAX_MEAN_NS and ns >= max(MIN_NS, MIN_SHARE * time.wall_ns)
 
 
@@ -111,7 +111,7 @@ def _finding(evidence: Evidence, time: ThreadTime) -> dict[str, Any] | None:
     idle = idle_of(evidence, waiting)
     if evidence.engines and idle is None:
         return None
-    count, ns = time.counts[Wait.SLEEP], time.waits[Wait.SLEEP]
+    count, ns = time.counts[Wait.SLEEP], time.slept_ns
     mean = ns / count
     return report_of(
         evidence,

@@ -104,7 +104,8 @@ def confidence(
     if engine is not None and engine.resolution_ms > _COARSE_MS:
         doubts.append(f"the engine's idle time is known to {engine.resolution_ms:.0f} ms only")
     if engine is not None and engine.unseen_ns > _BLIND_SHARE * (engine.busy_ns + engine.idle_ns):
-        doubts.append(f"kernel launches were too many to observe for {say(engine.unseen_ns)}")
+        calls = "kernel launches" if engine.kind == "cuda" else "calls of llama_decode"
+        doubts.append(f"{calls} were too many to observe for {say(engine.unseen_ns)}")
     if not doubts:
         if from_totals:
             return "high", ["the kernel's own totals of the thread's time: no thread was lost"]

@@ -60,7 +60,7 @@ def _filling(engine: EngineActivity) -> Filling | None:
         return None
     fills = [fill for _, fill in known.fill]
     rises = sum(b > a for a, b in pairwise(fills))
-    trend = trend_of(known.fill, MIN_INFERENCES, warm_up=0.0, stretches=len(known.fill) * 2)
+    trend = trend_of(known.fill, MIN_INFERENCES, warm_up=0.0, stretches=len(known.fill) * 2, surely_on=False)
     if (
         trend is None
         or trend.grown < MIN_TOKENS

@@ -16,6 +16,10 @@ from whyidle_wire import report as wire
 
 MIN_SPAN_NS = 3 * NS
 MIN_BYTES = 2_000_000
+MATURE_NS = 15 * NS
+MATURE_INFERENCES = 20
+YOUNG_SHARE = 0.5
+"""Growth seen for less than both may be a warm-up that goes on, unless half as much again came of it."""
 WIDE = 0.25  # of the rate: a confidence interval that is said to be wide
 
 
@@ -37,6 +41,16 @@ def growing(evidence: Evidence) -> list[Growth]:
         if trend is not None and trend.span_ns >= MIN_SPAN_NS:
             found.append(Growth(process, trend))
     return sorted(found, key=lambda growth: (-growth.trend.rate, growth.process.pid))
+
+
+def young(evidence: Evidence, process: Process, trend: Trend) -> str | None:
+    """Why growth may be a warm-up: a doubt in words, ``None`` when it was seen for long enough."""
+    known = inferring(evidence, process)
+    if trend.span_ns >= MATURE_NS or trend.grown >= YOUNG_SHARE * (trend.value - trend.grown):
+        return None
+    if known is not None and known.period_ns and trend.span_ns / known.period_ns >= MATURE_INFERENCES:
+        return None
+    return f"seen for only {say(trend.span_ns)}: a program that still warms up looks the same"
 
 
 def inferring(evidence: Evidence, process: Process) -> Inferences | None:

@@ -27,6 +27,7 @@ from whyidle_daemon.findings.memory import (
     of_process,
     since_start,
     size,
+    young,
 )
 from whyidle_daemon.memory import LimitSeries
 from whyidle_daemon.processes import Process
@@ -86,7 +87,9 @@ def _finding(
     used = limit.points[-1][1]
     loops = loops_in(left_ns, inferring(evidence, process))
     doubts = {"host": ["the host's memory is others' too"], "gpu": ["a GPU's memory may be others' too"]}
-    level, reasons = certainty(evidence, trend, doubts.get(limit.scope, []))
+    doubt = young(evidence, process, trend)
+    more = [doubt] if doubt is not None else []
+    level, reasons = certainty(evidence, trend, [*more, *doubts.get(limit.scope, [])])
     name = {"cgroup": f"control group {printable(limit.name)}", "gpu": f"GPU {printable(limit.name)}"}
     share = used / max(1, limit.limit_bytes)
     where = name.get(limit.scope, "host")

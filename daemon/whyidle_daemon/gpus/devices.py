@@ -1,29 +1,28 @@
 """The GPUs of one observation: what its processes used, when they were idle, and why. Pure.
 
-A GPU becomes an engine of the target when one of its processes is seen holding memory of it. The thread that
-drives it is not known from a device's counters: it is the one that drives a model in that process, else the
-main thread. What that thread waited for explains a gap; time that no wait covers, it ran.
+A GPU becomes an engine of the target when one of its processes is seen holding memory of it. Why it was idle
+is :mod:`whyidle_daemon.gpus.idle`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from whyidle_daemon.facts import EngineSpan, GpuFacts, GpuSample, GpuUse
-from whyidle_daemon.gaps import Driver, EngineActivity, ExplainedGap, IdleSums, Piece, explain, fit
-from whyidle_daemon.gpus.spans import Idle, Idleness, Scattered, Segment, cut, idleness, segments
+from whyidle_daemon.gaps import EngineActivity, IdleSums, fit
+from whyidle_daemon.gpus.idle import Totals, Way, explain_idleness, plausible
+from whyidle_daemon.gpus.spans import Idleness, Segment, cut, idleness, segments
 from whyidle_daemon.gpus.usage import Usage
 from whyidle_daemon.processes import Process, ProcessTable
+from whyidle_daemon.progress import GpuProgress
 from whyidle_daemon.roots import Cause
-from whyidle_daemon.timelines import Record, between
 from whyidle_probes.events import Thread, Wait
 
 MAX_SPANS = 4096
 MAX_GPUS = 128
 NS_PER_MS = 1_000_000
-RecordsOf = Callable[[int], list[Record]]
-_RUNNING, _UNKNOWN = int(Wait.RUNNING), int(Wait.UNKNOWN)
+_UNKNOWN = int(Wait.UNKNOWN)
 
 
 class GpuEngine:
@@ -38,6 +37,7 @@ class GpuEngine:
         self._scattered_ns = self._busy_ns = self._copy_ns = self._observed_ns = 0
         self._first_ns = 0
         self._by_edge: dict[int, int] = {}
+        self._told_work_ns = self._told_ns = 0  # of all spans so far, whatever their source
 
     @property
     def full(self) -> bool:
@@ -52,8 +52,16 @@ class GpuEngine:
         span = left
         self._first_ns = min(self._first_ns or span.start_ns, span.start_ns)
         self._spans.append(span)
+        length = span.end_ns - span.start_ns
+        self._told_ns += length
+        self._told_work_ns += min(length, max(0, span.busy_ns) + max(0, span.copy_ns))
 
-    def settle(self, process: Process, tid: int, lines: RecordsOf, until_ns: int) -> None:
+    @property
+    def busy_share(self) -> float | None:
+        """How busy it was, by all that its sources said: near enough for a line that passes."""
+        return self._told_work_ns / self._told_ns if self._told_ns else None
+
+    def settle(self, process: Process, way: Way, until_ns: int) -> None:
         """Account for good for what ended by ``until_ns``; keeps the gap that reaches beyond."""
         known = _compact(segments(self._spans))
         number = cut(known, until_ns)
@@ -61,7 +69,7 @@ class GpuEngine:
             number = len(known) // 2  # a gap is cut in two rather than memory used without bound
         if number:
             found = idleness(known[:number])
-            _explain(self._sums, found, (process, tid), lines(tid))
+            explain_idleness(self._sums, found, process, way)
             self._count(known[:number], found)
             self.settled_ns = known[number - 1].end_ns
         self._spans = [EngineSpan(self.gpu, *segment) for segment in known[number:]]
@@ -75,15 +83,9 @@ class GpuEngine:
             self._by_edge[segment.edge_ns] = self._by_edge.get(segment.edge_ns, 0) + segment.length_ns
 
     def activity(
-        self,
-        facts: GpuFacts | None,
-        end_ns: int,
-        process: Process,
-        driver: tuple[int, Driver],
-        lines: RecordsOf,
+        self, facts: GpuFacts | None, end_ns: int, process: Process, way: Way, totals: Totals
     ) -> EngineActivity:
         """All that is known up to ``end_ns``; of a GPU that cannot tell, no busy and no idle time."""
-        tid, of = driver
         within = (span.within(0, end_ns) for span in self._spans)
         known = segments(span for span in within if span is not None)
         found = idleness(known)
@@ -94,17 +96,20 @@ class GpuEngine:
         total._count(known, found)
         sums = self._sums.copy()
         last_ns = known[-1].end_ns if known else self.settled_ns
-        records = sorted([*lines(tid), *of.waiting], key=lambda record: record.start_ns)
-        _explain(sums, found, (process, tid), records, last_ns)
+        explain_idleness(sums, found, process, way, last_ns)
         busy_ns = total._busy_ns + total._copy_ns
         idle_ns = total._observed_ns - busy_ns
         edge_ns = max(total._by_edge, key=lambda edge: (total._by_edge[edge], edge), default=0)
         unseen_ns = max(0, last_ns - self._first_ns - total._observed_ns)
+        main = way.drivers.main(process)
+        unknown = Cause(process, main, _UNKNOWN, None)
+        roots = fit(plausible(sums.roots.causes, totals), idle_ns, unknown)
+        ways = sums.roots.ways()
         return EngineActivity(
             kind=facts.via if facts is not None else self.gpu.partition(":")[0],
             id=self.gpu,
             process=process,
-            drivers=frozenset({tid}),
+            drivers=frozenset({main, *(cause.tid for cause in sums.causes)}),
             first_ns=self._first_ns,
             end_ns=last_ns,
             busy_ns=busy_ns,
@@ -112,62 +117,14 @@ class GpuEngine:
             calls=0,
             resolution_ms=edge_ns / NS_PER_MS,
             simulated=facts is not None and facts.simulated,
-            causes=fit(_plausible(sums.causes, of.thread), idle_ns, Cause(process, tid, _UNKNOWN, None)),
+            causes=fit(plausible(sums.causes, totals), idle_ns, unknown),
             beyond_longest=sums.beyond_longest,
             sequences=sums.sequences.sums,
             gaps=tuple(item[-1] for item in sorted(sums.longest, key=lambda item: (-item[0], -item[1]))),
+            roots=roots,
+            chains={cause: ways[cause] for cause in roots if cause in ways},
             device=self.usage.device(facts, total._copy_ns, total._scattered_ns, unseen_ns),
         )
-
-
-def _explain(
-    sums: IdleSums, found: Idleness, who: tuple[Process, int], records: list[Record], last_ns: int = 0
-) -> None:
-    """Add gaps and scattered idle time to ``sums``; a gap that ends at ``last_ns`` is still open."""
-    for gap in found.gaps:
-        sums.take(_explained(gap, who, records, gap.end_ns == last_ns))
-        inside = list(between(records, gap.start_ns, gap.end_ns))
-        sums.sequences.gap(gap.start_ns, gap.end_ns, inside)
-    for part in found.scattered:
-        for piece in _spread(part, records):
-            cause = Cause(*who, piece.wait, piece.key)
-            sums.causes[cause] = sums.causes.get(cause, 0) + piece.ns
-
-
-def _explained(gap: Idle, who: tuple[Process, int], records: list[Record], is_open: bool) -> ExplainedGap:
-    inside = between(records, gap.start_ns, gap.end_ns)
-    pieces = tuple(_ran(piece) for piece in explain(gap.start_ns, gap.end_ns, None, inside))
-    edges = (gap.start_edge_ns, gap.end_edge_ns)
-    return ExplainedGap(gap.length_ns, gap.start_ns, *who, pieces, is_open, edges=edges)
-
-
-def _spread(part: Scattered, records: list[Record]) -> list[Piece]:
-    """What the driver waited for meanwhile, scaled to the idle time: it also waits while the GPU works."""
-    inside = between(records, part.start_ns, part.end_ns)
-    pieces = explain(part.start_ns, part.end_ns, None, inside)
-    waits = {piece: piece.ns for piece in pieces if piece.wait not in (_UNKNOWN, _RUNNING)}
-    rest = Piece(_RUNNING, None, 0, 0)
-    return [
-        piece._replace(ns=ns, longest_ns=min(piece.longest_ns, ns))
-        for piece, ns in fit(waits, part.idle_ns, rest).items()
-    ]
-
-
-def _ran(piece: Piece) -> Piece:
-    """Every wait of a millisecond is a slice: time without one, the thread ran."""
-    return piece._replace(wait=_RUNNING) if piece.wait == _UNKNOWN and piece.key is None else piece
-
-
-def _plausible(causes: dict[Cause, int], thread: Thread | None) -> dict[Cause, int]:
-    """A thread did not run for longer than the kernel says; beyond that the cause is unknown."""
-    ran = thread.ns[_RUNNING] if thread is not None else 0
-    result = dict(causes)
-    for cause, ns in causes.items():
-        if cause.wait == _RUNNING and cause.key is None and ns > ran:
-            unknown = cause._replace(wait=_UNKNOWN)
-            result[cause] = ran
-            result[unknown] = result.get(unknown, 0) + ns - ran
-    return {cause: ns for cause, ns in result.items() if ns}
 
 
 def _compact(known: list[Segment]) -> list[Segment]:
@@ -231,44 +188,43 @@ class Gpus:
         engine.usage.use(process, use)
         return process.pid
 
-    def settle(self, driver: Callable[[Process], int], lines: RecordsOf, until_ns: int) -> None:
+    def settle(self, way: Way, until_ns: int) -> None:
         """Account for good for what ended by ``until_ns``."""
         for engine in self._engines.values():
             user = engine.usage.main_user
             if user is not None:
-                engine.settle(user, driver(user), lines, until_ns)
+                engine.settle(user, way, until_ns)
 
-    def settled_ns(self, tid: int) -> int | None:
-        """Up to when the slices of a thread are accounted for; ``None`` if it drives no GPU."""
-        times = [
-            engine.settled_ns
-            for engine in self._engines.values()
-            if any(user.pid == tid for user in engine.usage.users)
-        ]
-        return min(times, default=None)
+    @property
+    def settled_ns(self) -> int | None:
+        """Up to when the slices of all threads are accounted for; ``None`` if the target uses no GPU."""
+        used = [engine.settled_ns for engine in self._engines.values() if engine.usage.users]
+        return min(used, default=None)
 
-    def activities(
-        self,
-        now_ns: int,
-        driver_of: Callable[[Process], int],
-        threads: Iterable[Thread],
-        waiting: Mapping[tuple[int, int], Record],
-        lines: RecordsOf,
-    ) -> list[EngineActivity]:
-        """The GPUs that processes of the target used; ``waiting`` are waits that last, by thread."""
+    def activities(self, now_ns: int, way: Way, threads: Iterable[Thread]) -> list[EngineActivity]:
+        """The GPUs that processes of the target used; ``threads`` are all, with their totals."""
+        totals: dict[tuple[int, int], list[int]] = {}
+        for thread in threads:
+            who, ns = (thread.pid, thread.tid), thread.totals_at(now_ns)
+            totals[who] = [a + b for a, b in zip(totals[who], ns, strict=True)] if who in totals else ns
         found = []
-        latest = {(thread.pid, thread.tid): thread for thread in threads}
         for gpu, engine in self._engines.items():
             user = engine.usage.main_user
             if user is None:
                 continue
             end_ns = max(process.end_ns or now_ns for process in engine.usage.users)
-            who = (user.pid, driver_of(user))
-            driver = Driver(latest.get(who), (waiting[who],) if who in waiting else ())
             facts = self._facts.get(gpu)
-            activity = engine.activity(facts, min(end_ns, now_ns), user, (who[1], driver), lines)
-            found.append(activity)
+            found.append(engine.activity(facts, min(end_ns, now_ns), user, way, totals.get))
         return found
+
+    def progress(self) -> Iterator[GpuProgress]:
+        """The GPUs that processes of the target use, as they are now."""
+        for gpu, engine in self._engines.items():
+            user, facts = engine.usage.main_user, self._facts.get(gpu)
+            if user is not None:
+                kind = facts.via if facts is not None else gpu.partition(":")[0]
+                simulated = facts is not None and facts.simulated
+                yield GpuProgress(gpu, kind, user.pid, engine.busy_share, simulated)
 
     def host_objects(self) -> list[dict[str, Any]]:
         """``host.gpus``."""

@@ -33,6 +33,7 @@ class DeviceActivity(NamedTuple):
     throttled: dict[str, float]
     users: tuple[dict[str, Any], ...]
     others: int
+    holders: tuple[Process, ...] = ()
 
     def fields(self) -> dict[str, Any]:
         """Of the report's engine object."""
@@ -135,4 +136,5 @@ class Usage:
                 for process, user in sorted(self.users.items(), key=lambda item: item[0].pid)
             ),
             self._others,
+            tuple(self.users),
         )

@@ -33,7 +33,7 @@ def merged(reports: Iterable[Report]) -> Report:
     start = _began(parts[0])
     offsets = [_began(part) - start for part in parts]
     engines = _engines(parts)
-    total_idle = sum(engine["idle_s"] for engine in engines)
+    total_idle = sum(cause["seconds"] for part in parts for cause in part["idle_by_cause"])
     return {
         "schema": parts[-1]["schema"],
         "host": parts[-1]["host"],
@@ -121,6 +121,7 @@ def _engines(parts: list[Report]) -> list[dict[str, Any]]:
             if known is None:
                 found[engine["id"]] = dict(engine)
                 continue
+            known["finest"] = known.get("finest", True) or engine.get("finest", True)
             for name in ("busy_s", "idle_s", "idle_attributed_s"):
                 known[name] += engine[name]
             known["calls"] = known.get("calls", 0) + engine.get("calls", 0)

@@ -20,6 +20,8 @@ _COUNTERS: Final = (
     ("state", "whyidle_state_seconds", ("state",), "Seconds that threads spent in each state."),
     ("busy", "whyidle_engine_busy_seconds", ("engine",), "Seconds in which a model engine computed."),
     ("idle", "whyidle_engine_idle_seconds", ("engine",), "Seconds in which a model engine sat idle."),
+    ("gpu_busy", "whyidle_gpu_busy_seconds", ("gpu",), "Seconds in which a GPU computed or copied."),
+    ("gpu_idle", "whyidle_gpu_idle_seconds", ("gpu",), "Seconds in which a GPU in use sat idle."),
     ("cause", "whyidle_idle_seconds", ("state",), "Idle seconds of engines, by what the driver thread did."),
     (
         "function",

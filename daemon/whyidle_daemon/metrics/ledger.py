@@ -78,6 +78,11 @@ def series_of(report: dict[str, Any]) -> Series:
         for state, seconds in thread.get("states", {}).items():
             add("state", (state,), seconds)
     for engine in report["engines"]:
+        if "copy_s" in engine:  # a GPU
+            add("gpu_busy", (engine["id"],), engine["busy_s"])
+            add("gpu_idle", (engine["id"],), engine["idle_s"])
+        if not engine.get("finest", True):  # the GPU below a model: its idle second is the model's
+            continue
         add("busy", (engine["kind"],), engine["busy_s"])
         add("idle", (engine["kind"],), engine["idle_s"])
     for cause in report["idle_by_cause"]:

@@ -42,7 +42,7 @@ _KINDS = (
     ("/asyncio/streams.py", "open_unix_connection", CONNECT),
 )
 _BETWEEN = ("/asyncio/locks.py", "/asyncio/queues.py", "/asyncio/timeouts.py")
-_NO_SOCKET = {TIMER, TASK, THREAD, DNS, CHILD}
+NO_SOCKET = {TIMER, TASK, THREAD, DNS, CHILD}
 _LOOPS = ("/asyncio/base_events.py", "/asyncio/selector_events.py", "/asyncio/unix_events.py")
 _ATTRIBUTES = (
     *("_sock", "_transport", "transport", "_ssl_protocol", "_protocol", "protocol", "_stream"),
@@ -99,7 +99,7 @@ class Awaits:
         kind = _kind_of(library[0].frame) if library else FUTURE
         if kind == FUTURE and joins:
             kind = TASK
-        if kind in _NO_SOCKET:
+        if kind in NO_SOCKET:
             return Awaiting(kind, None, joins)
         descriptor = self._find(library, registered)
         return Awaiting(SOCKET if descriptor is not None else kind, descriptor, joins)
@@ -203,19 +203,20 @@ class Awaits:
                 if kind.names[0] == "_asyncio.FutureIter":
                     future = self._heap.pointer(awaited + _AFTER_HEAD)
                     kind = self._instances.kind(future) if future else kind
-                if any(name in _TASKS for name in kind.names):
+                if self._is_task(future):
                     found.append(future)
                 elif kind.names[0] == "_GatheringFuture":
                     for children in self._instances.attributes(future, kind, ("_children",)):
-                        found += self._heap.items(children, _MAX_CHILDREN)
+                        found += filter(self._is_task, self._heap.items(children, _MAX_CHILDREN))
             if innermost is not None and innermost.frame.file.endswith("/asyncio/tasks.py"):
-                for value in self._locals(innermost, _MAX_LOCALS):
-                    if any(name in _TASKS for name in self._instances.kind(value).names):
-                        found.append(value)
+                found += filter(self._is_task, self._locals(innermost, _MAX_LOCALS))
         except StackError as error:
             if error.reason == "gone":
                 raise
         return tuple(dict.fromkeys(found))
+
+    def _is_task(self, address: int) -> bool:
+        return any(name in _TASKS for name in self._instances.kind(address).names)
 
     def _int(self, address: int) -> int:
         return int.from_bytes(self._read(address, 4), "little", signed=True)

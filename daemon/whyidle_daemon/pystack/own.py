@@ -8,6 +8,7 @@ console script's wrapper is not.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from enum import Enum
@@ -29,6 +30,7 @@ class Origin(Enum):
     STDLIB = "stdlib"
 
 
+@functools.lru_cache(maxsize=1024)
 def origin(file: str) -> Origin:
     """By the name of a code object's file.
 

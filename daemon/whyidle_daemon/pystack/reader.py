@@ -6,7 +6,7 @@ read again at the end); whoever needs certainty compares the thread's context sw
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,7 +89,11 @@ class StackReader:
         return sorted(tid for tid, known in found.items() if known)
 
     def tasks(
-        self, limit: int = MAX_TASKS, registered: Container[int] | None = None, selector: int | None = None
+        self,
+        limit: int = MAX_TASKS,
+        registered: Collection[int] | None = None,
+        selector: int | None = None,
+        fresh: int = MAX_TASKS,
     ) -> Tasks:
         """asyncio's unfinished tasks and what each awaits, about 0.1 ms per task; see ``TaskReader.read``.
 
@@ -97,7 +101,7 @@ class StackReader:
         """
         if self._tasks_of is None:
             self._tasks_of = TaskReader(self._memory.read, self.python, self._objects, self._threads)
-        return self._tasks_of.read(limit, registered, selector)
+        return self._tasks_of.read(limit, registered, selector, fresh)
 
     def close(self) -> None:
         """Idempotent."""

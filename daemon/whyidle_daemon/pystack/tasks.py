@@ -8,10 +8,11 @@ its coroutine, whose frame's topmost value is what it awaits. CPython 3.11 to 3.
 from __future__ import annotations
 
 import struct
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
-from whyidle_daemon.pystack.awaiting import FUTURE, Awaiting, Awaits, Point
+from whyidle_daemon.pystack.awaiting import FUTURE, NO_SOCKET, Awaiting, Awaits, Point
 from whyidle_daemon.pystack.errors import StackError
 from whyidle_daemon.pystack.heap import Heap
 from whyidle_daemon.pystack.instances import Instances
@@ -25,6 +26,7 @@ MAX_TASKS = 1000
 _MAX_CHAIN = 64
 _MAX_TASK_SIZE = 1024
 _MAX_NAME = 256
+_MAX_KEPT = 256  # words of a coroutine's frame
 _READS, _READS_OF_A_TASK = 20_000, 200  # 1 µs each; a task takes 60, finding the module once 2 a module
 _CLASSES_LAST = 64  # readings; then an address may have become another class's
 _FINISHED = 1  # cr_frame_state: negative while suspended, 0 while it runs
@@ -33,6 +35,10 @@ _COROUTINES = ("PyCoro_Type", "PyGen_Type", "PyAsyncGen_Type")
 _WRAPPERS = {"async_generator_asend", "async_generator_athrow", "coroutine_wrapper"}
 _WRAPPED = 16  # each of them has the generator as its first field after the object's head
 _LOOP = 16  # and a future its loop
+
+
+Part = tuple[int, bytes]
+"""A piece of memory: where, and what was there."""
 
 
 class Task(NamedTuple):
@@ -66,6 +72,15 @@ class Tasks(NamedTuple):
     more: bool = False
 
 
+class _Known(NamedTuple):
+    """A task as it was read, with the coroutines that it was read from: it is the same while these are."""
+
+    coroutine: int
+    parts: tuple[Part, ...]
+    task: Task
+    registered: frozenset[int] | None  # the descriptors that were looked among; ``None``: none mattered
+
+
 class TaskReader:
     """Raises :class:`StackError`: ``unsupported`` on construction for other versions."""
 
@@ -90,28 +105,45 @@ class TaskReader:
         self._instances = Instances(read, self._heap, objects)
         self._awaits = Awaits(read, self._heap, self._instances)
         self._selectors: dict[int, int | None] = {}
+        self._known: dict[int, _Known] = {}
+        self._fresh = 0  # tasks of this reading that were not known
         self._reads = 0
 
     def read(
-        self, limit: int = MAX_TASKS, registered: Container[int] | None = None, selector: int | None = None
+        self,
+        limit: int = MAX_TASKS,
+        registered: Collection[int] | None = None,
+        selector: int | None = None,
+        fresh: int = MAX_TASKS,
     ) -> Tasks:
-        """Tasks of every loop and interpreter. Raises ``torn`` or ``gone``.
+        """Tasks of every loop and interpreter, at most ``limit``. Raises ``torn`` or ``gone``.
 
         With ``registered``, the descriptors that a loop's selector waits for, also what they wait for. With
-        ``selector``, that loop's epoll descriptor, without the tasks of loops that have another.
+        ``selector``, that loop's epoll descriptor, without the tasks of loops that have another. A task that
+        was read so before and has not moved since costs a fifth; at most ``fresh`` others are read.
         """
         found: list[Task] = []
         complete = True
+        among = frozenset(registered) if registered is not None else None
+        before = self._known
+        if among is not None:
+            self._known = {}
         self._meter.allow(_READS + limit * _READS_OF_A_TASK)
         self._selectors.clear()
         self._reads += 1
         if self._reads % _CLASSES_LAST == 0:
             self._instances.forget()
+        more = False
+        self._fresh = 0
         for address in self._addresses():
             if len(found) >= limit:
-                return Tasks(tuple(found), False, more=complete)
+                more = True
+                break
+            if self._fresh >= fresh and address not in before:
+                more = True
+                continue
             try:
-                task = self._task(address, registered, selector)
+                task = self._task(address, among, selector, before)
             except StackError as error:
                 if error.reason == "gone":
                     raise
@@ -119,7 +151,7 @@ class TaskReader:
                 continue
             if task is not None:
                 found.append(task)
-        return Tasks(tuple(found), complete)
+        return Tasks(tuple(found), complete and not more, more=complete and more)
 
     def _addresses(self) -> Iterator[int]:
         heap = self._heap
@@ -156,7 +188,11 @@ class TaskReader:
         return heap.pointer(known[1] + heap.at.module_dict) if known[1] is not None else None
 
     def _task(
-        self, address: int, registered: Container[int] | None = None, selector: int | None = None
+        self,
+        address: int,
+        registered: frozenset[int] | None = None,
+        selector: int | None = None,
+        before: Mapping[int, _Known] = MappingProxyType({}),
     ) -> Task | None:
         """``None`` for what is no unfinished task, or one of another loop."""
         kind_of = self._heap.type_of(address)
@@ -173,16 +209,38 @@ class TaskReader:
         if not coroutine:
             return None  # it has ended
         loop = words[_LOOP // 8]
+        known = before.get(address)
         if selector is not None and self._selector(loop) not in (None, selector):
+            if known is not None:
+                self._known[address] = known
             return None
-        points, running, awaited = self._points(coroutine)
+        if known is not None and registered is not None and self._same(known, coroutine, registered):
+            self._known[address] = known
+            return known.task
+        self._fresh += 1
+        parts: list[Part] = []
+        points, running, awaited = self._points(coroutine, parts)
         if not points:
             return None
         awaiting = Awaiting(FUTURE, None, ())
         if registered is not None and not running:
             awaiting = self._awaits.of(points, awaited, registered)
         frames = tuple(point.frame for point in points)
-        return Task(self._name(name), frames, running, loop, address, *awaiting, awaited)
+        task = Task(self._name(name), frames, running, loop, address, *awaiting, awaited)
+        if registered is not None and not running:
+            matters = registered if awaiting.descriptor is None and awaiting.kind not in NO_SOCKET else None
+            known = _Known(coroutine, tuple(parts), task, matters)
+            if self._same(known, coroutine, registered):  # it did not move meanwhile
+                self._known[address] = known
+        return task
+
+    def _same(self, known: _Known, coroutine: int, registered: frozenset[int]) -> bool:
+        """Is a task in the very wait in which it was read?"""
+        if known.coroutine != coroutine or known.registered not in (None, registered):
+            return False
+        if known.task.descriptor is not None and known.task.descriptor not in registered:
+            return False
+        return all(self._read(at, len(then)) == then for at, then in known.parts)
 
     def _selector(self, loop: int) -> int | None:
         if loop not in self._selectors:
@@ -215,11 +273,14 @@ class TaskReader:
         return None
 
     def _chain(self, coroutine: int) -> tuple[tuple[Frame, ...], bool]:
-        points, running, _ = self._points(coroutine)
+        points, running, _ = self._points(coroutine, [])
         return tuple(point.frame for point in points), running
 
-    def _points(self, coroutine: int) -> tuple[list[Point], bool, int]:
-        """The frames from a coroutine inward, whether the innermost runs, and else what it awaits."""
+    def _points(self, coroutine: int, parts: list[Part]) -> tuple[list[Point], bool, int]:
+        """The frames from a coroutine inward, whether the innermost runs, and else what it awaits.
+
+        ``parts`` gets the coroutines as they were read.
+        """
         points: list[Point] = []
         seen: set[int] = set()
         while coroutine and len(seen) < _MAX_CHAIN:
@@ -230,9 +291,12 @@ class TaskReader:
             if kind_of not in self._coroutines:
                 if not self._is_wrapper(kind_of):
                     return points, False, coroutine  # a future, or whatever else can be awaited
-                coroutine = self._heap.pointer(coroutine + _WRAPPED)
+                inner = self._read(coroutine + _WRAPPED, 8)
+                parts.append((coroutine + _WRAPPED, inner))
+                coroutine = int.from_bytes(inner, "little")
                 continue
-            _, state, address, instruction, top = self._coroutine(self._read(coroutine, self._coroutine.size))
+            head = self._read(coroutine, self._coroutine.size)
+            _, state, address, instruction, top = self._coroutine(head)
             if state >= _FINISHED:
                 break
             check(address)
@@ -247,7 +311,11 @@ class TaskReader:
                 points.append(Point(frame, local, 0))
                 break
             points.append(Point(frame, local, top))
-            coroutine = self._heap.pointer(local + 8 * (top - 1)) & ~7
+            kept = min(top, _MAX_KEPT)
+            tail = local + 8 * (top - kept)
+            rest = self._read(tail, 8 * kept)
+            parts += ((coroutine, head), (tail, rest))
+            coroutine = int.from_bytes(rest[-8:], "little") & ~7
         return points, False, 0
 
     def _is_wrapper(self, kind_of: int) -> bool:

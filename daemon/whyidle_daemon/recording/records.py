@@ -136,7 +136,9 @@ LAYOUTS: Final[dict[int, Layout]] = {
         Exec, "target:uint ns:time pid:uint old_tid:uint comm:text path:text rss_peak_pages:uint"
     ),
     Kind.EXIT: _layout(Exit, "target:uint ns:time pid:uint code:int rss_peak_pages:uint comm:text"),
-    Kind.GAP: _layout(Gap, "target:uint pid:uint tid:uint context:uint start_ns:time end_ns:time ns:waits?"),
+    Kind.GAP: _layout(
+        Gap, "target:uint pid:uint tid:uint context:uint start_ns:time end_ns:time ns:waits? unseen:bool"
+    ),
     Kind.PROCESS_FACTS: _layout(
         ProcessFacts, "pid:uint ppid:uint command:texts cgroup:text? ns:time netns:uint"
     ),
@@ -182,7 +184,7 @@ LAYOUTS: Final[dict[int, Layout]] = {
     ),
     Kind.LIMIT_SAMPLE: _layout(LimitSample, "scope:text name:text ns:time used_bytes:uint limit_bytes:uint"),
     Kind.CUDA_FACTS: _layout(CudaFacts, "pid:uint ns:time simulated:bool"),
-    Kind.LAUNCHES_SEEN: _layout(LaunchesSeen, "ns:time seen:bool rate:uint"),
+    Kind.LAUNCHES_SEEN: _layout(LaunchesSeen, "ns:time seen:bool rate:uint what:text"),
     Kind.ENGINE_SPAN: _layout(
         EngineSpan,
         "engine:text start_ns:time end_ns:time busy_ns:uint copy_ns:uint edge_ns:uint pid:uint",

@@ -61,7 +61,7 @@ static __always_inline struct wi_gap *end_gap(struct wi_engine *e, struct wi_eng
 	g->context = key->context;
 	g->start_ns = start;
 	g->end_ns = end;
-	g->known = e->driver == tid;
+	g->known = e->driver == tid ? WI_GAP_KNOWN : 0;
 	g->pad = 0;
 #pragma unroll
 	for (int i = 0; i < WI_STATES; i++)

@@ -90,6 +90,7 @@ enum wi_stat {
 	WI_STAT_SWITCHES_HIDDEN = 10, /* switches that the kernel did not show; what they ended is known all the same */
 	WI_STAT_INFERENCES_LOST = 12, /* inferences the ring had no room for (their tokens are in the totals) */
 	WI_STAT_LAUNCHES = 14,     /* CUDA launches and copies that a probe saw, of whatever process */
+	WI_STAT_DECODES = 15,      /* calls of llama_decode that a probe saw, of whatever process */
 	WI_STATS = 16,
 };
 
@@ -252,7 +253,9 @@ struct wi_library {
 	char name[32];
 };
 
-#define WI_CONTEXT_CUDA 1 /* all a process does through libcuda: no llama.cpp context has this address */
+/* Set in the address of a CUDA context, which is even, as that of a llama.cpp context is. Alone: all that a process
+ * does through libcuda, where contexts are not known. */
+#define WI_CONTEXT_CUDA 1
 /* A model context, by process and address. */
 struct wi_engine_key {
 	unsigned int pid;
@@ -327,6 +330,8 @@ struct wi_context {
 	unsigned char parameters[WI_PARAMETERS];
 };
 
+#define WI_GAP_KNOWN 1  /* ns[] holds: the same thread drove before and after */
+#define WI_GAP_UNSEEN 2 /* calls had no probes: how much of it was idle, slices must say; in no total */
 /* An idle interval that has ended, with where the driver thread spent it. */
 struct wi_gap {
 	struct wi_header header;
@@ -335,7 +340,7 @@ struct wi_gap {
 	unsigned long long context;
 	unsigned long long start_ns;
 	unsigned long long end_ns;
-	unsigned int known;        /* ns[] holds: the same thread drove before and after */
+	unsigned int known;        /* WI_GAP_* */
 	unsigned int pad;
 	unsigned long long ns[WI_STATES];
 };
@@ -381,6 +386,7 @@ struct wi_config {
 	unsigned long long slice_ns;   /* an interval this long becomes an event */
 	unsigned long long gap_ns;     /* an engine's idle interval this long becomes an event */
 	unsigned long long launches_ns; /* since when CUDA launches have probes; all ones: they have none */
+	unsigned long long decodes_ns;  /* since when llama_decode has probes, without a break */
 };
 
 #endif

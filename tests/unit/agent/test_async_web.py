@@ -56,6 +56,28 @@ def test_hostile_answers_are_the_same_observations(
     assert observation == expected
 
 
+@pytest.mark.parametrize(
+    ("misdeed", "says"),
+    [
+        ({"error_rate": 1.0}, "HTTP 503"),
+        ({"hang_rate": 1.0}, "no answer within 0.5 s"),
+        ({"reset_rate": 1.0}, "the search failed"),
+        ({"flood_rate": 1.0}, "larger than 1 MiB"),
+        ({"garbage_rate": 1.0}, "not JSON"),
+    ],
+)
+def test_what_the_local_server_can_do_is_survived(misdeed: dict[str, float], says: str) -> None:
+    """Errors, hangs, resets, 10 MB of HTML, bytes that are no UTF-8: a failed search in the same words."""
+    timeout_s = 0.5 if "hang_rate" in misdeed else 20
+    with SearchServer("127.0.0.1", 0, Behaviour(0.01, **misdeed)) as server:
+        alone = search_web("gpu idle", server.url, timeout_s)
+        with AsyncWeb(server.url, timeout_s) as web:
+            together = web.search(["gpu idle", "queue"], Stats(), 1)
+    assert not alone.ok
+    assert says in alone.text
+    assert all(not observation.ok and says in observation.text for observation, _ in together)
+
+
 @pytest.mark.parametrize("per_host", [1, 2, 5])
 def test_at_most_so_many_are_in_flight(per_host: int) -> None:
     """The server's own log never shows more requests at once than allowed, and shows that many."""

@@ -125,6 +125,21 @@ def test_a_wait_that_a_thread_of_the_target_ended_is_this_ones() -> None:
     assert causes(report)[0][:3] == ("running", None, None)
 
 
+def test_a_wait_that_was_not_read_is_for_what_was_waited_for_before() -> None:
+    """Until the socket answers: what comes then is nobody's, and so is what comes a second later."""
+    steps = [selects(200 * MS), selects(100 * MS), selects(300 * MS, HERE), selects(150 * MS)]
+    one = life(in_a_gap(*steps))
+    first, *_ = readings(one, A)
+    rows = causes(observe([one], (first,)))
+    assert ("network", "a", 443, 0.6) in rows
+    assert ("event_loop", "<module>", None, 0.15) in rows
+    late = life(in_a_gap(selects(1100 * MS), selects(200 * MS)))
+    first, *_ = readings(late, A)
+    rows = causes(observe([late], (first,)))
+    assert ("network", "a", 443, 1.1) in rows
+    assert ("event_loop", "<module>", None, 0.2) in rows
+
+
 def test_the_loops_of_a_report() -> None:
     """Tasks that are alike are one row; the times are the loop's, and the longest wait is one task's."""
     one = life([selects(200 * MS), run(50 * MS), selects(300 * MS), run(MS)])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from whyidle_daemon.stalls import StallTracker
-from whyidle_probes.events import NO_PEER, Thread, Wait
+from whyidle_daemon.stalls import MAX_CANDIDATES, MAX_WATCHED, Crowd, StallTracker
+from whyidle_probes.events import NO_PEER, NO_SYSCALL, Glance, Thread, Wait
 
 S = 1_000_000_000
 
@@ -70,3 +70,28 @@ def test_idle_workers_are_no_stall_but_a_driver_is() -> None:
     assert StallTracker().update([worker], 100 * S, S, ()) == []
     assert len(StallTracker().update([worker], 100 * S, S, {11})) == 1
     assert len(StallTracker().update([thread(Wait.FUTEX, 1)], 100 * S, S, ())) == 1
+
+
+def glance(state: Wait, since_s: float, tid: int, pid: int = 10) -> Glance:
+    return Glance(pid, tid, int(since_s * S), 0, 0, state, NO_SYSCALL, -1, NO_PEER, 0)
+
+
+def test_a_pool_of_idle_workers_hides_no_stall() -> None:
+    """However many threads wait for work, and however long, the one that may be stalled is watched."""
+    idle = [glance(Wait.FUTEX, 1, tid) for tid in range(100, 400)]
+    hung = glance(Wait.TCP, 50, 20)
+    crowd = Crowd(())
+    assert list(crowd.passing([*idle, hung])) == [*idle, hung]
+    assert crowd.candidates == [(20, 50 * S)]
+    assert crowd.watched[0] == 20
+    assert len(crowd.watched) == MAX_WATCHED
+
+
+def test_of_too_many_the_longest_are_kept() -> None:
+    """In order of how long they wait; threads that ended are passed over."""
+    waiting = [glance(Wait.TCP, 1000 - n, 1000 + n) for n in range(MAX_CANDIDATES + 50)]
+    crowd = Crowd(())
+    gone = glance(Wait.TCP, 1, 5)._replace(end_ns=3)
+    assert len(list(crowd.passing([gone, *waiting]))) == len(waiting)
+    longest = sorted(waiting, key=lambda thread: thread.last_ns)[:MAX_CANDIDATES]
+    assert crowd.candidates == [(thread.tid, thread.last_ns) for thread in longest]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whyidle_daemon import epoll_sets
@@ -123,6 +123,7 @@ def test_what_is_no_set() -> None:
     assert sets.members(1 << 22, 3) == {}
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([b"tfd: ", b"7", b" events: 19 ", b"ino:", b"sdev:", b"\n", b"ff", b" "])))
 def test_any_text_as_a_set(tmp_path_factory: pytest.TempPathFactory, parts: list[bytes]) -> None:
     """Whatever is in the file, an answer comes."""
@@ -132,6 +133,7 @@ def test_any_text_as_a_set(tmp_path_factory: pytest.TempPathFactory, parts: list
     EpollSets(Proc(folder.parent.parent), Clock()).members(1, 3)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_any_bytes_as_an_answer_of_the_kernel(data: bytes) -> None:
     """They end, and every connection in them has two addresses of 16 bytes."""
@@ -140,6 +142,7 @@ def test_any_bytes_as_an_answer_of_the_kernel(data: bytes) -> None:
             assert len(peer.local) == len(peer.remote) == 16
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200), st.integers(0, 1 << 32), st.binary(max_size=100))
 def test_an_answer_that_lies_about_its_length(cut: int, length: int, rest: bytes) -> None:
     """A message is as long as it is, whatever it says."""
@@ -148,6 +151,7 @@ def test_an_answer_that_lies_about_its_length(cut: int, length: int, rest: bytes
         decoded(message[:cut])
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_any_bytes_as_a_table(data: bytes) -> None:
     """Lines that are none are skipped."""

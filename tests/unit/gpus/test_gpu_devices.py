@@ -93,8 +93,20 @@ def test_time_that_no_wait_covers_is_the_threads_own_only_as_far_as_it_ran() -> 
     agent = life([run(200 * MS), call(800 * MS)])
     found = report_of([agent._replace(events=[])], spans([], S))
     states = {row["state"]: row["seconds"] for row in found["idle_by_cause"]}
-    assert states == {"running": pytest.approx(0.2), "other": pytest.approx(0.8)}
-    assert found["engines"][0]["idle_attributed_s"] == pytest.approx(0.2)
+    assert states == {"running": pytest.approx(0.2), "network": pytest.approx(0.8)}
+    assert found["engines"][0]["idle_attributed_s"] == pytest.approx(1.0)
+
+
+def test_time_that_the_totals_do_not_have_is_unknown() -> None:
+    """A thread that was only there for the first half of a gap explains no more than that."""
+    agent = life([run(200 * MS), call(300 * MS)])
+    found = report_of([agent._replace(events=[])], spans([], S), now=START + 500 * MS)
+    assert found["engines"][0]["idle_attributed_s"] == pytest.approx(found["engines"][0]["idle_s"])
+    gone = life([run(200 * MS), call(300 * MS)], ended=True)
+    found = report_of([gone._replace(events=[])], spans([], S), now=START + S)
+    states = {row["state"]: row["seconds"] for row in found["idle_by_cause"]}
+    assert states["other"] == pytest.approx(0.5)
+    assert found["engines"][0]["idle_attributed_s"] == pytest.approx(0.5)
 
 
 def test_copies_are_not_idle() -> None:

@@ -46,6 +46,23 @@ def test_a_leak() -> None:
     assert "2.0 MB a second" in one["advice"]
 
 
+def test_a_warm_up_that_goes_on_is_said_to_be_perhaps_one() -> None:
+    """Five seconds and six inferences, a seventh more: low, and the reader is told why. Later it is sure."""
+    short, steps = leak(rate=2 * MB)[:24], [infer(100 * MS), run(900 * MS)]
+    (one,) = found(samples(short), [life(steps * 6)])
+    assert (one["kind"], one["severity"], one["confidence"]) == ("memory_growth", "low", "low")
+    assert any("only 4." in reason and "warms up" in reason for reason in one["confidence_reasons"])
+    assert "If it goes on" in one["advice"]
+    (one,) = found(samples([80 * MB + 2 * MB * i / 4 for i in range(120)]), [life(steps * 30)])
+    assert (one["severity"], one["confidence"]) == ("medium", "high")
+
+
+def test_growth_by_more_than_a_half_is_sure_at_once() -> None:
+    """From 20 MB by 8 MB a second: in five seconds no warm-up, but a leak."""
+    (one,) = found(samples([20 * MB + 8 * MB * i / 4 for i in range(24)]))
+    assert (one["severity"], one["confidence"]) == ("high", "high")
+
+
 DECOYS = {
     "mapped files": samples([80 * MB] * N, files=MB),
     "a collector's teeth": samples([80 * MB + i % 10 * 4 * MB for i in range(N)]),

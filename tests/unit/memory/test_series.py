@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -54,6 +55,51 @@ def test_a_leak_below_a_sawtooth_is_found() -> None:
     trend = trend_of(points(values))
     assert trend is not None
     assert trend.rate == pytest.approx(0.5 * MB, rel=0.05)
+
+
+@given(
+    step=st.floats(1 * MB, 20 * MB),
+    every=st.integers(4, 12),
+    steps=st.integers(1, 4),
+    base=st.floats(20 * MB, 200 * MB),
+)
+def test_a_warm_up_in_steps_is_no_trend(step: float, every: int, steps: int, base: float) -> None:
+    """Memory taken in a few steps, one an inference, as a model's context is used for the first time."""
+    values = [base + step * (i // every) for i in range(every * (steps + 1))]
+    assert trend_of(points(values)) is None
+
+
+@given(
+    size=st.floats(5 * MB, 500 * MB),
+    tau_s=st.floats(0.2, 10),
+    n=st.integers(16, 400),
+)
+def test_a_warm_up_is_no_trend_once_it_has_levelled_off(size: float, tau_s: float, n: int) -> None:
+    """Whatever its size and pace: seen for five times as long as it takes, it is over."""
+    span_s = n * 0.25
+    tau_s = min(tau_s, span_s / 5)
+    values = [80 * MB + size * (1 - math.exp(-i * 0.25 / tau_s)) for i in range(n)]
+    assert trend_of(points(values)) is None
+
+
+@given(
+    each=st.floats(0.2 * MB, 20 * MB),
+    period_s=st.floats(0.3, 3),
+    loops=st.integers(24, 200),
+    seed=st.integers(0, 1000),
+)
+def test_a_leak_of_every_loop_is_found(each: float, period_s: float, loops: int, seed: int) -> None:
+    """An unbounded memory, a piece more with each loop of uneven length: a staircase that goes on."""
+    draw = random.Random(seed)
+    ends, at = [], 0.0
+    for _ in range(loops):
+        at += period_s * draw.uniform(0.8, 1.2)
+        ends.append(at)
+    n = int(at / 0.25)
+    values = [80 * MB + each * sum(end <= i * 0.25 for end in ends) for i in range(n)]
+    trend = trend_of(points(values))
+    assert trend is not None
+    assert trend.rate == pytest.approx(each * loops / at, rel=0.25)
 
 
 DECOYS: dict[str, Values] = {

@@ -20,7 +20,7 @@ PINNED = {
     11: "Observing request observation started_at processes threads",
     12: "Finish observation exit_status",
     13: "Report observation report",
-    14: "Progress observation elapsed_s engine_busy_share wait processes threads events_lost",
+    14: "Progress observation elapsed_s engine_busy_share wait processes threads events_lost gpus",
     15: "Ended observation exit_status",
     20: "Subscribe request kinds pid events",
     21: "Subscribed request",

@@ -1,4 +1,4 @@
-"""The budget of the probes on CUDA launches, and what a report says of the time without them."""
+"""The budget of the probes on CUDA launches and llama_decode, and the time without them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from hypothesis import strategies as st
 
 from whyidle_daemon.cuda_facts import CudaKnown
 from whyidle_daemon.facts import CudaFacts, LaunchesSeen
-from whyidle_daemon.launch_limit import HIT_NS, SAVED_NS, SHARE, LaunchLimit
+from whyidle_daemon.probe_limit import HIT_NS as HITS
+from whyidle_daemon.probe_limit import SAVED_NS, SHARE, ProbeLimit
+from whyidle_daemon.unseen import Unseen
 
 TICK_NS = 50_000_000
 NS = 1_000_000_000
+HIT_NS = HITS["launch"]
 
 
 def run(rates: list[int]) -> tuple[list[bool], int]:
     """Launches per second in each tick; returns when probes were on, and how many launches they saw."""
-    limit, hits, on = LaunchLimit(0, 0), 0, []
+    limit, hits, on = ProbeLimit(0, 0, HIT_NS), 0, []
     for number, rate in enumerate(rates, start=1):
         on.append(limit.attached)
         if limit.attached:
@@ -48,19 +51,19 @@ def test_never_more_than_its_share(rates: list[int]) -> None:
 
 def test_clock_that_stands_still() -> None:
     """Two looks at one instant decide nothing."""
-    limit = LaunchLimit(5, 0)
+    limit = ProbeLimit(5, 0, HIT_NS)
     assert not limit.update(5, 10**9)
     assert limit.attached
 
 
 def test_time_without_probes() -> None:
     """Only what overlaps the engine's life counts, the part that goes on included."""
-    known = CudaKnown()
+    known = Unseen()
     for ns, seen in ((10, False), (20, True), (20, True), (30, False), (31, False), (40, True), (90, False)):
-        known.launches(LaunchesSeen(ns, seen, 20_000))
-    assert known.unseen_ns(0, 100) == 30
-    assert known.unseen_ns(15, 35) == 10
-    assert known.unseen_ns(50, 60) == 0
+        known.add(LaunchesSeen(ns, seen, 20_000))
+    assert known.ns(0, 100) == 30
+    assert known.ns(15, 35) == 10
+    assert known.ns(50, 60) == 0
 
 
 def test_simulated_is_of_the_process() -> None:

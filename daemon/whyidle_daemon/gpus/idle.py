@@ -1,0 +1,151 @@
+"""Why a GPU was idle: its gaps, laid over the waits of its driver threads and of those behind them. Pure.
+
+Nobody counts for a GPU how its driver spent a gap: slices must do. Time that no slice covers, a thread ran,
+as far as the kernel's totals say that it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from whyidle_daemon import chains
+from whyidle_daemon.chains import Chain, Link
+from whyidle_daemon.gaps import ExplainedGap, IdleSums, Piece, explain, fit
+from whyidle_daemon.gpus.drivers import Drivers
+from whyidle_daemon.gpus.spans import Idle, Idleness, Scattered
+from whyidle_daemon.processes import Process
+from whyidle_daemon.roots import Cause, RootPiece, roots_of
+from whyidle_daemon.timelines import Record, between
+from whyidle_probes.events import Wait
+
+WINDOW_NS = 200_000_000  # beside a gap, in which its driver is looked for
+STRETCH_NS, MAX_STRETCHES = 500_000_000, 64  # of scattered idle time
+_RUNNING, _UNKNOWN = int(Wait.RUNNING), int(Wait.UNKNOWN)
+_WORK = frozenset({_RUNNING, _UNKNOWN, int(Wait.GPU)})
+
+Lines = Callable[[int], list[Record]]
+Walk = Callable[[int, int, tuple[int, int], bool], list[chains.Segment]]
+Totals = Callable[[tuple[int, int]], list[int] | None]
+"""All the time of a thread by wait, if that is known."""
+
+
+class Way(NamedTuple):
+    """From a GPU to the root: who drives it, what every thread waited for, who ended whose wait."""
+
+    drivers: Drivers
+    lines: Lines
+    walk: Walk
+
+
+def explain_idleness(sums: IdleSums, found: Idleness, process: Process, way: Way, last_ns: int = 0) -> None:
+    """Add gaps and scattered idle time to ``sums``; a gap that ends at ``last_ns`` is still open."""
+    before = 0
+    for number, gap in enumerate(found.gaps):
+        after = found.gaps[number + 1].start_ns if number + 1 < len(found.gaps) else gap.end_ns + WINDOW_NS
+        explained = _explained(gap, (before, after), process, way, gap.end_ns == last_ns)
+        before = gap.end_ns
+        sums.take(explained)
+        inside = list(between(way.lines(explained.tid), gap.start_ns, gap.end_ns))
+        sums.sequences.gap(gap.start_ns, gap.end_ns, inside)
+    for part in found.scattered:
+        for stretch in _stretches(part):
+            tid, _, last_ns = way.drivers.at(process, stretch.start_ns, stretch.end_ns, stretch.end_ns)
+            for piece in _spread(stretch, way.lines(tid)):
+                cause = Cause(process, tid, piece.wait, piece.key)
+                sums.causes[cause] = sums.causes.get(cause, 0) + piece.ns
+            sums.take_roots(_spread_roots(stretch, (process, tid), last_ns, way))
+
+
+def _explained(gap: Idle, beside: tuple[int, int], process: Process, way: Way, is_open: bool) -> ExplainedGap:
+    """A gap and its causes; ``beside`` is where the gap before it ended and the next one begins."""
+    if is_open:
+        window = max(beside[0], gap.start_ns - WINDOW_NS), gap.start_ns
+        tid, until_ns = way.drivers.at(process, *window, gap.end_ns).tid, gap.end_ns
+    else:
+        # Its end is as uncertain as its source: the walk begins where the driver certainly was at work.
+        window = max(gap.start_ns, gap.end_ns - gap.end_edge_ns), min(beside[1], gap.end_ns + gap.end_edge_ns)
+        tid, until_ns, _ = way.drivers.at(process, *window, gap.end_ns)
+    inside = between(way.lines(tid), gap.start_ns, gap.end_ns)
+    pieces = tuple(_ran(piece) for piece in explain(gap.start_ns, gap.end_ns, None, inside))
+    until_ns = max(until_ns, gap.start_ns + 1)
+    walked = way.walk(gap.start_ns, until_ns, (process.pid, tid), is_open)
+    known = [
+        part._replace(end_ns=min(part.end_ns, gap.end_ns)) for part in walked if part.start_ns < gap.end_ns
+    ]
+    if until_ns < gap.end_ns:  # at work already, by its own clock
+        own = (Link(process, tid, _RUNNING, None),)
+        known.append(chains.Segment(until_ns, gap.end_ns, own, dated=False))
+    roots = roots_of(known, ())
+    edges = (gap.start_edge_ns, gap.end_edge_ns)
+    return ExplainedGap(gap.length_ns, gap.start_ns, process, tid, pieces, is_open, roots, edges=edges)
+
+
+def _stretches(part: Scattered) -> Iterator[Scattered]:
+    """Parts of a long time in which the driver may change; their idle time adds up."""
+    length = part.end_ns - part.start_ns
+    number = max(1, min(MAX_STRETCHES, length // STRETCH_NS))
+    for n in range(number):
+        start, end = length * n // number, length * (n + 1) // number
+        idle = part.idle_ns * end // length - part.idle_ns * start // length
+        if idle:
+            yield Scattered(part.start_ns + start, part.start_ns + end, idle)
+
+
+def _spread(part: Scattered, records: list[Record]) -> list[Piece]:
+    """What the driver waited for meanwhile, scaled to the idle time: it also waits while the GPU works."""
+    inside = between(records, part.start_ns, part.end_ns)
+    pieces = explain(part.start_ns, part.end_ns, None, inside)
+    waits = {piece: piece.ns for piece in pieces if piece.wait not in (_UNKNOWN, _RUNNING)}
+    rest = Piece(_RUNNING, None, 0, 0)
+    return [
+        piece._replace(ns=ns, longest_ns=min(piece.longest_ns, ns))
+        for piece, ns in fit(waits, part.idle_ns, rest).items()
+    ]
+
+
+def _spread_roots(part: Scattered, who: tuple[Process, int], until_ns: int, way: Way) -> list[RootPiece]:
+    """The same for the roots: whatever held up the driver until it was at work, scaled to the idle time."""
+    process, tid = who
+    found: dict[tuple[Cause, Chain], int] = {}
+    for cause, chain, ns in roots_of(way.walk(part.start_ns, until_ns, (process.pid, tid), False), ()):
+        if len(chain) > 1 or cause.wait not in _WORK:
+            found[cause, chain] = found.get((cause, chain), 0) + ns
+    # What it waits for beyond that ends elsewhere: nobody is asked who ends it.
+    for piece in explain(until_ns, part.end_ns, None, between(way.lines(tid), until_ns, part.end_ns)):
+        if piece.wait not in _WORK:
+            at = Cause(process, tid, piece.wait, piece.key), (Link(process, tid, piece.wait, piece.key),)
+            found[at] = found.get(at, 0) + piece.ns
+    own = Cause(process, tid, _RUNNING, None), (Link(process, tid, _RUNNING, None),)
+    return [RootPiece(cause, chain, ns) for (cause, chain), ns in fit(found, part.idle_ns, own).items()]
+
+
+def _ran(piece: Piece) -> Piece:
+    """Every wait of a millisecond is a slice: time without one, the thread ran."""
+    return piece._replace(wait=_RUNNING) if piece.wait == _UNKNOWN and piece.key is None else piece
+
+
+def plausible(causes: dict[Cause, int], totals: Totals) -> dict[Cause, int]:
+    """No thread ran for longer than the kernel says: the rest between its slices are waits too short for one.
+
+    Which, its totals say as far as they are not used up; beyond them the cause is unknown.
+    """
+    result = dict(causes)
+    for cause, ns in causes.items():
+        if cause.wait != _RUNNING or cause.key is not None:
+            continue
+        ran = list(totals((cause.process.pid, cause.tid)) or ())
+        more = ns - (ran[_RUNNING] if ran else 0)
+        if more <= 0:
+            continue
+        result[cause] -= more
+        used = [0] * len(ran)
+        for other, part in causes.items():
+            if other.wait < len(ran) and (other.process, other.tid) == (cause.process, cause.tid):
+                used[other.wait] += part
+        left = {wait: max(0, ran[wait] - used[wait]) for wait in range(len(ran)) if wait not in _WORK}
+        shares = fit({wait: ns for wait, ns in left.items() if ns}, more, _UNKNOWN)
+        for wait, part in shares.items():
+            at = cause._replace(wait=wait)
+            result[at] = result.get(at, 0) + part
+    return {cause: ns for cause, ns in result.items() if ns}

@@ -17,13 +17,13 @@ from whyidle_agent.memory.store import VectorStore
 from whyidle_agent.model_file import SMALL_SIZE, generated_model
 from whyidle_agent.slow_search import Behaviour, SearchServer
 
-pytestmark = [pytest.mark.bpf, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.bpf, pytest.mark.timeout(900)]
 AGENT = Path(sys.executable).parent / "whyidle-agent"
 
 
 def test_growth_is_found_where_it_is(tmp_path: Path) -> None:
     """The unbounded run yields memory_growth with the rate that the agent itself sees; the managed none."""
-    result = memory.memory(tmp_path, 1000, 1)
+    result = memory.memory(tmp_path, memory.LOOPS, 1)
     unbounded, managed = result["unbounded"], result["managed"]
     assert "memory_growth" in unbounded["whyidle"]["findings"]
     told, own = unbounded["whyidle"]["growth_bytes_per_s"], unbounded["agent"]

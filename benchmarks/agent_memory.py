@@ -43,7 +43,7 @@ def _memory(result: dict[str, Any]) -> list[Row]:
             f"{error:+.1%} of {own['resident_bytes_per_s'] / 1e6:.3f} MB/s "
             f"({counted:+.1%} of what it counts)",
             f"within {RATE_GOAL:.0%}",
-            judge(abs(error) <= RATE_GOAL),
+            judge(abs(error) <= RATE_GOAL and abs(counted) <= RATE_GOAL),
         ),
         Row(
             f"managed memory: trend over {managed['steps']} steps",

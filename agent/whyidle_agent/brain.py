@@ -30,7 +30,8 @@ class Answer:
 
     text: str
     tokens: int  # generated
-    prompt_tokens: int  # of the whole prompt; the cached part of it is not evaluated again
+    # Of the whole prompt, None where a server does not say; the cached part of it is not evaluated again.
+    prompt_tokens: int | None
     seconds: float  # of thinking: evaluation, sampling and everything between
 
 
@@ -190,17 +191,8 @@ def _load(path: Path, settings: Settings, engine: EngineTime) -> tuple[Any, Any]
         ) from error
     _LOG.install(llama_cpp, settings.verbose)
 
-    class TimedLlama(llama_cpp.Llama):  # type: ignore[misc]  # untyped base class
-        """Counts the time in llama_decode, which is what an observer from outside sees as engine busy."""
-
-        def eval(self, tokens: Any) -> None:
-            started = time.monotonic()
-            super().eval(tokens)
-            engine.seconds += time.monotonic() - started
-            engine.calls += -(-len(tokens) // self.n_batch)
-
     try:
-        llama = TimedLlama(
+        llama: Any = llama_cpp.Llama(
             str(path),
             n_ctx=settings.context,
             n_threads=settings.threads,
@@ -215,7 +207,23 @@ def _load(path: Path, settings: Settings, engine: EngineTime) -> tuple[Any, Any]
             f"llama.cpp cannot load {path}: {reason}",
             "the file may be truncated or newer than llama-cpp-python: fetch it again, or run with --verbose",
         ) from error
+    _time_decode(llama._ctx, engine)
     return llama, llama_cpp.LlamaGrammar
+
+
+def _time_decode(context: Any, engine: EngineTime) -> None:
+    """Count the time in llama_decode, which is what an observer from outside sees as engine busy."""
+    decode = context.decode
+
+    def timed(batch: Any) -> None:
+        started = time.monotonic()
+        try:
+            decode(batch)
+        finally:
+            engine.seconds += time.monotonic() - started
+            engine.calls += 1
+
+    context.decode = timed
 
 
 def _chat_formatter(llama: Any) -> Any:

@@ -4,7 +4,7 @@ import sys
 from typing import TextIO
 
 from whyidle_agent.brain import Answer
-from whyidle_agent.grammar import Call, Finish
+from whyidle_agent.calls import Call, Finish
 from whyidle_agent.stats import Stats
 from whyidle_agent.text import one_line, printable
 from whyidle_agent.tools import Observation
@@ -39,6 +39,11 @@ class Console:
         self._line(f"{head}  {one_line(call.thought, _WIDTH - len(head) - len(cost) - 4)}  ({cost})")
         if isinstance(call, Finish):
             self._line(f"      finish  {one_line(call.answer, _WIDTH - 14)}")
+
+    def confused(self, step: int, answer: Answer, why: str) -> None:
+        """Print that the answer is no tool call."""
+        self._line(f"[{step}/{self._loops}] error  not a tool call: {one_line(why, 50)}")
+        self._line(f"        {one_line(answer.text, _WIDTH - 9)}")
 
     def acted(self, tool: str, argument: str, seconds: float, observation: Observation) -> None:
         """Print one tool call and what came of it."""

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from html import escape
 
 _WORD = re.compile(r"[a-z0-9]+")
 
@@ -14,9 +15,20 @@ class Document:
     content: str
 
     @property
-    def url(self) -> str:
-        """Return an address that no one can reach (RFC 2606)."""
-        return "https://docs.example/" + "-".join(_words(self.title))
+    def path(self) -> str:
+        """Return where the server has the page."""
+        return "/pages/" + "-".join(_words(self.title))
+
+    @property
+    def html(self) -> str:
+        """Return the page, with markup around the text as a page on the web has it."""
+        title, content = escape(self.title), escape(self.content)
+        return (
+            f"<!doctype html><html><head><meta charset=utf-8><title>{title}</title>"
+            f"<style>p{{margin:1em}}</style></head><body><nav><a href=/>Home</a></nav>"
+            f"<h1>{title}</h1><p>{content}</p>"
+            "<script>console.log('not to be read')</script></body></html>"
+        )
 
 
 CORPUS = tuple(
@@ -90,8 +102,16 @@ CORPUS = tuple(
 )
 
 
-def search(query: str, limit: int = 5) -> list[dict[str, str]]:
-    """Return the documents that share most words with `query`, best first, ties in corpus order."""
+def page(path: str) -> Document | None:
+    """Return the document whose page is at `path`."""
+    return next((document for document in CORPUS if document.path == path), None)
+
+
+def search(query: str, base: str = "", limit: int = 5) -> list[dict[str, str]]:
+    """Return the documents that share most words with `query`, best first, ties in corpus order.
+
+    `base`: the address of the server that has their pages.
+    """
     wanted = set(_words(query))
     scored = []
     for index, document in enumerate(CORPUS):
@@ -100,7 +120,7 @@ def search(query: str, limit: int = 5) -> list[dict[str, str]]:
         if score:
             scored.append((-score, index, document))
     return [
-        {"title": document.title, "url": document.url, "content": document.content}
+        {"title": document.title, "url": base + document.path, "content": document.content}
         for _, _, document in sorted(scored, key=lambda entry: entry[:2])[:limit]
     ]
 

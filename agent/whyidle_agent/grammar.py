@@ -7,7 +7,7 @@ from the same parts, so the bound cannot drift from the grammar. Three facts mak
 2. The text is ASCII and no token is empty, so a call of at most `longest` characters takes at most
    `longest` tokens; with a token budget above that, generation ends because the grammar is complete and
    never because the budget is spent.
-3. The object has exactly the keys that `parse_call` asks for.
+3. The object has exactly the keys that `calls.parse_call` asks for.
 
 The generated model has random weights: let loose on characters it writes noise. `Words` therefore restricts
 its strings to words of a small lexicon. It still chooses each of them, one real decode per token; a model
@@ -15,12 +15,12 @@ with something to say gets `Characters`.
 """
 
 import json
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-TOOLS = ("search_web", "write_file", "execute_code", "finish")
-REMEMBERING = (*TOOLS, "recall")  # of an agent with a memory
+from whyidle_agent.calls import schema
 
 # No word is the beginning of another: the model could not end it otherwise without a choice that is not its.
 LEXICON = (
@@ -37,50 +37,9 @@ class Piece:
 
     gbnf: str
     longest: int
-
-
-@dataclass(frozen=True)
-class SearchWeb:
-    """Ask the web each of `queries`."""
-
-    thought: str
-    queries: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class WriteFile:
-    """Write `text` to `name` in the work folder."""
-
-    thought: str
-    name: str
-    text: str
-
-
-@dataclass(frozen=True)
-class ExecuteCode:
-    """Run the Python program made of `lines` in the sandbox."""
-
-    thought: str
-    lines: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Recall:
-    """Ask the memory for what is nearest to `query`."""
-
-    thought: str
-    query: str
-
-
-@dataclass(frozen=True)
-class Finish:
-    """The goal is reached: `answer`."""
-
-    thought: str
-    answer: str
-
-
-Call = SearchWeb | WriteFile | ExecuteCode | Recall | Finish
+    schema: dict[str, Any] | None = field(
+        default=None, compare=False
+    )  # the same for servers that want JSON's
 
 
 def literal(text: str) -> Piece:
@@ -117,6 +76,10 @@ class Words:
         suffix = literal(".txt")
         return sequence(self._joined("-", min(limit, 24) - suffix.longest), suffix)
 
+    def page(self, _limit: int) -> Piece:
+        """Return the number of a result."""
+        return Piece("[1-9]", 1)
+
     def code(self, limit: int) -> Piece:
         """Return a line of Python that prints a phrase."""
         return sequence(literal("print('"), self.phrase(limit - 9), literal("')"))
@@ -142,6 +105,12 @@ class Characters:
         rest = max(0, min(limit, 40) - suffix.longest - 1)
         return sequence(Piece("[a-zA-Z0-9]", 1), Piece(f"[a-zA-Z0-9_-]{{0,{rest}}}", rest), suffix)
 
+    def page(self, limit: int) -> Piece:
+        """Return the number of a result, or an address of at most `limit` characters after its scheme."""
+        rest = Piece(f"[a-zA-Z0-9./?=&%#_~+:,;@!-]{{1,{max(1, limit)}}}", max(1, limit))
+        scheme = one_of(literal("https://"), literal("http://"))
+        return one_of(Piece("[1-9]", 1), sequence(scheme, rest))
+
     def code(self, limit: int) -> Piece:
         """Return a line of Python of one to `limit` characters, without what JSON escapes and braces."""
         return Piece(rf"[a-zA-Z0-9 .,;:?!()'/+=_*<>%#@&|\[\]-]{{1,{max(1, limit)}}}", max(1, limit))
@@ -157,35 +126,20 @@ def tool_call(tools: Sequence[str], style: Style, tokens: int, queries: int = 3)
     ValueError when not even the shortest fits; its message names the least number of tokens that does.
     """
     room = tokens - 1  # one token for the end of the text
-    for unit in range(tokens, 0, -1):
-        piece = one_of(*(_SHAPES[tool](style, unit, queries) for tool in tools))
-        if piece.longest <= room:
-            return piece
-    raise ValueError(f"a tool call needs at least {piece.longest + 1} tokens")
+
+    def shaped(unit: int) -> Piece:
+        return one_of(*(_SHAPES[tool](style, unit, queries) for tool in tools))
+
+    # Nothing gets shorter as the unit grows, so the largest that fits is found without trying all.
+    unit = bisect_right(range(1, tokens + 1), room, key=lambda unit: shaped(unit).longest)
+    if not unit:
+        raise ValueError(f"a tool call needs at least {shaped(1).longest + 1} tokens")
+    return replace(shaped(unit), schema=schema(tools, unit, queries))
 
 
 def root(piece: Piece) -> str:
     """Return the grammar as llama.cpp takes it."""
     return f"root ::= {piece.gbnf}\n"
-
-
-def parse_call(text: str) -> Call:
-    """Return the call that `text` spells; raises ValueError when it is not one."""
-    data: Any = json.loads(text)
-    match data:
-        case {"tool": "search_web", "thought": str(thought), "queries": [_, *_] as queries}:
-            if all(isinstance(query, str) for query in queries):
-                return SearchWeb(thought, tuple(queries))
-        case {"tool": "write_file", "thought": str(thought), "name": str(name), "text": str(body)}:
-            return WriteFile(thought, name, body)
-        case {"tool": "execute_code", "thought": str(thought), "lines": [_, *_] as lines}:
-            if all(isinstance(line, str) for line in lines):
-                return ExecuteCode(thought, tuple(lines))
-        case {"tool": "recall", "thought": str(thought), "query": str(query)}:
-            return Recall(thought, query)
-        case {"tool": "finish", "thought": str(thought), "answer": str(answer)}:
-            return Finish(thought, answer)
-    raise ValueError("not a tool call")
 
 
 def _search_web(style: Style, unit: int, queries: int) -> Piece:
@@ -195,6 +149,12 @@ def _search_web(style: Style, unit: int, queries: int) -> Piece:
     count = min(queries, max(1, unit // 8))
     more = repeat(sequence(literal(","), query), count - 1, count - 1) if count > 1 else literal("")
     return _object("search_web", style, unit, sequence(literal('"queries":['), query, more, literal("]")))
+
+
+def _read_page(style: Style, unit: int, _queries: int) -> Piece:
+    page = sequence(literal('"'), style.page(unit), literal('"'))
+    more = repeat(sequence(literal(","), page), 0, 2)
+    return _object("read_page", style, unit, sequence(literal('"pages":['), page, more, literal("]")))
 
 
 def _write_file(style: Style, unit: int, _queries: int) -> Piece:
@@ -226,6 +186,7 @@ def _object(tool: str, style: Style, unit: int, arguments: Piece) -> Piece:
 
 _SHAPES: dict[str, Callable[[Style, int, int], Piece]] = {
     "search_web": _search_web,
+    "read_page": _read_page,
     "write_file": _write_file,
     "execute_code": _execute_code,
     "recall": _recall,

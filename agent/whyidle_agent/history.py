@@ -6,17 +6,19 @@ after a cut, and cutting a step at a time would make that happen in every step. 
 a line each.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from whyidle_agent.errors import AgentError
 from whyidle_agent.memory.summary import Summary
 
 HISTORY_FILE = "history.jsonl"
 _KEPT_AFTER_CUT = 0.75
+_BLOCK = 1 << 16
 
 
 class History:
@@ -70,32 +72,71 @@ class HistoryFile:
     """`history.jsonl` in the work folder: one JSON object per line, each on disk before the next step begins.
 
     Runs are appended, each beginning with a line that has the key "goal", so an interrupted run or a
-    second one loses nothing.
+    second one loses nothing. Only one agent at a time writes it.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open the file for appending; raises AgentError."""
+        """Open the file for appending; raises AgentError. A line without its end, of a crash, is cut off."""
         self.path = folder / HISTORY_FILE
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._file: TextIO = os.fdopen(os.open(self.path, flags, 0o644), "a", encoding="utf-8")
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._file = os.fdopen(os.open(self.path, flags, 0o644), "ab", buffering=0)
         except OSError as error:
+            raise _cannot_write(self.path, error) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _cut_torn_line(self._file.fileno())
+            _sync_folder(folder)
+        except BlockingIOError as error:
+            self._file.close()
             raise AgentError(
-                f"cannot write {self.path}: {error.strerror}", "give another folder with --workdir DIR"
+                f"another agent runs in {folder}", "wait for it, or give another folder with --workdir DIR"
             ) from error
+        except OSError as error:
+            self._file.close()
+            raise _cannot_write(self.path, error) from error
 
     def append(self, record: dict[str, Any]) -> None:
-        """Write one record and hand it to the kernel; raises AgentError when the disk is full."""
+        """Write one record; it is on disk when this returns. Raises AgentError when the disk is full."""
+        line = (json.dumps(record) + "\n").encode()
         try:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
+            while line:
+                line = line[self._file.write(line) :]
+            os.fdatasync(self._file.fileno())
         except OSError as error:
             raise AgentError(
                 f"cannot write {self.path}: {error.strerror}",
-                "make room, or give another folder with --workdir DIR",
+                "make room, then run it again: it goes on from the last whole step",
             ) from error
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _cut_torn_line(handle: int) -> None:
+    size = os.fstat(handle).st_size
+    end = size
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        block = os.pread(handle, end - start, start)
+        if (at := block.rfind(b"\n")) >= 0:
+            end = start + at + 1
+            break
+        end = start
+    if end < size:
+        os.ftruncate(handle, end)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the file's name on disk: without it a power cut could take the file with it."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _cannot_write(path: Path, error: OSError) -> AgentError:
+    return AgentError(f"cannot write {path}: {error.strerror}", "give another folder with --workdir DIR")

@@ -18,7 +18,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the server until SIGTERM or SIGINT; exit status 0, or 1 when it cannot start, 2 for usage."""
     options = _parser().parse_args(argv)
     behaviour = Behaviour(
-        options.latency, options.jitter, options.error_rate, options.hang_rate, options.seed
+        options.latency,
+        options.jitter,
+        options.error_rate,
+        options.hang_rate,
+        options.reset_rate,
+        options.flood_rate,
+        options.garbage_rate,
+        options.seed,
     )
     stop = {signal.SIGINT, signal.SIGTERM}
     # Blocked before any thread starts, so that every thread inherits it and sigwait alone receives them.
@@ -79,8 +86,15 @@ def _parser() -> argparse.ArgumentParser:
         "--hang-rate", type=_rate, default=0.0, metavar="R", help="share that is never answered"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="of jitter, errors and hangs (default: 0)"
+        "--reset-rate", type=_rate, default=0.0, metavar="R", help="share whose connection is reset"
     )
+    parser.add_argument(
+        "--flood-rate", type=_rate, default=0.0, metavar="R", help="share answered with 10 MB of HTML"
+    )
+    parser.add_argument(
+        "--garbage-rate", type=_rate, default=0.0, metavar="R", help="share answered with bytes not UTF-8"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of all that is random (default: 0)")
     parser.add_argument("--requests-log", type=Path, metavar="FILE", help="append a JSON line per request")
     parser.add_argument("--port-file", type=Path, metavar="FILE", help="write the port there when ready")
     return parser

@@ -1,11 +1,14 @@
 """A local web search that answers slowly and logs how long it held each request.
 
-It answers `GET /search?q=WORDS` with JSON as SearxNG does, from a few bundled documents. The log is the
-truth that an observer's blocked seconds are checked against: `held_s` runs from the moment a request has
-been received to the moment its response has been handed to the socket, on CLOCK_MONOTONIC.
+It answers `GET /search?q=WORDS` with JSON as SearxNG does, from a few bundled documents, and has a page of
+each. It can also do what servers do to a client that trusts them: fail, hang, reset the connection, send
+10 MB of HTML, or bytes that are no UTF-8.
 
-Everything random (jitter, errors, hangs) depends on the seed, the query and how often that query was asked
-before, so it does not change with the order in which concurrent requests arrive.
+The log is the truth that an observer's blocked seconds are checked against: `held_s` runs from the moment a
+request has been received to the moment its response has been handed to the socket, on CLOCK_MONOTONIC.
+
+Everything random (jitter, errors and the like) depends on the seed, the query and how often that query was
+asked before, so it does not change with the order in which concurrent requests arrive.
 """
 
 import json
@@ -13,10 +16,12 @@ import random
 import select
 import socket
 import socketserver
+import struct
 import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,12 +29,14 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 from urllib.parse import parse_qs, urlsplit
 
-from whyidle_agent.corpus import search
+from whyidle_agent.corpus import page, search
 from whyidle_agent.errors import AgentError
 
 _IDLE_CONNECTION_S = 60.0  # a kept-alive connection that says nothing is closed, and its thread ends
 _DRAIN_S = 2.0  # how long a stop waits for requests in flight to be logged
 _HANG_CHECK_S = 0.2
+FLOOD_BYTES = 10 << 20
+_GARBAGE = b'{"query": "\xff\xfe", "results": [{"title": "\xc3\x28", "content": "\xf0\x28\x8c\xbc"}]}'
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,9 @@ class Behaviour:
     jitter_s: float = 0.0  # up to this much more, evenly distributed
     error_rate: float = 0.0  # answered with 503, after the latency
     hang_rate: float = 0.0  # never answered
+    reset_rate: float = 0.0  # the connection is reset after the latency
+    flood_rate: float = 0.0  # answered with FLOOD_BYTES of HTML
+    garbage_rate: float = 0.0  # answered with JSON that is not UTF-8
     seed: int = 0
 
 
@@ -48,15 +58,23 @@ class Fate:
     """What is going to happen to one request."""
 
     hold_s: float
-    fails: bool
-    hangs: bool
+    outcome: str  # ok, error, hung, reset, flood or garbage
 
 
 def fate(behaviour: Behaviour, query: str, occurrence: int) -> Fate:
     """Return what happens to the `occurrence`-th request (from 0) for `query`; deterministic."""
     chance = random.Random(f"{behaviour.seed}\0{occurrence}\0{query}")  # noqa: S311 - not a secret
     hold = behaviour.latency_s + behaviour.jitter_s * chance.random()
-    return Fate(hold, chance.random() < behaviour.error_rate, chance.random() < behaviour.hang_rate)
+    rates = {
+        "error": behaviour.error_rate,
+        "hung": behaviour.hang_rate,
+        "reset": behaviour.reset_rate,
+        "flood": behaviour.flood_rate,
+        "garbage": behaviour.garbage_rate,
+    }
+    # One draw for each whatever it decides, so that one rate does not change what another one hits.
+    hit = [outcome for outcome, rate in rates.items() if chance.random() < rate]
+    return Fate(hold, "hung" if "hung" in hit else hit[0] if hit else "ok")
 
 
 class SearchServer(ThreadingHTTPServer):
@@ -157,27 +175,36 @@ class _Handler(BaseHTTPRequestHandler):
         query = " ".join(parse_qs(address.query, errors="replace").get("q", []))
         if address.path == "/health":
             self._answer(HTTPStatus.OK, {"status": "ok"})
+        elif address.path.startswith("/pages/"):
+            self._hold(address.path, received, lambda: self._page(address.path))
         elif address.path != "/search":
             self._answer(HTTPStatus.NOT_FOUND, {"error": "ask /search?q=..."})
         elif not query.strip():
             self._answer(HTTPStatus.BAD_REQUEST, {"error": "no query: ask /search?q=..."})
         else:
-            self._search(query, received)
+            found = {"query": query, "results": search(query, self.server.url)}
+            self._hold(query, received, lambda: self._answer(HTTPStatus.OK, found))
 
-    def _search(self, query: str, received: float) -> None:
+    def _hold(self, query: str, received: float, answer: Callable[[], None]) -> None:
+        """Hold a request and log for how long, then do to it what is decided."""
         decided = self.server.begin(query)
         outcome, answered = "dropped", None
         try:
-            if decided.hangs:
+            if decided.outcome == "hung":
                 outcome = "hung"
                 self._hang()
             elif not self.server.stopping.wait(max(0.0, received + decided.hold_s - time.monotonic())):
-                if decided.fails:
-                    self._answer(HTTPStatus.SERVICE_UNAVAILABLE, {"error": "simulated failure"})
-                else:
-                    self._answer(HTTPStatus.OK, {"query": query, "results": search(query)})
+                misdeeds: dict[str, Callable[[], None]] = {
+                    "error": lambda: self._answer(
+                        HTTPStatus.SERVICE_UNAVAILABLE, {"error": "simulated failure"}
+                    ),
+                    "reset": self._reset,
+                    "flood": self._flood,
+                    "garbage": lambda: self._send(HTTPStatus.OK, "application/json", _GARBAGE),
+                }
+                misdeeds.get(decided.outcome, answer)()
                 answered = time.monotonic()
-                outcome = "error" if decided.fails else "ok"
+                outcome = decided.outcome
             else:
                 self.close_connection = True
         except OSError:
@@ -202,10 +229,29 @@ class _Handler(BaseHTTPRequestHandler):
             if readable and not self.connection.recv(1, socket.MSG_PEEK):
                 return
 
+    def _reset(self) -> None:
+        """Close the connection with RST instead of FIN."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
+
+    def _flood(self) -> None:
+        line = b"<p>there is no end to this page</p>\n"
+        self._send(HTTPStatus.OK, "text/html", line * (FLOOD_BYTES // len(line) + 1))
+
+    def _page(self, path: str) -> None:
+        document = page(path)
+        if document is None:
+            self._answer(HTTPStatus.NOT_FOUND, {"error": "no such page"})
+        else:
+            self._send(HTTPStatus.OK, "text/html; charset=utf-8", document.html.encode())
+
     def _answer(self, status: HTTPStatus, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
+        self._send(status, "application/json", json.dumps(body).encode())
+
+    def _send(self, status: HTTPStatus, kind: str, data: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

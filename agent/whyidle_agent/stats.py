@@ -37,11 +37,13 @@ class Stats:
     outcome: str = "failed"
     started: float = field(default_factory=time.monotonic)
     wall_s: float = 0.0
+    engine_since: float = 0.0  # when the model began to load
     load_s: float = 0.0  # of the model, without importing its library
     inference_s: float = 0.0  # thinking: decode, sampling, grammar
-    decode_s: float = 0.0  # inside llama_decode alone; part of inference_s
-    decode_calls: int = 0
+    decode_s: float | None = 0.0  # inside llama_decode alone, part of inference_s; None: not in this process
+    decode_calls: int | None = 0
     steps: int = 0
+    resumed: int = 0  # of these, taken by the interrupted run before
     tokens: int = 0  # generated
     embed_s: float = 0.0  # making embeddings, in an engine of its own
     memory: dict[str, Any] | None = None  # the memory's account, when there is one

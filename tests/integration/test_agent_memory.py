@@ -17,13 +17,13 @@ from whyidle_agent.memory.store import VectorStore
 from whyidle_agent.model_file import SMALL_SIZE, generated_model
 from whyidle_agent.slow_search import Behaviour, SearchServer
 
-pytestmark = [pytest.mark.bpf, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.bpf, pytest.mark.timeout(900)]
 AGENT = Path(sys.executable).parent / "whyidle-agent"
 
 
 def test_growth_is_found_where_it_is(tmp_path: Path) -> None:
     """The unbounded run yields memory_growth with the rate that the agent itself sees; the managed none."""
-    result = memory.memory(tmp_path, 500, 1)
+    result = memory.memory(tmp_path, memory.LOOPS, 1)
     unbounded, managed = result["unbounded"], result["managed"]
     assert "memory_growth" in unbounded["whyidle"]["findings"]
     told, own = unbounded["whyidle"]["growth_bytes_per_s"], unbounded["agent"]
@@ -81,9 +81,8 @@ def remembered(workdir: Path) -> list[tuple[int, str, str]]:
 
 def expected(workdir: Path) -> list[tuple[int, str]]:
     """Steps and results of the history, each twice as the unbounded memory has them."""
-    records: list[dict[str, Any]] = [
-        json.loads(line) for line in (workdir / "history.jsonl").read_text().splitlines()
-    ]
+    whole = (workdir / "history.jsonl").read_text().rpartition("\n")[0]  # the last line may be torn
+    records: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
     steps = [record for record in records if "step" in record]
     return [(step["step"], step["observation"]) for step in steps if step["observation"] for _ in range(2)]
 
@@ -102,3 +101,18 @@ def test_a_full_disk_under_the_store_is_one_line_and_loses_nothing(small_disk: P
     found = [(step, text) for step, kind, text in remembered(workdir) if kind == "result"]
     assert found == expected(workdir)
     assert len(found) > 150
+
+
+def test_a_full_disk_under_everything_stops_the_run_and_loses_no_step(small_disk: Path) -> None:
+    """The history has no room either: one line, status 1, and what was done is remembered the next time."""
+    done = run(small_disk, "unbounded", 2000)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 2
+    assert "No space left" in done.stderr
+    steps = expected(small_disk)
+    subprocess.run(["mount", "-o", "remount,size=80m", small_disk], check=True)
+    again = run(small_disk, "unbounded", 1)
+    assert again.returncode == 0, again.stderr
+    found = [(step, text) for step, kind, text in remembered(small_disk) if kind == "result"]
+    assert found[: len(steps)] == steps
+    assert len(steps) > 20

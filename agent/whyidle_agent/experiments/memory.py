@@ -97,7 +97,8 @@ def _largest(report: dict[str, Any]) -> list[list[float]]:
 
 
 def _at(points: list[list[float]], seconds: float) -> float:
-    return min(points, key=lambda point: abs(point[0] - seconds))[1]
+    """Return the first value that was seen at `seconds` or later."""
+    return next((value for at, value in points if at >= seconds), points[-1][1])
 
 
 def show(result: dict[str, Any], line: Callable[[Any], None]) -> None:

@@ -16,11 +16,14 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\
 class ScriptedBrain:
     """A brain that answers with the given calls in turn, and keeps the prompts that it was shown."""
 
-    def __init__(self, *calls: dict[str, Any]) -> None:
+    def __init__(self, *calls: Any) -> None:
         self.calls = list(calls)
         self.prompts: list[str] = []
+        self.interrupted_in = 0  # the step in which Ctrl-C comes
 
     def think(self, prompt: str, piece: Piece, salt: int, on_text: Callable[[str], None]) -> Answer:
+        if salt == self.interrupted_in:
+            raise KeyboardInterrupt
         self.prompts.append(prompt)
         text = json.dumps(self.calls[min(salt, len(self.calls)) - 1])
         on_text(text)

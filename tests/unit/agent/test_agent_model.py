@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from whyidle_agent.brain import LlamaBrain, Settings, _chat_formatter
+from whyidle_agent.calls import TOOLS, parse_call
 from whyidle_agent.errors import AgentError
-from whyidle_agent.grammar import TOOLS, Characters, Style, Words, parse_call, tool_call
+from whyidle_agent.grammar import Characters, Style, Words, tool_call
 from whyidle_agent.main import main
 from whyidle_agent.model_file import ModelSize, check_readable, generated_model, is_whole, vocabulary
 from whyidle_agent.slow_search import Behaviour, SearchServer
@@ -222,3 +223,40 @@ def test_ctrl_c_exits_with_130_and_keeps_the_history(tmp_path: Path) -> None:
     assert account["outcome"] == "interrupted"
     assert [(call["tool"], call["ok"]) for call in account["tool_calls"]] == [("search_web", None)]
     assert account["tool_calls"][0]["duration_s"] > 0
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_is_killed_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    """Killed at any moment, again and again, it comes to the calls, results and files of an unkilled run."""
+    command = [sys.executable, "-m", "whyidle_agent.main", "run", "--seed", "3", "--loops", "5"]
+    with SearchServer("127.0.0.1", 0, Behaviour(latency_s=0.05)) as server:
+        command += ["--search-url", server.url]
+        whole, killed = tmp_path / "whole", tmp_path / "killed"
+        subprocess.run([*command, "--workdir", whole], stdout=subprocess.DEVNULL, check=True)
+        history, kills = killed / "history.jsonl", 0
+        while not (steps := steps_of(history)) or len(steps) < 4:
+            seen = len(steps)
+            process = subprocess.Popen([*command, "--workdir", killed], stdout=subprocess.DEVNULL)
+            try:
+                # Not before it got further, so that the test ends; at a moment that nobody chose after that.
+                while len(steps_of(history)) == seen and process.poll() is None:
+                    time.sleep(0.001)
+            finally:
+                process.send_signal(number)
+            assert process.wait() in (-number, 130)
+            kills += 1
+        subprocess.run([*command, "--workdir", killed], stdout=subprocess.DEVNULL, check=True)
+    assert kills >= 2
+    assert steps_of(killed / "history.jsonl") == steps_of(whole / "history.jsonl")
+    files = {path.name: path.read_bytes() for path in (killed / "files").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (whole / "files").iterdir()}
+
+
+def steps_of(history: Path) -> list[tuple[int, Any, str]]:
+    """Return the whole steps of a history that may be being written."""
+    if not history.exists():
+        return []
+    *lines, _ = history.read_text().split("\n")
+    records = [json.loads(line) for line in lines]
+    return [(r["step"], r["call"], r["observation"]) for r in records if "step" in r]

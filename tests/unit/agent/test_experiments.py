@@ -49,7 +49,7 @@ def test_the_warm_up_does_not_count() -> None:
 def _memory_run(rate: float, finding: bool) -> Observed:
     points = [[1000.0 + i, i, rate * i, 5e7 + rate * i] for i in range(101)]
     own = {"held_bytes": rate * 100, "duplicate_bytes": rate * 70, "indexed": 8, "merged": 0, "expired": 0}
-    seen = [[i + 0.5, 5e7 + rate * i] for i in range(101)]
+    seen = [[0.1, 1e7], *([i + 0.5, 5e7 + rate * i] for i in range(101))]  # the program begins small
     found = [{"kind": "memory_growth", "growth_bytes_per_s": rate}] if finding else []
     return Observed(
         {

@@ -8,17 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whyidle_agent.grammar import (
-    LEXICON,
-    REMEMBERING,
-    TOOLS,
-    Call,
-    Characters,
-    Style,
-    Words,
-    parse_call,
-    tool_call,
-)
+from whyidle_agent.calls import REMEMBERING, TOOLS, Call, parse_call
+from whyidle_agent.grammar import LEXICON, Characters, Style, Words, tool_call
 
 STYLES: list[Style] = [Words(), Characters()]
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\[(?:[^\]\\]|\\.)*\]|\{\d+,\d+\}|[()|]')

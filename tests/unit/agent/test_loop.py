@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,28 @@ import pytest
 from agent_fakes import ScriptedBrain
 from memory_fakes import Letters
 
-from whyidle_agent import loop
+from whyidle_agent import toolbox
+from whyidle_agent.async_web import AsyncWeb
 from whyidle_agent.brain import Answer
+from whyidle_agent.calls import Finish
 from whyidle_agent.console import Console
 from whyidle_agent.errors import AgentError
-from whyidle_agent.grammar import Characters, Finish
+from whyidle_agent.files import work_folder
+from whyidle_agent.grammar import Characters
 from whyidle_agent.history import HistoryFile
 from whyidle_agent.loop import Agent, Task, plan
 from whyidle_agent.memory.policies import Memory, Unbounded
 from whyidle_agent.memory.store import VectorStore
+from whyidle_agent.resuming import unfinished
 from whyidle_agent.slow_search import Behaviour, SearchServer
 from whyidle_agent.stats import MAX_CALLS, Stats
-from whyidle_agent.tools import Observation, work_folder
+from whyidle_agent.toolbox import Toolbox
+from whyidle_agent.tools import Observation
 
 SEARCH = {"tool": "search_web", "thought": "look", "queries": ["gpu idle", "nothing here"]}
 WRITE = {"tool": "write_file", "thought": "note", "name": "a.txt", "text": "body"}
 FINISH = {"tool": "finish", "thought": "done", "answer": "42"}
+WRITES = [{**WRITE, "text": f"bod{number % 8}"} for number in range(40)]  # none of them a call made lately
 
 
 def run(
@@ -34,27 +41,43 @@ def run(
     folder: Path,
     url: str = "http://127.0.0.1:9",
     memory: Memory | None = None,
+    together: bool = False,
     **changes: Any,
 ) -> tuple[Stats, str]:
-    """Run the agent to its end; gives its account and what it printed."""
-    task = Task("the goal", 6, url, timeout_s=5, tokens=512, context=4096, planned=False, style=Characters())
+    """Run the agent to its end, after what a run before did; gives its account and what it printed."""
+    task = Task("the goal", 6, tokens=512, context=4096, planned=False, style=Characters())
     task = replace(task, **changes)
     stats, out = Stats(), io.StringIO()
     history = HistoryFile(folder)
     try:
-        with work_folder(folder / "files") as opened:
+        with ExitStack() as stack:
+            opened = stack.enter_context(work_folder(folder / "files"))
             console = Console(6, out)
-            agent = Agent(
-                task, brain, folder=opened, history=history, stats=stats, watcher=console, memory=memory
+            tools = Toolbox(
+                opened,
+                stats,
+                console,
+                search_url=url,
+                timeout_s=5,
+                characters=task.observation,
+                together=stack.enter_context(AsyncWeb(url, 5)) if together else None,
+                memory=memory,
             )
-            agent.run()
+            agent = Agent(
+                task, brain, toolbox=tools, history=history, stats=stats, watcher=console, memory=memory
+            )
+            done = unfinished(history.path, task.goal, task.loops)
+            history.append({"goal": task.goal, **({"resumed": len(done)} if done else {})})
+            agent.run(done)
     finally:
         history.close()
     return stats, out.getvalue()
 
 
 def history(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    """The steps in the history file."""
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if "step" in record]
 
 
 def test_search_write_finish(tmp_path: Path) -> None:
@@ -98,7 +121,7 @@ def test_a_failing_search_does_not_end_the_run(tmp_path: Path) -> None:
 
 def test_the_loops_are_a_limit(tmp_path: Path) -> None:
     """A model that never finishes stops after the given number of steps."""
-    stats, _ = run(ScriptedBrain(WRITE), tmp_path, loops=4)
+    stats, _ = run(ScriptedBrain(*WRITES), tmp_path, loops=4)
     assert (stats.outcome, stats.steps, len(history(tmp_path))) == ("loops", 4, 4)
 
 
@@ -115,19 +138,110 @@ def test_the_plan_ends_with_notes_and_an_answer() -> None:
 def test_an_interruption_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in a tool leaves every completed step in the file, and the cut call in the account."""
 
-    def interrupted(query: str, base_url: str, timeout_s: float) -> Observation:
+    def interrupted(query: str, base_url: str, timeout_s: float, first: int) -> Observation:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "search_web", interrupted)
+    monkeypatch.setattr(toolbox, "search_web", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(ScriptedBrain(WRITE, SEARCH), tmp_path)
     assert [record["step"] for record in history(tmp_path)] == [1]
 
 
+BROKEN = [
+    ({"tool": "rm"}, "there is no tool 'rm', only search_web, read_page"),
+    ({"thought": "x"}, 'no object with a key "tool"'),
+    ([], 'no object with a key "tool"'),
+    ({"tool": "search_web", "thought": "x"}, '"queries" with a list of texts'),
+    ({"tool": "search_web", "queries": []}, "1 to 16 entries"),
+    ({"tool": "search_web", "queries": ["x"] * 17}, "1 to 16 entries"),
+    ({"tool": "search_web", "queries": [1]}, '"queries" with a list of texts'),
+    ({"tool": "write_file", "name": "a", "text": 3}, '"text" with a text'),
+]
+
+
+@pytest.mark.parametrize(("said", "told"), BROKEN)
+def test_what_is_wrong_with_an_answer_is_told_to_the_model(tmp_path: Path, said: Any, told: str) -> None:
+    """A broken call or an unknown tool costs a step; the model reads why, and goes on."""
+    brain = ScriptedBrain(said, WRITE, FINISH)
+    stats, out = run(brain, tmp_path)
+    assert stats.outcome == "finished"
+    assert (
+        f"error: not a tool call ({told}".replace('"', "") in brain.prompts[1].replace('"', "")
+        or told in brain.prompts[1]
+    )
+    assert "not a tool call" in out
+    assert [record["call"] is None for record in history(tmp_path)] == [True, False, False]
+
+
 def test_an_answer_that_is_no_call_is_one_clear_error(tmp_path: Path) -> None:
-    """A damaged model that breaks the grammar ends the run with a reason, not a traceback."""
-    with pytest.raises(AgentError, match="step 1 is not a tool call"):
+    """A model that never learns it, a damaged file for one, ends the run with a reason, not a traceback."""
+    with pytest.raises(AgentError, match="step 3 is not a tool call"):
         run(ScriptedBrain({"tool": "rm"}), tmp_path)
+    assert len(history(tmp_path)) == 3
+
+
+def test_a_loop_of_the_same_call_is_broken(tmp_path: Path) -> None:
+    """The third time a call is not carried out and the model is told so, whatever thought it has."""
+    again = [{**SEARCH, "thought": f"thought {number}"} for number in range(3)]
+    brain = ScriptedBrain(*again, WRITE, FINISH)
+    with SearchServer("127.0.0.1", 0, Behaviour(latency_s=0.01)) as server:
+        stats, _ = run(brain, tmp_path, server.url)
+    assert stats.outcome == "finished"
+    assert [call.step for call in stats.tool_calls] == [1, 1, 2, 2, 4]
+    assert "this same call was made before" in brain.prompts[3]
+
+
+def test_a_model_that_cannot_stop_repeating_is_stopped(tmp_path: Path) -> None:
+    """Told four times in a row in vain, the run ends with a reason; the call was carried out twice."""
+    with pytest.raises(AgentError, match="same call again and again"):
+        run(ScriptedBrain(WRITE), tmp_path, loops=40)
+    assert len(history(tmp_path)) == 6
+
+
+PAGES = [
+    {"tool": "read_page", "thought": "t", "pages": ["1", "4", "9", "http://127.0.0.1:9/", "nonsense"]},
+    FINISH,
+]
+
+
+@pytest.mark.parametrize("behaviour", [Behaviour(0.02, 0.03), Behaviour(0.01, error_rate=0.5, seed=3)])
+def test_both_ways_to_call_tools_give_the_same_answers(tmp_path: Path, behaviour: Behaviour) -> None:
+    """Searches and pages, one after another and together: the model reads the same, in the same order."""
+    prompts = []
+    for together in (False, True):
+        brain = ScriptedBrain(SEARCH, *PAGES)
+        with SearchServer("127.0.0.1", 0, behaviour) as server:
+            folder = tmp_path / str(together)
+            stats, _ = run(brain, folder, server.url, together=together, observation=2000)
+            prompts.append([prompt.replace(str(server.server_port), "PORT") for prompt in brain.prompts])
+        assert stats.outcome == "finished"
+    assert prompts[0] == prompts[1]
+    assert "the last search has no result 9" in prompts[0][2]
+    assert "the address is not public" in prompts[0][2]
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the model reads, calls and is answered is the same as in a run that nothing interrupted."""
+    calls = [SEARCH, {"tool": "rm"}, WRITE, PAGES[0], *WRITES[1:3], FINISH]
+    with SearchServer("127.0.0.1", 0, Behaviour(latency_s=0.01)) as server:
+        whole = ScriptedBrain(*calls)
+        run(whole, tmp_path / "whole", server.url, loops=9)
+        for step in range(1, len(calls) + 1):
+            folder, brain = tmp_path / str(step), ScriptedBrain(*calls)
+            brain.interrupted_in = step
+            with pytest.raises(KeyboardInterrupt):
+                run(brain, folder, server.url, loops=9)
+            with (folder / "history.jsonl").open("ab") as file:
+                file.write(b'{"step": 9, "call": {"to')  # a line that a crash cut
+            brain.interrupted_in = 0
+            stats, _ = run(brain, folder, server.url, loops=9)
+            assert (stats.outcome, stats.steps, stats.resumed) == ("finished", len(calls), step - 1)
+            assert brain.prompts == whole.prompts
+            assert untimed(folder) == untimed(tmp_path / "whole")
+
+
+def untimed(folder: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in record.items() if not k.endswith("_s")} for record in history(folder)]
 
 
 def test_what_a_model_writes_cannot_drive_the_terminal(tmp_path: Path) -> None:
@@ -188,7 +302,7 @@ def test_without_a_memory_the_prompt_offers_none(tmp_path: Path) -> None:
 
 def test_the_steps_that_left_the_prompt_leave_a_line_each(tmp_path: Path) -> None:
     """A managed run's prompt begins with the introduction, then what earlier steps came to, in few tokens."""
-    brain = ScriptedBrain(WRITE)
+    brain = ScriptedBrain(*WRITES)
     run(brain, tmp_path, loops=40, context=2000, summary_tokens=150)
     assert "Earlier:\n- write_file a.txt: wrote 4 bytes to a.txt (x" in brain.prompts[-1]
     assert max(map(len, brain.prompts)) <= 2000 - 512
@@ -196,7 +310,7 @@ def test_the_steps_that_left_the_prompt_leave_a_line_each(tmp_path: Path) -> Non
 
 def test_a_whole_history_stays_in_the_prompt(tmp_path: Path) -> None:
     """No step leaves it, however many there are."""
-    brain = ScriptedBrain(WRITE)
+    brain = ScriptedBrain(*WRITES)
     run(brain, tmp_path, loops=40, context=2000, whole=True)
     assert brain.prompts[-1].count("Result: ") == 39
 

@@ -14,7 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from whyidle_agent import main as agent_main
+from whyidle_agent.options import parser
 from whyidle_daemon import main as daemon_main
 from whyidle_daemon.privileges import kept
 
@@ -118,9 +118,9 @@ def test_commands_are_understood() -> None:
     )
     for words in agents:
         filled = [re.sub(r"\$\{\w+:-(.*)\}", r"\1", word) for word in words]
-        options = agent_main._parser().parse_args(filled)
+        options = parser().parse_args(filled)
         assert options.command == "serve"
-        agent_main._parser().parse_args(["run", *options.options])
+        parser().parse_args(["run", *options.options])
     container = pod("DaemonSet", "whyidle")["containers"][0]
     assert container["command"][-1] == "whyidled"
     for words in (compose()["services"]["whyidle"]["command"][1:], container["args"]):

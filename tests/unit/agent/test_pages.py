@@ -1,0 +1,141 @@
+"""read_page: what a page can be, where it may lead, and that both ways of reading say the same."""
+
+import ipaddress
+import socket
+from collections.abc import Callable
+from socketserver import StreamRequestHandler
+from typing import Any
+
+import pytest
+from agent_fakes import raw_server, silence
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whyidle_agent import pages
+from whyidle_agent.async_web import AsyncWeb
+from whyidle_agent.html_text import words_of
+from whyidle_agent.pages import read_page
+from whyidle_agent.slow_search import Behaviour, SearchServer
+from whyidle_agent.stats import Stats
+from whyidle_agent.tools import Observation
+
+HTML = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n"
+Reply = bytes | Callable[[StreamRequestHandler], None]
+
+
+def both(url: str, search_url: str, timeout_s: float = 5) -> Observation:
+    """Read a page in both ways, which have to agree."""
+    alone = read_page(url, search_url, timeout_s)
+    with AsyncWeb(search_url, timeout_s) as web:
+        [(together, _)] = web.read([url], Stats(), 1)
+    assert together == alone
+    return alone
+
+
+def test_a_page_is_its_words() -> None:
+    """Title and text of the bundled page; no script, no style, no markup."""
+    with SearchServer("127.0.0.1", 0, Behaviour(0.01)) as server:
+        seen = both(f"{server.url}/pages/why-a-gpu-sits-idle", server.url)
+        missing = both(f"{server.url}/pages/no-such-page", server.url)
+    assert seen.ok
+    assert seen.text.startswith("Why a GPU sits idle: Home Why a GPU sits idle A GPU is idle when no thread")
+    assert "console" not in seen.text
+    assert "margin" not in seen.text
+    assert missing == Observation("the page cannot be read: the server answered HTTP 404", ok=False)
+
+
+def flood(handler: StreamRequestHandler) -> None:
+    handler.wfile.write(HTML)
+    for _ in range(10):
+        handler.wfile.write(b"<p>x</p>" * (1 << 17))
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        (HTML + b"<title>T</title>caf\xe9 \xff\xfe", "T: caf\ufffd"),
+        (HTML + b"<meta charset=latin-1>caf\xe9", "caf\u00e9"),
+        (HTML + b"<meta charset=nonsense>plain", "plain"),
+        (HTML + b"<div>" * 200_000 + b"deep", "deep"),
+        (HTML + b"<style>p{}<script>never closed", "an empty page"),
+        (flood, "x x x"),
+        (b"HTTP/1.1 200 OK\r\nContent-Type: application/pdf\r\n\r\n%PDF", "not text but application/pdf"),
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n<b>as it is</b>", "<b>as it is</b>"),
+        (HTML.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n") + b"\x1f\x8b", "compressed"),
+        (b"HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n", "redirects without end"),
+        (
+            b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n",
+            "not an address",
+        ),
+        (b"HTTP/1.1 302 F\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n", "not public"),
+        (b"HTTP/1.1 302 F\r\nLocation: http://localhost:1/\r\nContent-Length: 0\r\n\r\n", "not public"),
+        (b"\x00garbage\r\n\r\n", "failed"),
+        (silence, "no answer within 0.3 s"),
+    ],
+)
+def test_whatever_a_server_sends_is_an_observation(reply: Reply, says: str) -> None:
+    """Bad bytes, no end, other kinds, ways into this network: said in the same words either way."""
+    with raw_server(reply) as url:
+        seen = both(f"{url}/", url, 0.3 if reply is silence else 20)
+    assert says in seen.text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/",
+        "http://[::1]/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://[::ffff:10.0.0.1]/",
+        "http://0.0.0.0/",
+        "http://10.0.0.1/",
+        "http://192.168.1.1/x",
+        "http://169.254.169.254/latest/meta-data",
+        "http://2130706433/",
+        "http://127.1/",
+        "http://localhost/",
+        "ftp://example.org/",
+        "file:///etc/passwd",
+        "http://user:secret@example.org/",
+        "http://",
+        "http://[::1",
+        "http://x:99999/",
+        "nonsense",
+        "http://" + "a" * 3000,
+    ],
+)
+def test_what_is_inside_is_not_read(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This host, private networks, a cloud's metadata, other schemes: refused before anything is sent."""
+    monkeypatch.setattr(pages.httpx, "Client", None)  # to be called is to fail
+    assert "cannot be read" in read_page(url, "http://127.0.0.1:8888", 5).text
+
+
+def test_a_name_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address that was checked is the one that is asked, with the name for TLS and the Host header."""
+    place = pages.place_of("https://example.org/a?b=c#d", "http://127.0.0.1:8888")
+    found: Any = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.215.14", 443))]
+    request = pages.request_of(place, found)
+    assert request["url"] == "https://93.184.215.14:443/a?b=c"
+    assert request["headers"]["Host"] == "example.org"
+    assert request["extensions"] == {"sni_hostname": "example.org"}
+    rebound: Any = [*found, (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.1", 443))]
+    with pytest.raises(pages.RefusedError):
+        pages.request_of(place, rebound)
+
+
+@given(st.text())
+def test_any_text_is_read(page: str) -> None:
+    """No page makes the reader raise."""
+    words_of(page)
+
+
+@given(st.ip_addresses())
+def test_only_public_addresses_are_asked(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    """Whatever a name leads to, either it is public or nothing is sent."""
+    place = pages.place_of("http://example.org/", "http://127.0.0.1:8888")
+    found: Any = [(0, 0, 0, "", (str(address), 80))]
+    if address.is_global and not address.is_multicast:
+        assert str(address) in pages.request_of(place, found)["url"]
+    else:
+        with pytest.raises(pages.RefusedError):
+            pages.request_of(place, found)

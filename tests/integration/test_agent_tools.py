@@ -58,17 +58,12 @@ def test_both_did_the_same_work(reports: dict[str, dict[str, Any]]) -> None:
 
 
 def test_what_waiting_remains_is_predicted(reports: dict[str, dict[str, Any]]) -> None:
-    """The calls that the prediction leaves take as long as they did in the fixed run, by its own clock."""
+    """Every search is in the prediction; of a step no more remains than its longest, by the agent's clock."""
     (predicted,) = reports["sync"]["what_if"]
     assert predicted["functions"] == ["search_web"]
-    searches = [call for call in reports["async"]["stats"]["tool_calls"] if call["tool"] == "search_web"]
+    searches = [call for call in reports["sync"]["stats"]["tool_calls"] if call["tool"] == "search_web"]
     steps = {call["step"] for call in searches}
-    together = sum(
-        max(call["start"] + call["duration_s"] for call in searches if call["step"] == step)
-        - min(call["start"] for call in searches if call["step"] == step)
-        for step in steps
-    )
-    assert predicted["runs"] == len(steps)
-    # A client that waits for six answers at once has their handling to do as well, on a machine of any speed.
-    assert predicted["remains_s"]["calls"] == pytest.approx(len(steps) * LATENCY_S, rel=0.05)
-    assert together >= predicted["remains_s"]["calls"] * 0.98
+    assert (predicted["runs"], predicted["calls"]) == (len(steps), len(searches))
+    longest = sum(max(c["duration_s"] for c in searches if c["step"] == step) for step in steps)
+    assert 0 < predicted["remains_s"]["calls"] <= longest
+    assert predicted["saves_s"] <= sum(call["duration_s"] for call in searches) - len(steps) * LATENCY_S

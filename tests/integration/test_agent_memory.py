@@ -23,7 +23,7 @@ AGENT = Path(sys.executable).parent / "whyidle-agent"
 
 def test_growth_is_found_where_it_is(tmp_path: Path) -> None:
     """The unbounded run yields memory_growth with the rate that the agent itself sees; the managed none."""
-    result = memory.memory(tmp_path, memory.LOOPS, 1)
+    result = memory.memory(tmp_path, 500, 1)
     unbounded, managed = result["unbounded"], result["managed"]
     assert "memory_growth" in unbounded["whyidle"]["findings"]
     told, own = unbounded["whyidle"]["growth_bytes_per_s"], unbounded["agent"]

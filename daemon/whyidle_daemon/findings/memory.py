@@ -5,13 +5,14 @@ None of them costs time that could be summed, so ``saves_s`` is ``None``: what i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from whyidle_daemon.findings.evidence import Evidence, confidence, finding, say, seconds
 from whyidle_daemon.gaps import EngineActivity
 from whyidle_daemon.inferences import Inferences
 from whyidle_daemon.processes import Process
-from whyidle_daemon.series import NS, Trend, trend_of
+from whyidle_daemon.series import NS, Point, Trend, trend_of
 from whyidle_wire import report as wire
 
 MIN_SPAN_NS = 3 * NS
@@ -20,6 +21,8 @@ MATURE_NS = 15 * NS
 MATURE_INFERENCES = 20
 YOUNG_SHARE = 0.5
 """Growth seen for less than both may be a warm-up that goes on, unless half as much again came of it."""
+TEARDOWN_NS, TEARDOWN_SHARE = 2 * NS, 0.05
+"""A process that has ended gave back what it held in its last two seconds, or in less if it was short."""
 WIDE = 0.25  # of the rate: a confidence interval that is said to be wide
 
 
@@ -37,10 +40,18 @@ def growing(evidence: Evidence) -> list[Growth]:
         values = [value for _, value in points]
         if not values or max(values) - min(values) < MIN_BYTES:  # most: a trend costs half a millisecond
             continue
-        trend = trend_of(points)
+        trend = trend_of(without_teardown(process, points))
         if trend is not None and trend.span_ns >= MIN_SPAN_NS:
             found.append(Growth(process, trend))
     return sorted(found, key=lambda growth: (-growth.trend.rate, growth.process.pid))
+
+
+def without_teardown(process: Process, points: Sequence[Point]) -> list[Point]:
+    """What was seen of a process while it ran, not while it freed everything at its end."""
+    if not process.end_ns or not points:
+        return list(points)
+    teardown_ns = min(TEARDOWN_NS, TEARDOWN_SHARE * (process.end_ns - points[0][0]))
+    return [point for point in points if point[0] < process.end_ns - teardown_ns]
 
 
 def young(evidence: Evidence, process: Process, trend: Trend) -> str | None:

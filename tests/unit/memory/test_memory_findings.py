@@ -9,7 +9,7 @@ from report_schema import check
 from timeline import CONTEXT, MS, PID, START, Life, S, infer, life, observe, run
 
 from whyidle_daemon.facts import EngineFacts, LimitSample, MemorySample
-from whyidle_probes.events import ENGINE_PARALLEL, Inference
+from whyidle_probes.events import ENGINE_PARALLEL, Exit, Inference
 
 MB = 1_000_000
 N = 80
@@ -44,6 +44,15 @@ def test_a_leak() -> None:
     assert one["growth_bytes_per_s"] == pytest.approx(2 * MB, rel=0.01)
     assert one["growth_low"] <= one["growth_bytes_per_s"] <= one["growth_high"]
     assert "2.0 MB a second" in one["advice"]
+
+
+def test_what_is_freed_at_the_end_hides_no_leak() -> None:
+    """A process that ends frees what it held: that does not tell how it ran. Of one that lives, it does."""
+    values = leak(rate=0.4 * MB)
+    values[-3:] = [value - 6 * MB for value in values[-3:]]
+    (one,) = found([*samples(values), Exit(1, START + N * S // 4, PID, 0, 30_000, "python")])
+    assert one["growth_bytes_per_s"] == pytest.approx(0.4 * MB, rel=0.01)
+    assert found(samples(values)) == []
 
 
 def test_a_warm_up_that_goes_on_is_said_to_be_perhaps_one() -> None:

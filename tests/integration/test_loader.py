@@ -17,51 +17,52 @@ from whyidle_probes.loader import PROGRAMS, LoaderError, ProbeConfig, load_probe
 pytestmark = pytest.mark.bpf
 
 
-def our_programs() -> set[int]:
-    """Kernel ids of loaded programs whose name begins with wi_."""
-    lib = libbpf.library()
+def programs_of(pid: int) -> set[int]:
+    """Kernel ids of the programs that a process holds: others on this machine may have theirs meanwhile."""
     found: set[int] = set()
-    for number in libbpf.program_ids():
-        fd = lib.bpf_prog_get_fd_by_id(number)
-        if fd < 0:
-            continue
-        try:
-            name = libbpf.program_info(fd).name
-        finally:
-            os.close(fd)
-        if name.startswith("wi_"):
-            found.add(number)
+    for path in Path(f"/proc/{pid}/fdinfo").iterdir():
+        lines = path.read_text().splitlines() if path.exists() else []
+        kinds = dict(line.split(":", 1) for line in lines if ":" in line)
+        if "prog_type" in kinds:
+            found.add(int(kinds["prog_id"]))
     return found
+
+
+def gone(programs: set[int]) -> bool:
+    return not programs & set(libbpf.program_ids())
 
 
 def test_everything_loads_and_closing_removes_it() -> None:
     """All programs attach, and are gone when their descriptors are closed."""
-    before = our_programs()
+    before = programs_of(os.getpid())
     probes = load_probes()
+    loaded = programs_of(os.getpid()) - before
     types = Path("/sys/kernel/btf/vmlinux").read_bytes()
     tracepoints = [name for _, kind, name, _ in PROGRAMS if kind == "tracepoint"]
     absent = [name for name in tracepoints if f"\0btf_trace_{name}\0".encode() not in types]
     assert [name for name in probes.missing if name in tracepoints] == absent
     wakeups = probes.throttling == "queue"  # one program more
-    assert len(our_programs() - before) == len(PROGRAMS) - len(absent) + wakeups
+    assert len(loaded) == len(PROGRAMS) - len(absent) + wakeups
+    assert not gone(loaded)
     probes.close()
-    wait_until(lambda: our_programs() <= before, "the kernel to free the programs")
+    wait_until(lambda: gone(loaded), "the kernel to free the programs")
 
 
 def test_sigkill_leaves_nothing_attached() -> None:
     """A daemon that is killed at any instant leaves no program behind."""
-    before = our_programs()
     code = "import sys, time; from whyidle_probes.loader import load_probes; p = load_probes(); print('up'); "
     child = subprocess.Popen(
         [sys.executable, "-u", "-c", code + "time.sleep(60)"], stdout=subprocess.PIPE, text=True
     )
     assert child.stdout
     assert child.stdout.readline() == "up\n"
-    assert our_programs() - before
+    loaded = programs_of(child.pid)
+    assert loaded
+    assert not gone(loaded)
     child.send_signal(signal.SIGKILL)
     child.wait()
     child.stdout.close()
-    wait_until(lambda: our_programs() <= before, "the kernel to free the programs")
+    wait_until(lambda: gone(loaded), "the kernel to free the programs")
 
 
 @pytest.mark.parametrize(
@@ -80,14 +81,14 @@ def test_sigkill_leaves_nothing_attached() -> None:
 )
 def test_failures_are_one_clear_error(config: ProbeConfig, code: str, words: str) -> None:
     """Each reason why loading fails has its own code, words and fix, and leaves nothing attached."""
-    before = our_programs()
+    before = programs_of(os.getpid())
     with pytest.raises(LoaderError) as caught:
         load_probes(config)
     assert caught.value.code == code
     assert words in str(caught.value)
     assert "Traceback" not in str(caught.value)
     assert caught.value.fix
-    wait_until(lambda: our_programs() <= before, "nothing to be left")
+    assert programs_of(os.getpid()) == before
 
 
 def test_an_optional_program_may_be_missing() -> None:

@@ -96,7 +96,8 @@ async def threads():
     await asyncio.gather(*(loop.run_in_executor(None, sys.stdin.read, 1) for _ in range(2)))
 
 async def child():
-    process = await asyncio.create_subprocess_exec("sleep", "1000")
+    # It ends with its parent, however that ends.
+    process = await asyncio.create_subprocess_exec("cat", stdin=asyncio.subprocess.PIPE)
     try:
         await process.wait()
     finally:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from agent_fakes import raw_server, silence
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from whyidle_agent import pages
@@ -130,11 +130,13 @@ def test_any_text_is_read(page: str) -> None:
 
 
 @given(st.ip_addresses())
+@example(ipaddress.ip_address("::ffff:224.0.0.1"))
 def test_only_public_addresses_are_asked(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
     """Whatever a name leads to, either it is public or nothing is sent."""
     place = pages.place_of("http://example.org/", "http://127.0.0.1:8888")
     found: Any = [(0, 0, 0, "", (str(address), 80))]
-    if address.is_global and not address.is_multicast:
+    reached = getattr(address, "ipv4_mapped", None) or address
+    if reached.is_global and not reached.is_multicast:
         assert str(address) in pages.request_of(place, found)["url"]
     else:
         with pytest.raises(pages.RefusedError):

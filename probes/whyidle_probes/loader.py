@@ -99,7 +99,7 @@ class ProbeConfig:
     max_waits: int = 8192
     max_noticed: int = 4096
     tid_pages: int = 0  # of 4096 TIDs that are told apart at a byte each; 0: as pid_max says
-    event_bytes: int = 1 << 20
+    event_bytes: int = 1 << 21
     control_bytes: int = 1 << 18
     first_write_bytes: int = 1 << 18
     system_python: str = SYSTEM_PYTHON

@@ -31,7 +31,7 @@ static __always_inline void add_short_wait(struct wi_thread *t, u64 ns)
 		wait->longest_ns = ns;
 }
 
-#define WI_WAKE_EVERY 2048 /* a power of two; the ring holds 9000 */
+#define WI_WAKE_EVERY 2048 /* a power of two; the ring holds 18000 */
 
 static __always_inline bool emit_slice(struct wi_thread *t, u64 blocked, u64 runqueue)
 {

@@ -33,6 +33,7 @@ LOOP_COSTS_NS = (
 LONG_WAIT_NS = 2_000_000  # shorter ones may well be over before they are read
 SHORT_TRIES = 3
 LOOKS = 8  # 3 µs each
+LOOKS_AFTER = 32  # only once for each read: of a wait of 60 µs the next may be as far away
 DISCOVER_AT_S = (0.0, 0.1, 0.4, 1.5, 5.0)  # after an exec: libpython is mapped some time into it
 DISCOVER_PER_TURN = 8
 MAX_READERS = 512
@@ -140,7 +141,10 @@ class StackSampler:
             self.forget(pid)
 
     def _caught(self, tid: int) -> Glance | None:
-        """A thread that sleeps in a wait not read yet; one that is awake just now gets a few more looks."""
+        """A thread that sleeps in a wait not read yet; one that is awake just now gets a few more looks.
+
+        One that was woken and waits for a CPU, perhaps this one, is where it slept until it gets it.
+        """
         for _ in range(LOOKS):
             thread = self._look(tid)
             if thread is None:
@@ -153,7 +157,7 @@ class StackSampler:
 
     def _again(self, thread: Glance) -> bool:
         """Whether a thread is, or soon is, in a wait of the same kind again."""
-        for _ in range(LOOKS):
+        for _ in range(LOOKS_AFTER):
             after = self._look(thread.tid)
             if after is not None and after.wait == thread.wait:
                 return True
@@ -163,7 +167,6 @@ class StackSampler:
         return (
             (thread.state > Wait.RUNQUEUE or thread.tid in self.running)
             and not thread.end_ns
-            and not thread.wake_ns
             and thread.pid in self._readers
             and (self._done.get(thread.tid) != thread.last_ns or thread.state == Wait.RUNNING)
         )
@@ -189,7 +192,8 @@ class StackSampler:
         if long:
             after = self._look(thread.tid)
             if after is None or after.last_ns != thread.last_ns or after.state != thread.state:
-                self.dropped += 1  # it ran meanwhile: the stack may be of two moments
+                # It ran meanwhile: the stack may be of two moments. If it was woken before, that is no loss.
+                self.dropped += not thread.wake_ns
                 if reading.fact is not None:
                     self._loops.failed(thread.pid)
                 return None

@@ -6,7 +6,7 @@ as far as the kernel's totals say that it did.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from whyidle_daemon import chains
@@ -40,11 +40,9 @@ class Way(NamedTuple):
 
 def explain_idleness(sums: IdleSums, found: Idleness, process: Process, way: Way, last_ns: int = 0) -> None:
     """Add gaps and scattered idle time to ``sums``; a gap that ends at ``last_ns`` is still open."""
-    before = 0
     for number, gap in enumerate(found.gaps):
-        after = found.gaps[number + 1].start_ns if number + 1 < len(found.gaps) else gap.end_ns + WINDOW_NS
-        explained = _explained(gap, (before, after), process, way, gap.end_ns == last_ns)
-        before = gap.end_ns
+        beside = _work_beside(found.gaps, number)
+        explained = _explained(gap, beside, process, way, gap.end_ns == last_ns)
         sums.take(explained)
         inside = list(between(way.lines(explained.tid), gap.start_ns, gap.end_ns))
         sums.sequences.gap(gap.start_ns, gap.end_ns, inside)
@@ -57,10 +55,27 @@ def explain_idleness(sums: IdleSums, found: Idleness, process: Process, way: Way
             sums.take_roots(_spread_roots(stretch, (process, tid), last_ns, way))
 
 
+def _work_beside(gaps: Sequence[Idle], number: int) -> tuple[int, int]:
+    """From when the work before a gap was, at the earliest, and until when that after it, at the latest.
+
+    A burst shorter than a sample period lies anywhere in that period, also where the gaps beside it were
+    taken to be: they are known no better than their edges. It never lies beyond the other end of such a gap.
+    """
+    earliest, latest = 0, gaps[number].end_ns + WINDOW_NS
+    if number:
+        before = gaps[number - 1]
+        earliest = max(before.start_ns, before.end_ns - before.end_edge_ns)
+    if number + 1 < len(gaps):
+        after = gaps[number + 1]
+        latest = min(after.end_ns, after.start_ns + after.start_edge_ns)
+    return earliest, latest
+
+
 def _explained(gap: Idle, beside: tuple[int, int], process: Process, way: Way, is_open: bool) -> ExplainedGap:
-    """A gap and its causes; ``beside`` is where the gap before it ended and the next one begins."""
+    """A gap and its causes; ``beside`` are the limits of the work before and after it."""
     if is_open:
-        window = max(beside[0], gap.start_ns - WINDOW_NS), gap.start_ns
+        start_ns, end_ns = gap.start_ns - WINDOW_NS, gap.start_ns + gap.start_edge_ns
+        window = max(beside[0], start_ns), min(gap.end_ns, end_ns)
         tid, until_ns = way.drivers.at(process, *window, gap.end_ns).tid, gap.end_ns
     else:
         # Its end is as uncertain as its source: the walk begins where the driver certainly was at work.

@@ -1,0 +1,76 @@
+"""Who drove a GPU beside a gap, where the GPU's samples are coarser than its work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from whyidle_daemon.chains import Segment
+from whyidle_daemon.facts import EngineSpan
+from whyidle_daemon.gaps import IdleSums
+from whyidle_daemon.gpus.drivers import Drivers
+from whyidle_daemon.gpus.idle import Way, explain_idleness
+from whyidle_daemon.gpus.spans import idleness, segments
+from whyidle_daemon.processes import Process
+from whyidle_daemon.timelines import Record
+from whyidle_probes.events import Wait
+
+MS = 1_000_000
+PERIOD = 100
+MAIN, FIRST, SECOND = 10, 11, 12
+SERVER = Process(MAIN, 0, provisional=False)
+
+
+def drivers_of(
+    busy: list[int], lives: dict[int, tuple[int, int]], finer: Sequence[EngineSpan] = ()
+) -> list[tuple[int, int]]:
+    """For each gap of samples that say so many ms: its driver, and until when it was asked for (ms).
+
+    The server's main thread waits for callers all the time; ``lives`` are threads of one call each. ``finer``
+    are spans of another source.
+    """
+    spans = [
+        EngineSpan("gpu", n * PERIOD * MS, (n + 1) * PERIOD * MS, ms * MS, 0, PERIOD * MS)
+        for n, ms in enumerate(busy)
+    ]
+    spans += finer
+    lines = {MAIN: [Record(0, 2000 * MS, 0, int(Wait.POLL), None)]}
+    born = {tid: (begin * MS, end * MS) for tid, (begin, end) in lives.items()}
+    asked: list[tuple[int, int]] = []
+
+    def lines_of(tid: int) -> list[Record]:
+        return lines.get(tid, [])
+
+    def walk(start_ns: int, end_ns: int, who: tuple[int, int], is_open: bool) -> list[Segment]:
+        asked.append((who[1], end_ns // MS))
+        return []
+
+    drivers = Drivers(lambda process: None, lambda: {MAIN: [MAIN]}, lines_of, lambda pid: born)
+    last_ns = len(busy) * PERIOD * MS
+    explain_idleness(IdleSums(), idleness(segments(spans)), SERVER, Way(drivers, lines_of, walk), last_ns)
+    return asked
+
+
+@pytest.mark.parametrize("begin", [402, 440, 459, 484])
+def test_a_burst_shorter_than_a_period(begin: int) -> None:
+    """Wherever in its period the GPU worked for 14 ms: who drove it then ends the gap before it."""
+    call = begin, begin + 14
+    found = drivers_of([0, 0, 0, 0, 14, 0, 0, 0], {FIRST: call})
+    assert found == [(FIRST, call[1]), (FIRST, 800)]  # the second gap lasts
+
+
+def test_each_burst_has_its_own_driver() -> None:
+    """A gap of a few periods between two calls: the second one ended it."""
+    found = drivers_of([0, 0, 14, 0, 0, 0, 14, 0, 0], {FIRST: (280, 294), SECOND: (684, 698)})
+    assert found == [(FIRST, 294), (SECOND, 698), (SECOND, 900)]
+
+
+def test_the_work_after_a_gap_is_not_that_behind_the_next_one() -> None:
+    """A finer source knows that a gap of 20 ms follows: the longer call after it ended that one."""
+    finer = [
+        EngineSpan("gpu", 200 * MS, 220 * MS, 0, 0, 0),
+        EngineSpan("gpu", 220 * MS, 290 * MS, 70 * MS, 0, 0),
+    ]
+    found = drivers_of([0, 30], {FIRST: (150, 162), SECOND: (220, 290)}, finer)
+    assert found[0] == (FIRST, 162)

@@ -43,7 +43,8 @@ class Reader(Protocol):
 class Reading(NamedTuple):
     """Tasks of one loop; none where ``fact`` says why.
 
-    ``late``: who is at the other end of some socket will be known when it is read again.
+    ``late``: more will be known when the same wait is read again: who is at the other end of some socket,
+    or what the loop waits for at all, once it is no longer left alone.
     """
 
     tasks: tuple[Task, ...]
@@ -72,9 +73,8 @@ class LoopReader:
         """
         if thread is None:
             return _tasks_alone(reader)
-        until, _ = self._pauses.get(thread.pid, (0, 0))
-        if self._clock() < until:
-            return Reading((), None)
+        if self.paused(thread.pid):
+            return Reading((), None, late=True)
         members = self._sets.members(thread.pid, thread.fd) if thread.state == Wait.EPOLL else {}
         try:
             epoll = thread.fd if thread.state == Wait.EPOLL else -1
@@ -84,17 +84,21 @@ class LoopReader:
                 raise
             if error.reason != "unsupported":
                 self.failed(thread.pid)
-                return Reading((), None)
+                return Reading((), None, late=True)
             return Reading((), self._fact(thread, members, reason=error.detail))
         if len({task.loop for task in found.tasks}) > 1:
             return Reading((), self._fact(thread, members, reason="whose tasks they are cannot be told"))
         if not found.complete and not found.more:
             self.failed(thread.pid)
-            return Reading((), None)
+            return Reading((), None, late=True)
         alike = self._alike(thread, found.tasks, members)
         total = len(found.tasks) + found.more
         late = any(members[task.descriptor].late for task in found.tasks if task.descriptor in members)
         return Reading(found.tasks, self._fact(thread, members, alike, total), late)
+
+    def paused(self, pid: int) -> bool:
+        """A reading did not count a short while ago: the loop is left alone."""
+        return self._clock() < self._pauses.get(pid, (0, 0))[0]
 
     def settled(self, pid: int) -> None:
         """A reading counts: the loop slept throughout."""

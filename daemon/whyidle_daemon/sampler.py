@@ -2,8 +2,9 @@
 
 A thread that sleeps is looked at without stopping it. The reading counts only if the thread's record in the
 kernel says afterwards that it is still in the same sleep; what cannot be trusted is dropped and counted. A
-wait is read once, and a target gets a bounded number of readings per second: at 75 µs each the daemon stays
-far below 1 % of a core, and waits in between are attributed by the ones that were read.
+wait is read once, a loop's again if its tasks could not be told yet. A target gets a bounded number of
+readings per second: at 75 µs each the daemon stays far below 1 % of a core, and waits in between are
+attributed by the ones that were read.
 
 A wait may be shorter than a reading takes. Of those it is enough that the thread is in a wait of the same
 kind afterwards: they are many and alike, or they would not matter. Half of the readings are kept for others.
@@ -69,6 +70,7 @@ class StackSampler:
         self._latest: dict[int, StackSample] = {}
         self._latest_loops: dict[int, LoopTasks] = {}
         self._done: dict[int, int] = {}  # tid -> since_ns of the wait that was read
+        self._late: dict[int, int] = {}  # tid -> since_ns of the wait that shall be read once more
         self._budget = float(READS_PER_S)
         self._last_ns = 0
         self.running: Container[int] = ()  # threads that never sleep: read while they run
@@ -132,6 +134,7 @@ class StackSampler:
                     break
         if len(self._done) > MAX_DONE:
             self._done.clear()
+            self._late.clear()
             self._latest.clear()
             self._latest_loops.clear()
         return found
@@ -168,13 +171,18 @@ class StackSampler:
             (thread.state > Wait.RUNQUEUE or thread.tid in self.running)
             and not thread.end_ns
             and thread.pid in self._readers
-            and (self._done.get(thread.tid) != thread.last_ns or thread.state == Wait.RUNNING)
+            and (
+                self._done.get(thread.tid) != thread.last_ns
+                or thread.state == Wait.RUNNING
+                or (self._late.get(thread.tid) == thread.last_ns and not self._loops.paused(thread.pid))
+            )
         )
 
     def _read(self, thread: Glance, long: bool) -> StackSample | None:
         self._done[thread.tid] = thread.last_ns
         self._latest.pop(thread.tid, None)
         self._latest_loops.pop(thread.tid, None)
+        self._late.pop(thread.tid, None)
         self.reads += 1
         reader = self._readers[thread.pid]
         reading = Reading((), None)
@@ -201,7 +209,7 @@ class StackSampler:
                 self._loops.settled(thread.pid)
                 self._latest_loops[thread.tid] = reading.fact
             if reading.late:
-                del self._done[thread.tid]
+                self._late[thread.tid] = thread.last_ns
         elif not self._again(thread):
             return None
         own = own_frame(frames)

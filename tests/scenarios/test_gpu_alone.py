@@ -28,8 +28,7 @@ def on_a_gpu(name: str, folder: Path) -> Told:
     return told
 
 
-# Not the asyncio agent: from samples alone its server lacks demand in half of the runs. To be mended.
-@pytest.mark.parametrize("name", [name for name in GUILTY if name != "asyncio_gather"])
+@pytest.mark.parametrize("name", list(GUILTY))
 def test_the_root_is_found_from_samples_alone(name: str, tmp_path: Path) -> None:
     """From the device to the process that holds it, its driver thread, and from there to the search."""
     guilty = GUILTY[name]

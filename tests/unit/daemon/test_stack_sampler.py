@@ -1,0 +1,93 @@
+"""When the stack sampler reads a wait again: what a reading of an event loop leaves open."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from timeline import MS, PID, START
+
+from whyidle_daemon import sampler
+from whyidle_daemon.epoll_sets import EpollSets
+from whyidle_daemon.loop_reader import LoopReader
+from whyidle_daemon.pystack import Frame, StackError, Task, Tasks
+from whyidle_probes.events import NO_PEER, Glance, Wait
+
+LOOP = (
+    Frame("EpollSelector.select", "/usr/lib/python3.11/selectors.py", 1),
+    Frame("BaseEventLoop._run_once", "/usr/lib/python3.11/asyncio/base_events.py", 1),
+    Frame("main", "/app/agent.py", 9),
+)
+STREAM = Frame("StreamReader.read", "/usr/lib/python3.11/asyncio/streams.py", 1)
+SEARCH = Task("t", (Frame("search", "/app/agent.py", 4), STREAM), False, 1, 1, "socket", 7, (), 1)
+
+
+class Loop:
+    """A process whose loop has slept in one selector since START; its tasks are read as ``found`` says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = START + 5 * MS
+        self.found: Tasks | StackError = Tasks((SEARCH,), True)
+        self.python = SimpleNamespace(runtime=0, version=(3, 11))
+        self.thread = Glance(PID, PID, START, 0, 0, int(Wait.EPOLL), 232, 5, NO_PEER, 0)
+        monkeypatch.setattr(sampler, "StackReader", lambda pid: self)
+        self.loops = LoopReader(cast(EpollSets, self), lambda: self.now)
+        self.sampler = sampler.StackSampler(lambda tid: self.thread, lambda *_: None, self.loops, lambda: 0)
+        self.sampler.started(PID, self.now)
+        self.sampler.discover(self.now)
+
+    def members(self, pid: int, descriptor: int) -> dict[int, Any]:
+        return {}
+
+    def read(self, tid: int) -> Any:
+        return SimpleNamespace(frames=LOOP)
+
+    def tasks(self, *_: Any) -> Tasks:
+        if isinstance(self.found, StackError):
+            raise self.found
+        return self.found
+
+    def sample(self) -> list[str]:
+        """The functions that a turn of the sampler finds."""
+        found = self.sampler.sample([PID], self.now)
+        return [one.site.function for one in found if not hasattr(one, "tasks")]
+
+
+def test_a_wait_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tasks could be told: that is all there is to it."""
+    loop = Loop(monkeypatch)
+    assert (loop.sample(), loop.sample()) == (["search"], [])
+
+
+def test_a_wait_that_began_while_the_loop_was_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First only the selector's caller is known; when the loop may be read again, who waits in it."""
+    loop = Loop(monkeypatch)
+    loop.loops.failed(PID)
+    assert loop.sample() == ["main"]
+    loop.now += 50 * MS
+    assert loop.sample() == []  # no reading is spent before
+    loop.now += 60 * MS
+    assert (loop.sample(), loop.sample()) == (["search"], [])
+
+
+def test_a_wait_whose_tasks_could_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lasts: it is tried again after the pause."""
+    loop = Loop(monkeypatch)
+    loop.found = StackError("torn")
+    assert loop.sample() == ["main"]
+    loop.found = Tasks((SEARCH,), True)
+    assert loop.sample() == []
+    loop.now += 110 * MS
+    assert (loop.sample(), loop.sample()) == (["search"], [])
+    assert loop.sampler.reads == 2
+
+
+def test_the_next_wait_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was left open of a wait that is over does not matter any more."""
+    loop = Loop(monkeypatch)
+    loop.loops.failed(PID)
+    assert loop.sample() == ["main"]
+    loop.now += 200 * MS
+    loop.thread = loop.thread._replace(last_ns=loop.now - 10 * MS)
+    assert (loop.sample(), loop.sample()) == (["search"], [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from whyidle_wire.client import Client
 from whyidle_wire.records import ListTargets, TargetList
 
 AGENTS = 4
+READY_TIMEOUT_S = 60
 IDLE_S, BUSY_S, RESTARTS = 30, 40, 10
 IDLE_CPU, IDLE_RSS, BUSY_CPU, BUSY_RSS, RESTART_S = 0.002, 40e6, 0.01, 50e6, 2.0
 # Only what this benchmark starts, whatever else runs here; discovery looks at every new process all the same.
@@ -42,7 +44,10 @@ def run() -> tuple[str, list[Row]]:
 
 
 class Service:
-    """A daemon as systemd would start it: ready when it says so."""
+    """A daemon as systemd would start it: ready when it says so.
+
+    Raises RuntimeError when it ends before that, TimeoutError when it says nothing for a minute.
+    """
 
     def __init__(self, folder: Path, more: str = "", log: int = subprocess.DEVNULL) -> None:
         self.socket, state = folder / "w.sock", folder / "state"
@@ -55,7 +60,6 @@ class Service:
         notify.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             channel.bind(str(notify))
-            channel.settimeout(60)
             self.began = time.monotonic()
             self.process = subprocess.Popen(
                 [
@@ -73,12 +77,23 @@ class Service:
                 stderr=log,
             )
             try:
-                channel.recv(256)
+                self._wait_until_ready(channel)
             except BaseException:
                 self.process.kill()
                 self.process.wait()
                 raise
         self.ready_s = time.monotonic() - self.began
+
+    def _wait_until_ready(self, channel: socket.socket) -> None:
+        ended = os.pidfd_open(self.process.pid)
+        try:
+            readable, _, _ = select.select([channel, ended], [], [], READY_TIMEOUT_S)
+        finally:
+            os.close(ended)
+        if not readable:
+            raise TimeoutError(f"whyidled was not ready after {READY_TIMEOUT_S} s")
+        if channel not in readable:
+            raise RuntimeError(f"whyidled ended with status {self.process.wait()} before it was ready")
 
     def targets(self) -> int:
         with Client.connect(self.socket) as client:

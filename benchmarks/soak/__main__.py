@@ -22,7 +22,7 @@ from benchmarks.soak.verdict import Judgement, judge, passed
 EVERY_S = 1.0
 LOG = "daemon.log"
 PARTS = 40  # of the history in one run, so that many are begun and ended
-MAX_PART_MINUTES = 10.0
+MIN_PART_MINUTES, MAX_PART_MINUTES = 0.01, 10.0  # less the daemon refuses
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,12 +58,13 @@ def _minutes(text: str) -> float:
 def soak(seconds: float, path: Path) -> tuple[list[Sample], dict[str, int]]:
     """Load a daemon for some time; returns a sample a second, also written to ``path``, and what was done.
 
-    Raises RuntimeError when the daemon ended.
+    Raises RuntimeError when the daemon ended, TimeoutError when it did not start.
     """
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), _free_port()
         more = f'[metrics]\nlisten = "127.0.0.1:{port}"\n[history]\n'
-        more += f"part_minutes = {min(MAX_PART_MINUTES, seconds / 60 / PARTS):.4f}\n"
+        part_minutes = min(MAX_PART_MINUTES, max(MIN_PART_MINUTES, seconds / 60 / PARTS))
+        more += f"part_minutes = {part_minutes:.4f}\n"
         with path.with_name(LOG).open("wb") as log:
             service = Service(folder, more, log.fileno())
         try:

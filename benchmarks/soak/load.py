@@ -33,6 +33,7 @@ class Load:
         self._folder, self._daemon, self._socket = folder, daemon, daemon_socket
         self._metrics = f"http://127.0.0.1:{metrics_port}/metrics"
         self._over = threading.Event()
+        self._starting = threading.Lock()  # no child is started unseen by the end
         self._random = Random(6)
         self._children: list[subprocess.Popen[bytes]] = []
         self._threads: list[threading.Thread] = []
@@ -60,7 +61,8 @@ class Load:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        with self._starting:
+            self._over.set()
         for child in self._children:
             child.kill()
         for thread in self._threads:
@@ -79,12 +81,15 @@ class Load:
                 self.error = error
 
     def _start(self, *command: str | Path) -> subprocess.Popen[bytes]:
-        child = subprocess.Popen(
-            [str(word) for word in command],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        self._children = [*(known for known in self._children if known.poll() is None), child]
-        return child
+        with self._starting:
+            child = subprocess.Popen(
+                [str(word) for word in command],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            self._children = [*(known for known in self._children if known.poll() is None), child]
+            if self._over.is_set():
+                child.kill()
+            return child
 
     def _agent(self, name: str, loops: int) -> subprocess.Popen[bytes]:
         """A reference agent with a model of its own."""
@@ -174,7 +179,11 @@ class Load:
     def _raw(self) -> socket.socket:
         raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         raw.settimeout(5)
-        raw.connect(str(self._socket))
+        try:
+            raw.connect(str(self._socket))
+        except OSError:
+            raw.close()
+            raise
         return raw
 
     @contextlib.contextmanager

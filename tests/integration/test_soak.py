@@ -1,4 +1,4 @@
-"""The soak of ``make soak``, for a minute: nothing piles up."""
+"""The soak of ``make soak``, for a minute: nothing piles up; and it sees what does."""
 
 from __future__ import annotations
 
@@ -9,9 +9,20 @@ from pathlib import Path
 import pytest
 from benchmarks.soak.__main__ import LOG, soak
 from benchmarks.soak.sampling import Sample
-from benchmarks.soak.verdict import MET, judge
+from benchmarks.soak.verdict import FAILED, MET, judge
 
 pytestmark = pytest.mark.bpf
+
+# Loaded by every Python that is started with it in its path; only the daemon leaks.
+LEAK = """
+import os, sys, threading, time
+def leak(kept=[]):
+    while True:
+        kept.append((os.dup(2), bytearray(os.urandom(1)) * 100_000))
+        time.sleep(0.2)
+if any(word.endswith("/whyidled") for word in sys.orig_argv):
+    threading.Thread(target=leak, daemon=True).start()
+"""
 
 
 def verdicts(samples: list[Sample], log: Path) -> dict[str, str]:
@@ -36,3 +47,15 @@ def test_a_minute_of_everything(tmp_path: Path) -> None:
     del found["memory (RSS), per hour"]
     assert set(found.values()) <= {MET, ""}, (found, (tmp_path / LOG).read_text())
     assert samples[-1].lost == 0
+
+
+@pytest.mark.timeout(300)
+def test_a_leak_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that loses five descriptors and half a megabyte a second does not pass."""
+    (tmp_path / "sitecustomize.py").write_text(LEAK)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    samples, _ = soak(20, tmp_path / "soak.csv")
+    found = verdicts(samples, tmp_path / LOG)
+    assert found["memory (RSS), per hour"] == FAILED
+    assert found["descriptors"] == FAILED
+    assert found["BPF maps"] == MET

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable, Iterable
 from pathlib import PurePath
 
 from whyidle_daemon.facts import EngineFacts
 from whyidle_daemon.gguf import GgufError, Shape, read_shape
+from whyidle_daemon.kernel import monotonic_ns
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.pystack.errors import StackError
 from whyidle_daemon.pystack.memory import Memory
+from whyidle_probes.events import Engine
 
 MAX_CONTEXT = 1 << 24
 MAX_FILES = 64
+MAX_CONTEXTS = 64
+LOOKS = 3
 # ggml_type: bytes of one element, block scales included.
 ELEMENT_BYTES = {
     0: 4.0, 1: 2.0, 2: 18 / 32, 3: 20 / 32, 6: 22 / 32, 7: 24 / 32, 8: 34 / 32, 20: 18 / 32, 30: 2.0,
@@ -24,6 +29,46 @@ ELEMENT_BYTES = {
 _F16 = 1
 _POINTER_FROM, _POINTER_END = 1 << 22, 1 << 47
 _SWITCHES = 4  # bools after the pointers: embeddings, offload_kqv, no_perf, op_offload
+
+
+class Contexts:
+    """The contexts of one target; ``tell`` gets what each holds, once it is known or given up."""
+
+    def __init__(self, proc: Proc, tell: Callable[[EngineFacts], None]) -> None:
+        self._proc = proc
+        self._tell = tell
+        self._known: dict[tuple[int, int], EngineFacts] = {}
+        self._again: dict[tuple[int, int], tuple[bytes | None, int]] = {}
+
+    def look(self, pid: int, context: int, parameters: bytes | None) -> None:
+        """At one that was made just now: at once, for its program may be a short one."""
+        if len(self._known) < MAX_CONTEXTS or (pid, context) in self._known:
+            self._look(pid, context, parameters, LOOKS)
+
+    def look_at_others(self, engines: Iterable[Engine]) -> None:
+        """Those that were made before anybody looked, and again those that did not show all they hold."""
+        for engine in engines:
+            if (engine.pid, engine.context) not in self._known:
+                self.look(engine.pid, engine.context, None)
+        for (pid, context), (parameters, left) in list(self._again.items()):
+            self._look(pid, context, parameters, left)
+
+    def forget(self, pid: int) -> None:
+        """The process has ended, or replaced its image."""
+        self._known = {one: facts for one, facts in self._known.items() if one[0] != pid}
+        self._again = {one: again for one, again in self._again.items() if one[0] != pid}
+
+    def all(self) -> list[EngineFacts]:
+        """What is known."""
+        return list(self._known.values())
+
+    def _look(self, pid: int, context: int, parameters: bytes | None, left: int) -> None:
+        facts = facts_of(self._proc, pid, context, monotonic_ns(), parameters)
+        self._known[pid, context] = facts
+        self._tell(facts)
+        self._again.pop((pid, context), None)
+        if facts.kv_bytes is None and left > 1:
+            self._again[pid, context] = parameters, left - 1
 
 
 def types_in(parameters: bytes) -> tuple[int, int] | None:

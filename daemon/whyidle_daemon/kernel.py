@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from whyidle_daemon import libbpf
-from whyidle_probes import events
+from whyidle_probes import structs
 from whyidle_probes.events import Engine, Event, Glance, Notice, ShortWaits, Stat, Thread
 from whyidle_probes.loader import Probes
 
@@ -32,7 +32,7 @@ class Kernel:
     """Loaded probes, ready to track processes. ``on_event`` gets every decoded ring-buffer record."""
 
     def __init__(self, probes: Probes, on_event: Callable[[Event], None]) -> None:
-        sizes = events.SIZES
+        sizes = structs.SIZES
         self._probes = probes
         self._threads = libbpf.Map(probes.map("threads"), 4, sizes["wi_thread"])
         self._processes = libbpf.Map(probes.map("processes"), 4, 4)
@@ -73,7 +73,7 @@ class Kernel:
         self._write_config()
 
     def _write_config(self) -> None:
-        value = events.CONFIG.pack(self._slice_ns, self._gap_ns, self._launches_ns, self._decodes_ns)
+        value = structs.CONFIG.pack(self._slice_ns, self._gap_ns, self._launches_ns, self._decodes_ns)
         self._config.set(_U32.pack(0), value)
 
     def track(self, pids: Iterable[int], target: int) -> None:
@@ -110,7 +110,7 @@ class Kernel:
 
     def set_gil(self, pid: int, start: int, end: int) -> None:
         """A futex of ``pid`` at an address in this range is the GIL; forgotten at exec and exit."""
-        self._gils.set(_U32.pack(pid), events.RANGE.pack(start, end))
+        self._gils.set(_U32.pack(pid), structs.RANGE.pack(start, end))
 
     def untrack(self, target: int) -> None:
         """Forget a target: its processes, threads and engines. Raises nothing for what is already gone."""
@@ -136,7 +136,7 @@ class Kernel:
         for key, value in self._threads.items():
             if _U32.unpack_from(value, _TARGET_OFFSET)[0] != target:
                 continue
-            thread = events.decode_thread(value, alike=alike) or self.thread(_U32.unpack(key)[0])
+            thread = structs.decode_thread(value, alike=alike) or self.thread(_U32.unpack(key)[0])
             if thread is not None:
                 found.append(thread)
         return found
@@ -148,7 +148,7 @@ class Kernel:
             value = self._threads.get(key)
             if value is None:
                 return None
-            thread = events.decode_thread(value)
+            thread = structs.decode_thread(value)
             if thread is not None:
                 return thread
         return None
@@ -157,16 +157,16 @@ class Kernel:
         """What each thread of a target is doing: one at a time, at a fifth of the cost of :meth:`threads`."""
         wanted = _U32.pack(target)
         place = slice(_TARGET_OFFSET, _TARGET_OFFSET + 4)
-        return (events.decode_glance(value) for _, value in self._threads.items() if value[place] == wanted)
+        return (structs.decode_glance(value) for _, value in self._threads.items() if value[place] == wanted)
 
     def briefs(self) -> Iterator[tuple[int, int, int, int, int, int]]:
         """``(pid, tid, target, last_ns, end_ns, state)`` of every thread of every target."""
-        return (brief for values in self._threads.values() for brief in events.decode_briefs(values))
+        return (brief for values in self._threads.values() for brief in structs.decode_briefs(values))
 
     def glance(self, tid: int) -> Glance | None:
         """What a thread is doing, ``None`` when it is not tracked."""
         value = self._threads.get(_U32.pack(tid))
-        return events.decode_glance(value) if value is not None else None
+        return structs.decode_glance(value) if value is not None else None
 
     def sweep_exited(self, target: int) -> list[Thread]:
         """Take threads out of the map that ended while the ring was full: nothing of them is lost."""
@@ -183,12 +183,14 @@ class Kernel:
 
     def engines(self, target: int) -> list[Engine]:
         """All model contexts of a target, with totals."""
-        found = (events.decode_engine(key, value) for key, value in self._engines.items())
-        return [engine for engine in found if engine.target == target]
+        wanted = _U32.pack(target)
+        return [
+            structs.decode_engine(key, value) for key, value in self._engines.items() if value[:4] == wanted
+        ]
 
     def drain_waits(self) -> list[ShortWaits]:
         """Short socket waits since the last call, of all targets."""
-        return [events.decode_wait(key, value) for key, value in self._waits.drain()]
+        return [structs.decode_wait(key, value) for key, value in self._waits.drain()]
 
     def stat(self, which: Stat) -> int:
         """One counter since the probes were loaded."""
@@ -239,8 +241,8 @@ class Kernel:
 
     def _handle(self, data: bytes) -> None:
         try:
-            event = events.decode_event(data)
-        except events.BadEventError:
+            event = structs.decode_event(data)
+        except structs.BadEventError:
             self.bad_events += 1
             return
         self._on_event(event)

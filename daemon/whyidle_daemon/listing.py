@@ -10,7 +10,7 @@ from whyidle_daemon.facts import Snapshot
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.sessions import Session
 from whyidle_daemon.states import state_of
-from whyidle_daemon.targets import NS
+from whyidle_daemon.target import NS
 from whyidle_probes.events import is_cuda
 
 _MAX_ENGINES = 16

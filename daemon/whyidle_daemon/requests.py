@@ -13,7 +13,8 @@ from whyidle_daemon.recording.errors import CannotRecord
 from whyidle_daemon.recording.output import Output
 from whyidle_daemon.redaction import redacted
 from whyidle_daemon.sessions import Session, Sessions
-from whyidle_daemon.targets import Target, TargetGoneError, Targets
+from whyidle_daemon.target import Target, TargetGoneError
+from whyidle_daemon.targets import Targets
 from whyidle_wire.records import FailureCode, Finish, Observe, Observing, Report
 
 MAX_TARGETS = 64

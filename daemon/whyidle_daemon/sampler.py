@@ -2,7 +2,8 @@
 
 A thread that sleeps is looked at without stopping it. The reading counts only if the thread's record in the
 kernel says afterwards that it is still in the same sleep; what cannot be trusted is dropped and counted. A
-wait is read once, a loop's again if its tasks could not be told yet. A target gets a bounded number of
+wait is read once, a loop's again if its tasks could not be told yet, one whose reading failed when it has
+lasted twice as long. A target gets a bounded number of
 readings per second: at 75 µs each the daemon stays far below 1 % of a core, and waits in between are
 attributed by the ones that were read.
 
@@ -71,6 +72,7 @@ class StackSampler:
         self._latest_loops: dict[int, LoopTasks] = {}
         self._done: dict[int, int] = {}  # tid -> since_ns of the wait that was read
         self._late: dict[int, int] = {}  # tid -> since_ns of the wait that shall be read once more
+        self._failed: dict[int, tuple[int, int]] = {}  # tid -> since_ns, and when it is tried again
         self._budget = float(READS_PER_S)
         self._last_ns = 0
         self.running: Container[int] = ()  # threads that never sleep: read while they run
@@ -135,6 +137,7 @@ class StackSampler:
         if len(self._done) > MAX_DONE:
             self._done.clear()
             self._late.clear()
+            self._failed.clear()
             self._latest.clear()
             self._latest_loops.clear()
         return found
@@ -174,15 +177,20 @@ class StackSampler:
             and (
                 self._done.get(thread.tid) != thread.last_ns
                 or thread.state == Wait.RUNNING
+                or self._due_again(thread)
                 or (self._late.get(thread.tid) == thread.last_ns and not self._loops.paused(thread.pid))
             )
         )
 
+    def _due_again(self, thread: Glance) -> bool:
+        since_ns, due_ns = self._failed.get(thread.tid, (-1, 0))
+        return since_ns == thread.last_ns and due_ns <= self._last_ns
+
     def _read(self, thread: Glance, long: bool) -> StackSample | None:
-        self._done[thread.tid] = thread.last_ns
-        self._latest.pop(thread.tid, None)
-        self._latest_loops.pop(thread.tid, None)
-        self._late.pop(thread.tid, None)
+        if long:  # what is short as yet may last, and then be worth more than a look
+            self._done[thread.tid] = thread.last_ns
+        for kept in (self._latest, self._latest_loops, self._late, self._failed):
+            kept.pop(thread.tid, None)
         self.reads += 1
         reader = self._readers[thread.pid]
         reading = Reading((), None)
@@ -192,10 +200,7 @@ class StackSampler:
             if loop == "waiting":
                 frames, loop, reading = self._awaited(reader, frames, thread if long else None)
         except StackError as error:
-            if error.reason == "gone":
-                self.forget(thread.pid)
-            elif error.reason != "no_thread":
-                self.dropped += long
+            self._unreadable(thread, error.reason, long)
             return None
         if long:
             after = self._look(thread.tid)
@@ -223,6 +228,13 @@ class StackSampler:
         sample = StackSample(thread.pid, thread.tid, thread.last_ns, site, loop, wait, peer)
         self._latest[thread.tid] = sample
         return sample
+
+    def _unreadable(self, thread: Glance, reason: str, long: bool) -> None:
+        if reason == "gone":
+            self.forget(thread.pid)
+        elif reason != "no_thread" and long:
+            self.dropped += 1
+            self._failed[thread.tid] = thread.last_ns, 2 * self._last_ns - thread.last_ns
 
     def _awaited(
         self, reader: StackReader, frames: Frames, thread: Glance | None

@@ -21,7 +21,8 @@ from whyidle_daemon.pulse import Pulse
 from whyidle_daemon.requests import Requests
 from whyidle_daemon.sessions import Session, Sessions
 from whyidle_daemon.subscribers import Subscribers
-from whyidle_daemon.targets import NS, Targets, host
+from whyidle_daemon.target import NS, host
+from whyidle_daemon.targets import Targets
 from whyidle_daemon.version import VERSION
 from whyidle_wire.records import (
     PROTOCOL,

@@ -7,7 +7,8 @@ from typing import Any
 
 from whyidle_daemon.clients import Client
 from whyidle_daemon.recording.output import Output
-from whyidle_daemon.targets import Target, Targets
+from whyidle_daemon.target import Target
+from whyidle_daemon.targets import Targets
 from whyidle_wire.records import Ended
 
 MIN_PROGRESS_S = 0.05

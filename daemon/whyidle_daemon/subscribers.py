@@ -12,7 +12,7 @@ from whyidle_daemon.proc import Proc
 from whyidle_daemon.redaction import redacted_finding
 from whyidle_daemon.sessions import Session, Sessions
 from whyidle_daemon.states import peer_object, state_of
-from whyidle_daemon.targets import NS
+from whyidle_daemon.target import NS
 from whyidle_probes.events import Event, Exec, Exit, Fork, Slice
 from whyidle_probes.syscalls import syscall_name
 from whyidle_wire.records import FindingEvent, ProcessEvent, SliceEvent, Subscribe

@@ -21,7 +21,7 @@ with atheris.instrument_imports():
     from whyidle_daemon.recording.blocks import Flag, block, file_header
     from whyidle_daemon.recording.encoding import Encoder
     from whyidle_daemon.recording.errors import MalformedError, RecordingError
-    from whyidle_probes import events
+    from whyidle_probes import structs
     from whyidle_wire import codec
     from whyidle_wire.errors import WireError
 
@@ -45,8 +45,8 @@ def greeting(data: bytes) -> None:
 
 def event(data: bytes) -> None:
     """An event, or :class:`BadEventError`."""
-    with contextlib.suppress(events.BadEventError):
-        events.decode_event(data)
+    with contextlib.suppress(structs.BadEventError):
+        structs.decode_event(data)
 
 
 def library(data: bytes) -> None:

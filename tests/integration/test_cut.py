@@ -13,7 +13,8 @@ from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.recording.output import Output
 from whyidle_daemon.recording.reader import report
-from whyidle_daemon.targets import Target, Targets
+from whyidle_daemon.target import Target
+from whyidle_daemon.targets import Targets
 from whyidle_probes.loader import load_probes
 
 pytestmark = pytest.mark.bpf

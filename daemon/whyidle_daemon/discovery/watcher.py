@@ -26,7 +26,8 @@ from whyidle_daemon.history.heartbeat import blind_ns
 from whyidle_daemon.history.keeper import Keeper
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.sessions import Session, Sessions
-from whyidle_daemon.targets import TargetGoneError, Targets
+from whyidle_daemon.target import TargetGoneError
+from whyidle_daemon.targets import Targets
 
 log = logging.getLogger(__name__)
 

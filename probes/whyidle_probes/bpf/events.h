@@ -2,7 +2,7 @@
 /*
  * The single truth of what the kernel side stores and emits.
  *
- * events.py mirrors this file by hand; tests/unit/probes compile an offset dump of it and compare.
+ * structs.py mirrors this file by hand; tests/unit/probes compile an offset dump of it and compare.
  * Numbers and fields are append-only: recordings outlive releases. Everything is naturally aligned,
  * padding is explicit, there are no bitfields. Times are nanoseconds on CLOCK_MONOTONIC.
  */

@@ -9,7 +9,7 @@ from report_schema import check
 from timeline import MS, PID, START, Life, S, asleep, at, infer, life, observe, run
 
 from whyidle_daemon.facts import Site, StackSample
-from whyidle_daemon.spins import MAX_CLOCKS, Spins
+from whyidle_daemon.spins import KEPT_LOOKS, MAX_CLOCKS, Spins
 from whyidle_probes.events import NO_PEER, NO_SYSCALL, Glance, Wait
 
 
@@ -23,27 +23,45 @@ def test_a_thread_that_never_sleeps_gets_a_clock() -> None:
     for second in range(4):
         now = second * S
         threads = [glance(1, 0, 0, Wait.RUNNING), glance(2, now // 2), glance(3, now * 9 // 10)]
-        watched = spins.update(threads, now)
-    assert watched == {1, 3}
+        spins.update(threads, now)
+    assert spins.busy == spins.clocked == {1, 3}
 
 
-def test_a_clock_stays_until_the_thread_rests() -> None:
+def test_a_thread_is_busy_until_it_rests() -> None:
     """Sixty per cent is no reason to begin, and none to end."""
     spins, ran = Spins(), 0
     seen = []
     for second, share in enumerate((0, 60, 90, 60, 40, 60)):
         ran += share * S // 100
-        seen.append(bool(spins.update([glance(1, ran)], second * S)))
+        spins.update([glance(1, ran)], second * S)
+        seen.append(bool(spins.busy))
     assert seen == [False, False, True, True, False, False]
 
 
+def test_a_clock_outlasts_the_pauses_of_a_thread() -> None:
+    """An agent computes and waits in turn; a clock for every turn would cost more than it says."""
+    spins, ran = Spins(), 0
+    for second in range(60):
+        ran += S * (second % 4 < 2)
+        spins.update([glance(1, ran)], second * S)
+        assert second < 2 or spins.clocked == {1}
+    for second in range(60, 60 + KEPT_LOOKS + 2):
+        spins.update([glance(1, ran)], second * S)
+    assert spins.clocked == frozenset()
+
+
 def test_clocks_are_few_and_threads_may_go() -> None:
-    """A hundred busy threads get some; those that end get none."""
+    """A hundred busy threads get some, whatever rests gives its own up for them; those that end get none."""
     spins = Spins()
     for second in range(3):
-        watched = spins.update([glance(tid, second * S) for tid in range(100)], second * S)
-    assert len(watched) == MAX_CLOCKS
-    assert spins.update([], 4 * S) == frozenset()
+        spins.update([glance(1000, second * S)], second * S)
+    assert spins.clocked == {1000}
+    for second in range(3, 6):
+        spins.update([glance(tid, second * S) for tid in range(100)] + [glance(1000, 3 * S)], second * S)
+    assert len(spins.clocked) == MAX_CLOCKS
+    assert spins.clocked == spins.busy
+    spins.update([], 7 * S)
+    assert spins.clocked == spins.busy == frozenset()
 
 
 def clocked(lives: list[Life], samples: int, polling: int) -> list[Life]:

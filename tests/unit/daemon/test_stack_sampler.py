@@ -29,6 +29,7 @@ class Loop:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = START + 5 * MS
         self.found: Tasks | StackError = Tasks((SEARCH,), True)
+        self.torn = False
         self.python = SimpleNamespace(runtime=0, version=(3, 11))
         self.thread = Glance(PID, PID, START, 0, 0, int(Wait.EPOLL), 232, 5, NO_PEER, 0)
         monkeypatch.setattr(sampler, "StackReader", lambda pid: self)
@@ -41,6 +42,8 @@ class Loop:
         return {}
 
     def read(self, tid: int) -> Any:
+        if self.torn:
+            raise StackError("torn")
         return SimpleNamespace(frames=LOOP)
 
     def tasks(self, *_: Any) -> Tasks:
@@ -90,4 +93,37 @@ def test_the_next_wait_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loop.sample() == ["main"]
     loop.now += 200 * MS
     loop.thread = loop.thread._replace(last_ns=loop.now - 10 * MS)
+    assert (loop.sample(), loop.sample()) == (["search"], [])
+
+
+def test_a_wait_that_was_short_when_it_was_read_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lasts, and then its tasks are read, which a look at a short one leaves alone."""
+    loop = Loop(monkeypatch)
+    loop.now = START + 1 * MS
+    assert loop.sampler.sample([PID], loop.now)
+    assert loop.sampler.latest_loop(PID) is None
+    loop.now = START + 51 * MS
+    assert loop.sample() == ["search"]
+    reading = loop.sampler.latest_loop(PID)
+    assert reading is not None
+    assert reading.since_ns == START
+    assert loop.sample() == []
+
+
+def test_a_reading_that_failed_is_tried_again_when_the_wait_is_twice_as_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A hang is not without a line for ever; a process that cannot be read costs a few readings."""
+    loop = Loop(monkeypatch)
+    loop.torn = True
+    tried = []
+    for at in range(5, 1000, 5):
+        loop.now = START + at * MS
+        before = loop.sampler.reads
+        assert loop.sample() == []
+        if loop.sampler.reads > before:
+            tried.append(at)
+    assert tried == [5, 10, 20, 40, 80, 160, 320, 640]
+    loop.torn = False
+    loop.now = START + 1280 * MS
     assert (loop.sample(), loop.sample()) == (["search"], [])

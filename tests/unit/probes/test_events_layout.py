@@ -9,28 +9,28 @@ from pathlib import Path
 
 import pytest
 
-from whyidle_probes import events
+from whyidle_probes import events, structs
 
-HEADER = Path(events.__file__).parent / "bpf" / "events.h"
+HEADER = Path(structs.__file__).parent / "bpf" / "events.h"
 FORMATS = {
-    "wi_slice": events._SLICE,
-    "wi_thread": events._THREAD,
-    "wi_fork": events._FORK,
-    "wi_start": events._START,
-    "wi_exec": events._EXEC,
-    "wi_exit": events._EXIT,
-    "wi_library": events._LIBRARY,
-    "wi_gap": events._GAP,
-    "wi_engine_key": events._ENGINE_KEY,
-    "wi_engine": events._ENGINE,
-    "wi_wait_key": events._WAIT_KEY,
-    "wi_wait": events._WAIT,
-    "wi_lookup": events._LOOKUP,
-    "wi_inference": events._INFERENCE,
-    "wi_context": events._CONTEXT,
-    "wi_first_write": events._FIRST_WRITE,
-    "wi_range": events.RANGE,
-    "wi_config": events.CONFIG,
+    "wi_slice": structs._SLICE,
+    "wi_thread": structs._THREAD,
+    "wi_fork": structs._FORK,
+    "wi_start": structs._START,
+    "wi_exec": structs._EXEC,
+    "wi_exit": structs._EXIT,
+    "wi_library": structs._LIBRARY,
+    "wi_gap": structs._GAP,
+    "wi_engine_key": structs._ENGINE_KEY,
+    "wi_engine": structs._ENGINE,
+    "wi_wait_key": structs._WAIT_KEY,
+    "wi_wait": structs._WAIT,
+    "wi_lookup": structs._LOOKUP,
+    "wi_inference": structs._INFERENCE,
+    "wi_context": structs._CONTEXT,
+    "wi_first_write": structs._FIRST_WRITE,
+    "wi_range": structs.RANGE,
+    "wi_config": structs.CONFIG,
 }
 
 
@@ -66,10 +66,10 @@ def compiled(header: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return found
 
 
-@pytest.mark.parametrize("name", sorted(events.SIZES))
+@pytest.mark.parametrize("name", sorted(structs.SIZES))
 def test_sizes(name: str, compiled: dict[str, list[int]]) -> None:
     """Every struct has the size that the mirror assumes."""
-    assert compiled[name][0] == events.SIZES[name]
+    assert compiled[name][0] == structs.SIZES[name]
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
@@ -109,30 +109,30 @@ def test_wait_states(header: str) -> None:
 
 def test_unknown_and_short_events_are_refused() -> None:
     """A record of another version is an error that says so, never a wrong reading."""
-    with pytest.raises(events.BadEventError, match="unknown event type 99"):
-        events.decode_event(struct.pack("<II", 99, 0) + bytes(600))
+    with pytest.raises(structs.BadEventError, match="unknown event type 99"):
+        structs.decode_event(struct.pack("<II", 99, 0) + bytes(600))
     for kind in set(events.EventType) - {events.EventType.NOTICED}:  # that one is all header
-        with pytest.raises(events.BadEventError):
-            events.decode_event(struct.pack("<II", kind, 0) + bytes(8))
-    with pytest.raises(events.BadEventError):
-        events.decode_event(b"\1")
+        with pytest.raises(structs.BadEventError):
+            structs.decode_event(struct.pack("<II", kind, 0) + bytes(8))
+    with pytest.raises(structs.BadEventError):
+        structs.decode_event(b"\1")
 
 
 def test_torn_thread_is_not_decoded() -> None:
     """A record copied while the kernel was writing it is recognised."""
-    data = bytearray(events.SIZES["wi_thread"])
-    assert events.decode_thread(bytes(data)) is not None
+    data = bytearray(structs.SIZES["wi_thread"])
+    assert structs.decode_thread(bytes(data)) is not None
     data[-8] = 1  # begun moved on, done did not
-    assert events.decode_thread(bytes(data)) is None
+    assert structs.decode_thread(bytes(data)) is None
 
 
 def test_a_brief_is_the_thread_in_brief() -> None:
     """The quick reading of many threads finds the same fields as the whole one of each."""
-    size = events.SIZES["wi_thread"]
+    size = structs.SIZES["wi_thread"]
     data = bytearray(bytes(range(1, 256)) * 5)[: 2 * size]
     for start in (0, size):  # a whole copy: begun and done are the same
         data[start + size - 8 : start + size] = data[start : start + 8]
-    threads = [events.decode_thread(bytes(data), start) for start in (0, size)]
-    assert list(events.decode_briefs(bytes(data))) == [
+    threads = [structs.decode_thread(bytes(data), start) for start in (0, size)]
+    assert list(structs.decode_briefs(bytes(data))) == [
         (t.pid, t.tid, t.target, t.last_ns, t.end_ns, t.state) for t in threads if t is not None
     ]

@@ -1,0 +1,45 @@
+"""How much memory the processes of a target hold, and what bounds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from whyidle_daemon.facts import LimitSample, MemorySample
+from whyidle_daemon.kernel import monotonic_ns
+from whyidle_daemon.limits import Limits
+from whyidle_daemon.proc import Proc
+
+_PROCESSES = 256
+_COSTS = 200  # half a percent of a core at most
+_MAX_LIMITS = 32
+
+
+class MemorySampler:
+    """Samples of one target; ``tell`` gets each."""
+
+    def __init__(self, proc: Proc, tell: Callable[[MemorySample | LimitSample], None]) -> None:
+        self._proc = proc
+        self._tell = tell
+        self._limits = Limits(proc)
+        self._next_ns = 0
+
+    def sample(self, pids: list[int]) -> bool:
+        """Look at the first 256 processes; not, and false, where the last look was dear and not long ago."""
+        now = monotonic_ns()
+        if now < self._next_ns:
+            return False
+        groups: dict[tuple[str, str], LimitSample] = {}
+        for pid in pids[:_PROCESSES]:
+            memory = self._proc.memory(pid)
+            if memory:
+                self._tell(MemorySample(pid, now, *memory))
+            if len(groups) < _MAX_LIMITS:
+                for one in self._limits.cgroups(pid):
+                    sample = LimitSample(one.scope, one.name, now, one.used_bytes, one.limit_bytes)
+                    groups.setdefault((one.scope, one.name), sample)
+        for sample in groups.values():
+            self._tell(sample)
+        if (host := self._limits.host()) is not None:
+            self._tell(LimitSample(host.scope, host.name, now, host.used_bytes, host.limit_bytes))
+        self._next_ns = now + _COSTS * (monotonic_ns() - now)
+        return True

@@ -1,0 +1,382 @@
+"""One target under observation: feeds its records to its pure :class:`Observation`.
+
+This is the seam between I/O and logic. Whatever an observation learns passes through ``Observation.add``,
+in an order that a recording can keep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from whyidle_daemon.contexts import Contexts
+from whyidle_daemon.costs import Costs
+from whyidle_daemon.discovery.placement import Placement, placement_of
+from whyidle_daemon.epoll_sets import EpollSets
+from whyidle_daemon.facts import (
+    CudaFacts,
+    Host,
+    LaunchesSeen,
+    Loss,
+    Overhead,
+    ProcessFacts,
+    Snapshot,
+)
+from whyidle_daemon.gpus.watch import GpuWatch
+from whyidle_daemon.kernel import Kernel, monotonic_ns
+from whyidle_daemon.libraries import EngineLibraries
+from whyidle_daemon.loop_reader import LoopReader
+from whyidle_daemon.memory_sampler import MemorySampler
+from whyidle_daemon.observation import Anything, Observation, Progress
+from whyidle_daemon.owners import Owners
+from whyidle_daemon.peer_names import PeerNames
+from whyidle_daemon.proc import Proc
+from whyidle_daemon.rebase import Base
+from whyidle_daemon.recording.output import Output
+from whyidle_daemon.recording.reader import ordered
+from whyidle_daemon.recording.recorder import RecordedObservation, Recorder
+from whyidle_daemon.sampler import StackSampler
+from whyidle_daemon.stall_watch import StallWatch
+from whyidle_daemon.thread_watch import ThreadWatch
+from whyidle_probes.events import (
+    ContextMade,
+    Event,
+    Exec,
+    Exit,
+    FirstWrite,
+    Fork,
+    Library,
+    NameLookup,
+    Noticed,
+    Slice,
+    Stat,
+)
+from whyidle_wire.records import StallEvent
+
+log = logging.getLogger(__name__)
+
+_FINISH_TURN = 10_000
+_FINISH_TURNS = 50
+_LIBRARY_RETRIES, _SLOW_RETRIES = 340, 300  # 2 ms apart, then with every tick of the daemon
+NS = 1_000_000_000
+
+
+class TargetGoneError(Exception):
+    """None of the processes to observe is alive any more."""
+
+
+def host() -> Host:
+    """This machine."""
+    return Host(platform.release(), os.cpu_count() or 1)
+
+
+def _utc() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Target:
+    """One observation: its processes in the kernel's maps, and its reducer."""
+
+    def __init__(
+        self, number: int, kernel: Kernel, libraries: EngineLibraries, proc: Proc, know_owners: bool = False
+    ) -> None:
+        self.number = number
+        self.listeners: list[Callable[[Event], None]] = []
+        self._kernel = kernel
+        self._libraries = libraries
+        self._proc = proc
+        self._owners = Owners(proc) if know_owners else None
+        self._unmapped: dict[int, int] = {}
+        self._memory = MemorySampler(proc, self.tell)
+        self._contexts = Contexts(proc, self.tell)
+        self._names = PeerNames(proc.netns)
+        self._seen: dict[str, LaunchesSeen] = {}
+        loops = LoopReader(EpollSets(proc, monotonic_ns), monotonic_ns)
+        self._sampler = StackSampler(kernel.glance, self._set_gil, loops)
+        self._threads = ThreadWatch(number, kernel)
+        self._stalls = StallWatch(number, kernel, proc, self._sampler)
+        self._costs = Costs(kernel)
+        self.gpus: GpuWatch | None = None
+        self._recorder: Recorder | None = None  # for the client
+        self._history: Recorder | None = None
+        self._base: Base | None = None
+        self.blind_ns = 0
+        self.start_ns = monotonic_ns()
+
+    def start(
+        self,
+        roots: tuple[int, ...],
+        command: tuple[str, ...],
+        output: Output | None = None,
+        history: Output | None = None,
+    ) -> tuple[int, int]:
+        """Begin; returns how many processes and threads there are. Raises :class:`TargetGoneError`.
+
+        ``output`` gets a recording of it, ``history`` another.
+        """
+        self.started_at = _utc()
+        self.start_ns = monotonic_ns()
+        self.roots = roots
+        self.observation = self._observe(self.start_ns, command, self.started_at, output, history)
+        self._kernel.track(roots, self.number)
+        pids = self._kernel.processes(self.number)
+        threads = self._kernel.threads(self.number)
+        alive = {thread.pid for thread in threads}
+        if not alive.intersection(roots):
+            self._kernel.untrack(self.number)
+            raise TargetGoneError
+        for pid in pids:
+            self._learn(pid)
+            self._scan(pid)
+            self._sampler.started(pid, self.start_ns)
+        return len(pids), len(threads)
+
+    def _observe(
+        self, ns: int, command: tuple[str, ...], at: str, output: Output | None, history: Output | None
+    ) -> Observation:
+        self._recorder = self._history = None
+        outputs = [file for file in (output, history) if file is not None]
+        if not outputs:
+            return Observation(ns, self.roots, command, at)
+        recorded = RecordedObservation(ns, self.roots, command, at, outputs=outputs, host=host())
+        if output is not None:
+            self._recorder = recorded.recorders[0]
+        if history is not None:
+            self._history = recorded.recorders[-1]
+        return recorded
+
+    def renew(self, history: Output | None) -> None:
+        """Cut here: the observation so far ends, with its recordings; another goes on and misses nothing.
+
+        ``history`` gets the recording of the new one.
+        """
+        self.drain()
+        raw = self._raw_snapshot()
+        if self._history is not None:
+            # Nobody waits for this file: the disk may take its time, and the loop goes on.
+            self._history.finish(self._rebased(raw), self.loss(), self.overhead(), None, wait_s=0.0)
+        before = self.observation
+        decodes = self._seen.get("decode")
+        self._base = Base(raw, decodes.ns if decodes is not None and not decodes.seen else None)
+        self._costs = Costs(self._kernel)
+        self.blind_ns = self._sampler.dropped = 0
+        self.observation = self._observe(raw.ns, before.command, _utc(), None, history)
+        alive = self._kernel.processes(self.number)
+        if self._owners is not None:  # of those that the new one will speak of
+            self._owners.keep(alive)
+        for pid in alive:
+            self._learn(pid)
+            self._tell_cuda(pid)
+        for seen in self._seen.values():
+            if not seen.seen:
+                self.observation.add(seen._replace(ns=raw.ns))
+        for name in before.names():
+            self.observation.add(name)
+        for facts in self._contexts.all():
+            self.observation.add(facts._replace(ns=raw.ns))
+        for thread in raw.threads:  # waits that last over the cut were read before it
+            for sample in (self._sampler.latest(thread.tid), self._sampler.latest_loop(thread.tid)):
+                if sample is not None and sample.since_ns == thread.last_ns:
+                    self.tell(sample)
+        if self.gpus is not None:
+            self.gpus.add(self.number, self.tell)
+
+    def tell(self, record: Anything) -> None:
+        """Everything that the observation is told in its order, seen from where it began."""
+        seen = self._base.record(record) if self._base is not None else record
+        if seen is not None:
+            self.observation.add(seen)
+
+    @property
+    def history_bytes(self) -> int:
+        """How large the part of the history is that is being written."""
+        return self._history.size if self._history is not None else 0
+
+    def handle(self, event: Event) -> None:
+        """Take one record of this target from the kernel side."""
+        if isinstance(event, Library):
+            # The mapping appears only after the tracepoint: look now, and again until it is there.
+            if not self._scan(event.pid):
+                self._unmapped[event.pid] = _LIBRARY_RETRIES
+        elif isinstance(event, ContextMade):
+            self._contexts.look(event.pid, event.context, event.parameters)
+        elif isinstance(event, NameLookup | FirstWrite):
+            for fact in self._names.facts(event):
+                self.observation.add(fact)
+        elif not isinstance(event, Noticed):  # which is of no target
+            self.tell(event)
+            self._follow(event)
+
+    def _follow(self, event: Event) -> None:
+        """Keep what is known of processes up to date, and pass on what clients listen for."""
+        if isinstance(event, Exec | Exit):
+            self._contexts.forget(event.pid)
+        if isinstance(event, Fork | Exec):
+            self._learn(event.pid)
+            self._sampler.started(event.pid, event.ns)
+        elif isinstance(event, Exit):
+            self._unmapped.pop(event.pid, None)
+            self._libraries.cuda.pop(event.pid, None)
+            self._names.forget(event.pid)
+            self._sampler.forget(event.pid)
+        if isinstance(event, Fork | Exec | Exit | Slice):
+            for listener in self.listeners:
+                listener(event)
+
+    def retry_libraries(self) -> bool:
+        """Look again for libraries that were announced; true while there is something to look for."""
+        for pid, left in list(self._unmapped.items()):
+            if self._scan(pid) or left <= 1:
+                del self._unmapped[pid]
+            else:
+                self._unmapped[pid] = left - 1
+        return any(left > _SLOW_RETRIES for left in self._unmapped.values())
+
+    def _scan(self, pid: int) -> bool:
+        found = self._libraries.scan(pid)
+        self._tell_cuda(pid)
+        return found
+
+    def _tell_cuda(self, pid: int) -> None:
+        simulated = self._libraries.cuda.get(pid)
+        if simulated is not None:
+            self.observation.add(CudaFacts(pid, monotonic_ns(), simulated))
+
+    def calls_seen(self, seen: LaunchesSeen) -> None:
+        """Calls of a kind have probes from now on, or none."""
+        self._seen[seen.what] = seen
+        self.observation.add(seen)
+
+    def sample_stacks(self, look_every_s: float = 0.25) -> None:
+        """Read the code of threads that sleep; notice interpreters first, and new threads every so often."""
+        now = monotonic_ns()
+        self._sampler.discover(now)
+        self._threads.look(now, look_every_s)
+        self._sampler.running = self._threads.busy
+        for sample in self._sampler.sample(self._threads.worth_reading, now):
+            self.tell(sample)
+
+    def stalls(self, threshold_ns: int) -> list[StallEvent]:
+        """Waits that crossed the threshold since the last call, and those that were reported and are over."""
+        return self._stalls.changed(threshold_ns, self.start_ns)
+
+    def sample_memory(self) -> None:
+        """Resident memory of the live processes, and what was kept back in the kernel."""
+        if not self._memory.sample(self._kernel.processes(self.number)):
+            return
+        self._contexts.look_at_others(self._kernel.engines(self.number))
+        if self._costs.counted(Stat.EXITS_KEPT):
+            self._sweep()
+
+    @property
+    def placement(self) -> Placement:
+        """Where its first process runs."""
+        return placement_of(self._proc.cgroup(self.roots[0]))
+
+    @property
+    def over(self) -> bool:
+        """All processes have gone."""
+        return not self._kernel.processes(self.number)
+
+    def snapshot(self) -> Snapshot:
+        """The kernel's totals now, since the observation began."""
+        return self._rebased(self._raw_snapshot())
+
+    def _raw_snapshot(self) -> Snapshot:
+        threads = ordered(self._kernel.threads(self.number))
+        engines = tuple(self._kernel.engines(self.number))
+        return Snapshot(monotonic_ns(), threads, engines)
+
+    def _rebased(self, snapshot: Snapshot) -> Snapshot:
+        return self._base.snapshot(snapshot) if self._base is not None else snapshot
+
+    def progress(self) -> Progress:
+        return self.observation.progress(self.snapshot())
+
+    def loss(self) -> Loss:
+        """What was lost since this observation began, on the whole host."""
+        return self._costs.loss(self._sampler.dropped, self.blind_ns)
+
+    def overhead(self) -> Overhead:
+        """Own cost since this observation began."""
+        return self._costs.overhead()
+
+    def report(self, exit_status: int | None = None) -> dict[str, Any]:
+        """The report so far; drains what the rings hold first."""
+        self.drain()
+        return self.observation.report(self.snapshot(), host(), self.loss(), self.overhead(), exit_status)
+
+    def findings(self) -> list[dict[str, Any]]:
+        """The findings of the report so far: of all that it says, what a subscriber waits for."""
+        self.drain()
+        return self.observation.findings(self.snapshot(), host(), self.loss())
+
+    def finish(self, exit_status: int | None) -> dict[str, Any]:
+        """The last report; a recording gets its end, with the same totals."""
+        self.drain()
+        totals = self.snapshot(), self.loss(), self.overhead()
+        report = self.observation.report(totals[0], host(), *totals[1:], exit_status)
+        if self._recorder is not None:
+            self._recorder.finish(*totals, exit_status)
+            report["recording"] = self._recorder.state()
+        if self._history is not None:
+            self._history.finish(*totals, exit_status)
+        return report
+
+    def flush_recording(self) -> None:
+        """Once a second: write what was recorded, so that a crash costs no more than that."""
+        for recorder in (self._recorder, self._history):
+            if recorder is not None:
+                recorder.tick(lambda: (self.snapshot(), self.loss(), self.overhead()))
+
+    def close(self) -> None:
+        """Stop observing."""
+        if self._history is not None and not self._history.over:
+            self.drain()
+            self._history.finish(self.snapshot(), self.loss(), self.overhead(), None)
+        for recorder in (self._recorder, self._history):
+            if recorder is not None:
+                recorder.close()
+        self._threads.close()
+        self._sampler.close()
+        self._kernel.untrack(self.number)
+
+    def _set_gil(self, pid: int, start: int, end: int) -> None:
+        with contextlib.suppress(OSError):  # the table is full: the GIL then counts as a lock
+            self._kernel.set_gil(pid, start, end)
+
+    def drain(self) -> None:
+        """Take what the rings hold, and the threads that ended without room in them."""
+        for _ in range(_FINISH_TURNS):
+            if self._kernel.consume(_FINISH_TURN) < _FINISH_TURN:
+                break
+        if self.gpus is not None:
+            self.gpus.drain()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        for thread in self._kernel.sweep_exited(self.number):
+            self.tell(thread)
+
+    def owned_by(self, pid: int, uid: int) -> bool:
+        """Whether a process belonged to a user alone whenever it was looked at. Not known is no."""
+        return self._owners is not None and self._owners.owns(uid, pid)
+
+    def wholly_owned_by(self, uid: int) -> bool:
+        """Whether every process of the tree is and was this user's alone."""
+        return self._owners is not None and self._owners.owns_all(uid)
+
+    def _learn(self, pid: int) -> None:
+        if self._owners is not None:
+            self._owners.learn(pid)
+        command = self._proc.command(pid)
+        if command:
+            parent = self._proc.parent(pid) or 0
+            netns = self._names.learn(pid)
+            facts = ProcessFacts(pid, parent, command, self._proc.cgroup(pid), monotonic_ns(), netns)
+            self.observation.add(facts)

@@ -11,6 +11,8 @@ from whyidle_daemon.proc import Proc
 
 _PROCESSES = 256
 _COSTS = 200  # half a percent of a core at most
+_OFTEN = 60  # samples are as far apart as a part of what was seen: a trend shows as well by fewer of them
+_RARELY_NS = 2_000_000_000
 _MAX_LIMITS = 32
 
 
@@ -21,10 +23,11 @@ class MemorySampler:
         self._proc = proc
         self._tell = tell
         self._limits = Limits(proc)
+        self._began_ns = monotonic_ns()
         self._next_ns = 0
 
     def sample(self, pids: list[int]) -> bool:
-        """Look at the first 256 processes; not, and false, where the last look was dear and not long ago."""
+        """Look at the first 256 processes; not, and false, if it is too soon after the last look."""
         now = monotonic_ns()
         if now < self._next_ns:
             return False
@@ -41,5 +44,6 @@ class MemorySampler:
             self._tell(sample)
         if (host := self._limits.host()) is not None:
             self._tell(LimitSample(host.scope, host.name, now, host.used_bytes, host.limit_bytes))
-        self._next_ns = now + _COSTS * (monotonic_ns() - now)
+        apart = min((now - self._began_ns) // _OFTEN, _RARELY_NS)
+        self._next_ns = now + max(_COSTS * (monotonic_ns() - now), apart)
         return True

@@ -42,6 +42,7 @@ class Kernel:
         self._config = libbpf.Map(probes.map("config"), 4, sizes["wi_config"])
         self._stats = libbpf.Map(probes.map("stats"), 4, 8)
         self._noticed = libbpf.Map(probes.map("noticed"), 4, 4)
+        self._notes_wanted = libbpf.Map(probes.map("notes_wanted"), 4, 4)
         self._notice = libbpf.Map(probes.map("notice"), 4, 4)
         self._on_event = on_event
         self.events = libbpf.RingBuffer(probes.map("events"), self._handle)
@@ -123,6 +124,14 @@ class Kernel:
         for key, value in list(self._engines.items()):
             if _U32.unpack_from(value)[0] == target:
                 self._engines.delete(key)
+        if not any(True for _ in self._processes.items()):  # nobody sleeps who needs them
+            self._notes_wanted.set(_U32.pack(0), _U32.pack(0))
+
+    @property
+    def notes_wanted(self) -> bool:
+        """Whether the network stack notes for whom data arrived: a thread has slept in a poll of several."""
+        value = self._notes_wanted.get(_U32.pack(0))
+        return value is not None and bool(_U32.unpack(value)[0])
 
     def processes(self, target: int) -> list[int]:
         """Live processes of a target."""

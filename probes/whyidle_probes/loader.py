@@ -40,6 +40,7 @@ MAPS = (
     "control",
     "first_writes",
     "noticed",
+    "notes_wanted",
     "notice",
 )
 

@@ -310,9 +310,7 @@ asyncio.run(ask(start("127.0.0.1")))
 
 @pytest.mark.parametrize("code", [SELECTOR, LOOP], ids=["selector", "asyncio"])
 def test_the_socket_that_woke_a_selector_is_known(run_observed, code):
-    """epoll itself names nobody: the network stack does, just before it wakes the thread."""
-    if "sk_data_ready" in run_observed.probe.kernel.missing:
-        pytest.skip("this kernel has no sk_data_ready (6.3)")
+    """epoll itself names nobody: what it has ready when it wakes the thread does."""
     program = run_observed.start("import asyncio, selectors\n" + SERVER + code).go()
     ports = {int(program.line()) for _ in range(code.count("start("))}
     assert program.join() == 0
@@ -322,6 +320,29 @@ def test_the_socket_that_woke_a_selector_is_known(run_observed, code):
     assert long
     assert {s.peer.remote_port for s in long} <= ports
     assert {ipaddress.ip_address(s.peer.remote[:4]).is_loopback for s in long} == {True}
+
+
+SELECTED = """
+s, t = (socket.create_connection(start("127.0.0.1")) for _ in range(2))
+select.select([s, t], [], [])
+"""
+
+
+@pytest.mark.parametrize("code", [SELECTED, SELECTOR], ids=["select", "epoll"])
+def test_the_network_stack_is_asked_only_by_those_who_need_it(run_observed, code):
+    """Each message of the host is noted from when a thread slept in a select until nobody is observed."""
+    kernel = run_observed.probe.kernel
+    if "sk_data_ready" in kernel.missing:
+        pytest.skip("this kernel has no sk_data_ready (6.3)")
+    assert not kernel.notes_wanted
+    program = run_observed.start("import select, selectors\n" + SERVER + code).go()
+    ports = {int(program.line()) for _ in range(2 if code is SELECTED else 1)}
+    assert program.join() == 0
+    assert kernel.notes_wanted == (code is SELECTED)
+    waits = [s for s in run_observed.probe.slices(program.pid) if s.state in (Wait.POLL, Wait.EPOLL)]
+    assert {s.peer.remote_port for s in waits if s.blocked_ns >= WAIT_S * 0.8 * NS} <= ports
+    kernel.untrack(run_observed.probe.number)
+    assert not kernel.notes_wanted
 
 
 @pytest.mark.parametrize(("linger", "state"), [(True, 7), (False, 8)], ids=["reset", "closed"])

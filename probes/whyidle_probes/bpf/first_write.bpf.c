@@ -67,6 +67,10 @@ int wi_sent(u64 *ctx)
 	int sent = (int)ARG(ctx, 1);
 	if (sent < (int)sizeof(u64))
 		return 0;
+	u64 id = bpf_get_current_pid_tgid();
+	u8 *known = tid_byte((u32)id);
+	if (known && !*known)
+		return 0;
 	/* What nearly every write fails by comes first: plain loads of what the kernel has just used. */
 	u64 sk = ARG(ctx, 0);
 	if (FIELD(sock, sk, sk_protocol) != WI_IPPROTO_TCP)
@@ -74,7 +78,6 @@ int wi_sent(u64 *ctx)
 	u64 tcp = wi_tcp_sock(sk);
 	if (!tcp || !wrote_first(tcp, sent))
 		return 0;
-	u64 id = bpf_get_current_pid_tgid();
 	struct wi_thread *t = thread_of((u32)id);
 	if (!t)
 		return 0;

@@ -4,8 +4,9 @@
  * CPU changes nothing. In task context the current thread is the waker; in an interrupt it is whoever
  * happened to be interrupted.
  *
- * A thread in a selector (or in io_uring_enter) is woken by one of many sockets. Which one, the network stack says just before, on
- * the same CPU: data arrived for it, or its TCP state changed.
+ * A thread in a selector is woken by one of many descriptors. Which one, an epoll instance has just put into
+ * its list of those that are ready, before it wakes anybody. For the others (poll, io_uring_enter) the network
+ * stack says so just before, on the same CPU: data arrived for a socket, or its TCP state changed.
  */
 struct wi_socket_note {
 	u64 sk;
@@ -28,9 +29,13 @@ static __always_inline void note_socket(u64 sk, u32 tcp_state)
 	note->ns = bpf_ktime_get_ns();
 }
 
+/* Every message of the host comes by here: nothing is noted until somebody has slept who needs it. */
 int wi_data_ready(u64 *ctx)
 {
-	note_socket(ARG(ctx, 0), 0);
+	int zero = 0;
+	u32 *wanted = notes_wanted.lookup(&zero);
+	if (wanted && *wanted)
+		note_socket(ARG(ctx, 0), 0);
 	return 0;
 }
 
@@ -57,41 +62,55 @@ static __always_inline u64 awaited(struct wi_thread *t, u64 task)
 	return sk;
 }
 
-/* Whether the first who is told of a socket's events is the epoll instance that a thread sleeps in. */
-static __always_inline bool watches(struct wi_thread *t, u64 task, u64 sk)
+#ifdef WI_EPOLL_READY
+/* The first socket that is ready in the epoll instance that a thread sleeps in: the one that wakes it. */
+static __always_inline u64 first_ready(struct wi_thread *t, u64 task)
 {
-#ifdef WI_EPOLL_ENTRY
-	u64 epoll = private_of(task, t->fd), queue = 0, entry = 0, item = 0, owner = 0;
-	PROBE_READ(&queue, sk + offsetof(struct sock, sk_wq));
-	if (!epoll || !queue)
-		return false;
-	PROBE_READ(&entry, queue + offsetof(struct socket_wq, wait.head.next));
-	entry -= offsetof(struct eppoll_entry, wait.entry);
-	PROBE_READ(&item, entry + offsetof(struct eppoll_entry, base));
-	PROBE_READ(&owner, item + offsetof(struct epitem, ep));
-	return owner == epoll;
-#else
-	return false;
-#endif
+	u64 epoll = private_of(task, t->fd), item = 0, file = 0, inode = 0, socket = 0, sk = 0;
+	u16 mode = 0;
+	if (!epoll)
+		return 0;
+	u64 list = epoll + offsetof(struct eventpoll, rdllist);
+	PROBE_READ(&item, list + offsetof(struct list_head, next));
+	if (!item || item == list)
+		return 0;
+	item -= offsetof(struct epitem, rdllink);
+	PROBE_READ(&file, item + offsetof(struct epitem, ffd) + offsetof(struct epoll_filefd, file));
+	PROBE_READ(&inode, file + offsetof(struct file, f_inode));
+	PROBE_READ(&mode, inode + offsetof(struct inode, i_mode));
+	if ((mode & WI_S_IFMT) != WI_S_IFSOCK)
+		return 0;
+	PROBE_READ(&socket, file + offsetof(struct file, private_data));
+	PROBE_READ(&sk, socket + offsetof(struct socket, sk));
+	return sk;
 }
+#endif
 
 static __always_inline void note_cause(struct wi_thread *t, u64 task)
 {
 	int zero = 0;
 	struct wi_socket_note *note = socket_notes.lookup(&zero);
-	if (!note || !note->sk)
+	if (!note)
 		return;
-	if (note->ns < t->last_ns) /* of before this sleep */
-		return;
-	if (t->state == WI_TCP) { /* which waits for one socket, and the note is of that one or not */
-		if (awaited(t, task) != note->sk)
+	bool noted = note->sk && note->ns >= t->last_ns; /* not of before this sleep */
+#ifdef WI_EPOLL_READY
+	if (t->state == WI_EPOLL) {
+		u64 sk = first_ready(t, task);
+		if (!sk)
 			return;
-	} else { /* one of many: just now, or (a slow machine) one that the thread would be told of */
-		if (t->wake_ns - note->ns > WI_NOTE_LASTS_NS &&
-		    (t->state != WI_EPOLL || !watches(t, task, note->sk)))
-			return;
-		resolve_sock(t, note->sk);
+		resolve_sock(t, sk);
+		noted = noted && note->sk == sk;
+	} else
+#endif
+	if (t->state == WI_TCP) /* which waits for one socket, and the note is of that one or not */
+		noted = noted && awaited(t, task) == note->sk;
+	else { /* one of many: just now */
+		noted = noted && t->wake_ns - note->ns <= WI_NOTE_LASTS_NS;
+		if (noted)
+			resolve_sock(t, note->sk);
 	}
+	if (!noted)
+		return;
 	t->peer.tcp_end = note->tcp_state;
 	note->sk = 0;
 }

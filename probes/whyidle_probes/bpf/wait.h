@@ -306,6 +306,16 @@ static __always_inline u16 resolve_syscall(struct wi_thread *t, u64 task, u64 re
 	return (choice.accepted >> (state & 63)) & 1 ? state : WI_POLL;
 }
 
+/* Whether only a note of what arrives can tell what will wake a thread. */
+static __always_inline bool needs_notes(u16 state)
+{
+#ifndef WI_EPOLL_READY
+	if (state == WI_EPOLL)
+		return true;
+#endif
+	return state == WI_POLL || state == WI_IO_URING;
+}
+
 /* Sets state, syscall, fd, arg, inode and peer of a thread that goes (or was found) asleep. */
 static __always_inline void resolve_wait(struct wi_thread *t, u64 task, u32 task_state, bool current)
 {
@@ -328,4 +338,10 @@ static __always_inline void resolve_wait(struct wi_thread *t, u64 task, u32 task
 	}
 	t->syscall = nr;
 	t->state = resolve_syscall(t, task, regs, task_state, current);
+	if (needs_notes(t->state)) {
+		int zero = 0;
+		u32 *wanted = notes_wanted.lookup(&zero);
+		if (wanted && !*wanted)
+			*wanted = 1;
+	}
 }

@@ -39,8 +39,9 @@ def features(types: Any, without: Sequence[str] = ()) -> dict[str, str]:
     # Both are absent where Unix sockets are a module.
     if types.member_bits("unix_sock", "peer") and types.member_bits("socket_alloc", "vfs_inode"):
         found["WI_UNIX_PEER"] = "1"
-    if types.member_bits("eppoll_entry", "base") and types.member_bits("epitem", "ep"):
-        found["WI_EPOLL_ENTRY"] = "1"
+    ready = ("eventpoll", "rdllist"), ("epitem", "rdllink"), ("epitem", "ffd"), ("epoll_filefd", "file")
+    if all(types.member_bits(*member) is not None for member in ready) and "WI_EPOLL_READY" not in without:
+        found["WI_EPOLL_READY"] = "1"
     iowait = types.member_bits("task_struct", "in_iowait")
     if iowait is None:
         raise BtfError("task_struct has no in_iowait")

@@ -54,12 +54,12 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def compile_c(name: str) -> Path:
+def compile_c(name: str, *flags: str) -> Path:
     """Compile a C program of this folder into out/bench."""
     OUT.mkdir(parents=True, exist_ok=True)
     target = OUT / name
     source = Path(__file__).parent / f"{name}.c"
-    subprocess.run(["cc", "-O2", "-o", target, source], check=True)
+    subprocess.run(["cc", "-O2", *flags, "-o", target, source], check=True)
     return target
 
 

@@ -1,4 +1,4 @@
-"""Ten thousand threads, and more waits than anybody can look at one by one."""
+"""Ten thousand threads, more waits than anybody can look at one by one, processes by the thousand."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import OUT, Row, compile_c, judge, observer, say
+from benchmarks.measure import BIN, OUT, Row, compile_c, judge, observer, say
 from whyidle_wire.client import Client
 from whyidle_wire.records import Finish, Observe, Observing, Record, Report, Status, StatusReply
 
 PROCESSES, THREADS = 500, 20
 ATTACH_GOAL_S, RSS_GOAL = 3.0, 80e6
 FLOOD_S, NAP_MS, FLOOD_GOAL = 10, 80, 100_000
+SPAWNS_S, SPAWNS_GOAL = 10, 2000
 
 
 def run() -> tuple[str, list[Row]]:
@@ -30,7 +31,7 @@ def run() -> tuple[str, list[Row]]:
                 rows += measure(crowd, socket, daemon.pid)
             finally:
                 daemon.terminate()
-    return "Scale", rows
+    return "Scale", rows + _spawns()
 
 
 def _crowd(crowd: str, socket: Path, daemon: int) -> list[Row]:
@@ -83,6 +84,28 @@ def _flood(crowd: str, socket: Path, daemon: int) -> list[Row]:
         ),
         _memory("flood: daemon's memory at most", rss),
     ]
+
+
+def _spawns() -> list[Row]:
+    say(f"  processes that exec and end, one after another for {SPAWNS_S} s")
+    path = OUT / "spawns.json"
+    command = [BIN / "whyidle", "run", "--json", path, "--", compile_c("spawns", "-static"), str(SPAWNS_S)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    count = int(done.stdout.splitlines()[0])
+    report = json.loads(path.read_text())
+    known = len(report["processes"]) + report["processes_omitted"]["count"]
+    lost = report["loss"]["events_lost"]
+    spent = report["overhead"]["daemon_cpu_s"] / report["target"]["duration_s"]
+    return [
+        Row(
+            "execs, by the program's own count", f"{count / SPAWNS_S:.0f}/s", f"≥{SPAWNS_GOAL}/s",
+            judge(count >= SPAWNS_GOAL * SPAWNS_S),
+        ),
+        Row("execs: processes in the report", f"{known} of {count + 1}", "all", judge(known == count + 1)),
+        Row("execs: events lost", str(lost), "0", judge(lost == 0)),
+        _memory("execs: daemon's memory", report["overhead"]["daemon_rss_bytes"]),
+        Row("execs: daemon's CPU", f"{spent:.0%} of a core", "", ""),
+    ]  # fmt: skip
 
 
 def _observe(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -19,6 +20,8 @@ from test_metrics_endpoint import port_of
 
 from harness import wait_until
 from harness_cli import BIN, Daemon, SearchServer
+from simulators import llama_gpu
+from simulators.nvml import SimulatedGpus
 
 pytestmark = [
     pytest.mark.bpf,
@@ -95,13 +98,19 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """One that has scraped while an agent ran, and still does."""
+    """One that has scraped while an agent ran on a (simulated) GPU, and still does."""
     folder = tmp_path_factory.mktemp("prometheus")
     (folder / "state").mkdir()
     work = folder / "work"
+    on_gpu = llama_gpu.environment(SimulatedGpus(folder / "gpus"))
     with (
         SearchServer(folder, 0.25) as search,
-        Daemon(folder, config=CONFIG.format(work=work), arguments=["--state", folder / "state"]) as daemon,
+        Daemon(
+            folder,
+            config=CONFIG.format(work=work),
+            arguments=["--state", folder / "state"],
+            prefix=["env", *(f"{name}={value}" for name, value in on_gpu.items())],
+        ) as daemon,
     ):
         server = Prometheus(folder, port_of(daemon))
         try:
@@ -117,6 +126,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
                     "--workdir",
                     work,
                 ],
+                env=os.environ | on_gpu,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
@@ -124,6 +134,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
                 for wanted in (
                     'increase(whyidle_idle_function_seconds_total{function="search_web"}[1m]) > 1',
                     "increase(whyidle_inference_seconds_count[1m]) > 2",
+                    "increase(whyidle_gpu_idle_seconds_total[1m]) > 1",
                     'whyidle_finding_saves_seconds{function="search_web"} > 0',
                 ):
                     wait_until(lambda wanted=wanted: server.query(wanted), wanted, 90, every_s=0.5)

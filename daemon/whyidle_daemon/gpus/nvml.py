@@ -87,6 +87,7 @@ class Nvml:
 
         self._nvml = pynvml
         self._buffer = (ctypes.c_uint64 * (2 * _SAMPLES))()
+        self._metrics: Any = None  # the question to GPM, ten kilobytes of it: asked again and again
         self.devices: list[Device] = []
         try:
             pynvml.nvmlInitWithFlags(0)
@@ -245,11 +246,8 @@ class Nvml:
         device.gpm, device.gpm_ns = [after, before], now if taken is not None else 0
         if taken is None or not last:
             return []
-        get = self._nvml.c_nvmlGpmMetricsGet_t()
-        get.version, get.numMetrics = 1, 3
+        get = self._metrics = self._metrics or self._question()
         get.sample1, get.sample2 = before, after
-        for index, metric in enumerate((_GPM_BUSY, _GPM_TX, _GPM_RX)):
-            get.metrics[index].metricId = metric
         if self._ask(device, "GPM", "nvmlGpmMetricsGet", get) is None:
             return []
         busy, sent, received = (
@@ -257,6 +255,13 @@ class Nvml:
         )
         span = gpm_span(device.facts.gpu, last, now, busy, (sent or 0) + (received or 0))
         return [span] if span is not None else []
+
+    def _question(self) -> Any:
+        get = self._nvml.c_nvmlGpmMetricsGet_t()
+        get.version, get.numMetrics = 1, 3
+        for index, metric in enumerate((_GPM_BUSY, _GPM_TX, _GPM_RX)):
+            get.metrics[index].metricId = metric
+        return get
 
     def state(self, device: Device) -> GpuSample:
         """Memory, power and clocks; raises :class:`GpuLostError`."""

@@ -68,9 +68,9 @@ def test_a_wait_that_began_while_the_loop_was_left_alone(monkeypatch: pytest.Mon
     loop = Loop(monkeypatch)
     loop.loops.failed(PID)
     assert loop.sample() == ["main"]
-    loop.now += 50 * MS
+    loop.now += 20 * MS
     assert loop.sample() == []  # no reading is spent before
-    loop.now += 60 * MS
+    loop.now += 10 * MS
     assert (loop.sample(), loop.sample()) == (["search"], [])
 
 
@@ -81,7 +81,7 @@ def test_a_wait_whose_tasks_could_not_be_read(monkeypatch: pytest.MonkeyPatch) -
     assert loop.sample() == ["main"]
     loop.found = Tasks((SEARCH,), True)
     assert loop.sample() == []
-    loop.now += 110 * MS
+    loop.now += 30 * MS
     assert (loop.sample(), loop.sample()) == (["search"], [])
     assert loop.sampler.reads == 2
 

@@ -13,14 +13,16 @@ SYSTEM = "/usr/bin/python3"
 
 
 def find(name: str) -> str | None:
-    """Path of an interpreter: pyenv's of that version, else one on the search path."""
+    """Path of an interpreter: pyenv's of that version, else one on the search path or in the cache."""
     if name == SYSTEM:
         return SYSTEM if Path(SYSTEM).exists() else None
     root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     for folder in sorted(root.glob(f"versions/{name}.*"), reverse=True):
         if (folder / "bin" / f"python{name}").exists():
             return str(folder / "bin" / f"python{name}")
-    return shutil.which(f"python{name}")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whyidle"
+    kept = Path(os.environ.get("WHYIDLE_CACHE") or cache) / f"python{name}" / "bin" / f"python{name}"
+    return shutil.which(f"python{name}") or (str(kept) if kept.exists() and os.geteuid() == 0 else None)
 
 
 def need(name: str) -> str:

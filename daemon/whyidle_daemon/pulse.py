@@ -8,11 +8,12 @@ when nothing is observed. A wake-up costs more than most of what is done in it, 
 from __future__ import annotations
 
 import asyncio
+import time
 
 from whyidle_daemon import heap
 from whyidle_daemon.access import Scope
 from whyidle_daemon.history.keeper import Keeper
-from whyidle_daemon.kernel import DEFAULT_GAP_NS, DEFAULT_SLICE_NS, monotonic_ns
+from whyidle_daemon.kernel import DEFAULT_GAP_NS, DEFAULT_SLICE_NS
 from whyidle_daemon.sessions import Session, Sessions
 from whyidle_daemon.subscribers import Subscribers
 from whyidle_daemon.target import NS
@@ -120,7 +121,7 @@ class Pulse:
             self._next_trim = now + TRIM_EVERY_S
             heap.give_back()
         findings = bool(self._subscribers) and now >= self._next_findings
-        began = monotonic_ns()
+        spent_ns = 0
         for session in self._sessions:
             if memory:
                 session.target.sample_memory()
@@ -132,14 +133,15 @@ class Pulse:
             if self._subscribers:
                 self._subscribers.publish_stalls(session)
             if findings:
+                began = time.thread_time_ns()  # not by the clock, which goes on when others run
                 self._subscribers.publish(session, session.target.findings())
+                spent_ns += time.thread_time_ns() - began
             if not session.ended and session.target.over:
                 self._sessions.over(session)
         if self._keeper is not None:
             self._keeper.tick()
         if findings:
-            took_s = (monotonic_ns() - began) / NS
-            self._next_findings = now + max(FINDINGS_EVERY_S, FINDINGS_COST * took_s)
+            self._next_findings = now + max(FINDINGS_EVERY_S, FINDINGS_COST * spent_ns / NS)
 
     def _adapt(self) -> None:
         """Under a storm only longer intervals become events; the shorter ones are still in the totals."""

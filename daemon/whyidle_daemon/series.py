@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -83,6 +84,12 @@ class Trend(NamedTuple):
 
 def theil_sen(points: Sequence[Point]) -> Slope | None:
     """The median slope of at least three points at different times."""
+    return _theil_sen(tuple(points))
+
+
+# Every pair of points: most of what a finding costs, and asked several times a second of the same ones.
+@lru_cache(maxsize=32)
+def _theil_sen(points: tuple[Point, ...]) -> Slope | None:
     slopes = sorted(
         (b[1] - a[1]) / (b[0] - a[0]) * 1e9
         for i, a in enumerate(points)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from whyidle_daemon import series
 from whyidle_daemon.quantiles import RELATIVE_ERROR, Durations
 from whyidle_daemon.series import MAX_POINTS, NS, Series, theil_sen, trend_of
 
@@ -164,3 +165,12 @@ def test_quantiles_are_as_near_as_they_say(values: list[int], q: float) -> None:
 
 def test_no_durations_have_no_quantile() -> None:
     assert Durations().quantile(0.5) is None
+
+
+def test_the_same_points_are_not_paired_again() -> None:
+    """A report that is asked for several times a second asks for the same trends."""
+    points = [(n * NS, n * n) for n in range(100)]
+    first = theil_sen(points)
+    hits = series._theil_sen.cache_info().hits
+    assert theil_sen(list(points)) == first
+    assert series._theil_sen.cache_info().hits == hits + 1

@@ -32,7 +32,7 @@ demo-gpu: setup ## the same on a simulated GPU that computes when the model does
 test: PACKAGES += $(TEST_PACKAGES)
 test: setup ## lint, types, layers and the whole suite, with real eBPF when root
 	@$(MAKE) --no-print-directory lint
-	@tests/newer_python.sh
+	@$(BIN)/python -m tests.newer_python
 	$(BIN)/pytest -q
 
 lint: setup

@@ -1,4 +1,4 @@
-"""Debian's kernel packages, fetched by an apt that has its own sources, lists and cache.
+"""Debian's packages, kernels first of all, fetched by an apt that has its own sources, lists and cache.
 
 The host's sources are neither read nor changed, and nothing is installed: a package is unpacked, what starts
 the kernel is taken from it, and the rest is deleted.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,14 +42,14 @@ class Package(NamedTuple):
 
 
 class Apt:
-    """An apt of its own in ``folder``."""
+    """An apt of its own in ``folder``, with the main sections of ``suites``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, suites: Sequence[str] = SUITES) -> None:
         self._folder = folder
         for name in ("state/lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "state/status").touch()
-        lines = (f"deb [signed-by={KEYRING}] {MIRROR}/{suite} main\n" for suite in SUITES)
+        lines = (f"deb [signed-by={KEYRING}] {MIRROR}/{suite} main\n" for suite in suites)
         (folder / "sources.list").write_text("".join(lines))
         self._configuration = folder / "apt.conf"
         self._configuration.write_text(
@@ -81,13 +81,16 @@ class Apt:
         """All files of a kernel into ``folder``."""
         depends = self._run("apt-cache", "depends", "--important", package.name)
         parts = sorted({word for word in depends.split() if word.startswith(_PARTS)})
-        for name in (package.name, *parts):
-            place = folder / "download"
-            place.mkdir(parents=True)
-            self._run("apt-get", "-q", "download", name, at=place)
-            (archive,) = place.iterdir()
+        self.fetch((package.name, *parts), folder)
+
+    def fetch(self, names: Iterable[str], folder: Path) -> None:
+        """All files of packages into ``folder``. Raises :class:`subprocess.CalledProcessError`."""
+        place = folder / "download"
+        place.mkdir(parents=True)
+        self._run("apt-get", "-q", "download", *names, at=place)
+        for archive in place.iterdir():
             subprocess.run(["dpkg-deb", "-x", archive, folder], check=True)
-            shutil.rmtree(place)
+        shutil.rmtree(place)
 
     def _run(self, *command: str, at: Path | None = None) -> str:
         program, *arguments = command

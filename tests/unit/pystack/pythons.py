@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from whyidle_agent.paths import cache_dir
+
 VERSIONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14"]
 SYSTEM = "/usr/bin/python3"
 
@@ -20,8 +22,7 @@ def find(name: str) -> str | None:
     for folder in sorted(root.glob(f"versions/{name}.*"), reverse=True):
         if (folder / "bin" / f"python{name}").exists():
             return str(folder / "bin" / f"python{name}")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whyidle"
-    kept = Path(os.environ.get("WHYIDLE_CACHE") or cache) / f"python{name}" / "bin" / f"python{name}"
+    kept = cache_dir() / f"python{name}" / "bin" / f"python{name}"
     return shutil.which(f"python{name}") or (str(kept) if kept.exists() and os.geteuid() == 0 else None)
 
 

@@ -32,7 +32,7 @@ _SWITCHES = 4  # bools after the pointers: embeddings, offload_kqv, no_perf, op_
 
 
 class Contexts:
-    """The contexts of one target; ``tell`` gets what each holds, once it is known or given up."""
+    """The contexts of one target; ``tell`` gets what every look at one shows."""
 
     def __init__(self, proc: Proc, tell: Callable[[EngineFacts], None]) -> None:
         self._proc = proc
@@ -47,11 +47,11 @@ class Contexts:
 
     def look_at_others(self, engines: Iterable[Engine]) -> None:
         """Those that were made before anybody looked, and again those that did not show all they hold."""
+        for (pid, context), (parameters, left) in list(self._again.items()):
+            self._look(pid, context, parameters, left)
         for engine in engines:
             if (engine.pid, engine.context) not in self._known:
                 self.look(engine.pid, engine.context, None)
-        for (pid, context), (parameters, left) in list(self._again.items()):
-            self._look(pid, context, parameters, left)
 
     def forget(self, pid: int) -> None:
         """The process has ended, or replaced its image."""

@@ -115,16 +115,19 @@ class Kernel:
 
     def untrack(self, target: int) -> None:
         """Forget a target: its processes, threads and engines. Raises nothing for what is already gone."""
+        others = False
         for key, value in list(self._processes.items()):
             if _U32.unpack(value)[0] == target:
                 self._processes.delete(key)
+            else:
+                others = True
         for key, value in list(self._threads.items()):
             if _U32.unpack_from(value, _TARGET_OFFSET)[0] == target:
                 self._threads.delete(key)
         for key, value in list(self._engines.items()):
             if _U32.unpack_from(value)[0] == target:
                 self._engines.delete(key)
-        if not any(True for _ in self._processes.items()):  # nobody sleeps who needs them
+        if not others:  # nobody sleeps who needs them
             self._notes_wanted.set(_U32.pack(0), _U32.pack(0))
 
     @property

@@ -26,11 +26,14 @@ class MemorySampler:
         self._began_ns = monotonic_ns()
         self._next_ns = 0
 
-    def sample(self, pids: list[int]) -> bool:
-        """Look at the first 256 processes; not, and false, if it is too soon after the last look."""
+    @property
+    def due(self) -> bool:
+        """Whether the last look is long enough ago."""
+        return monotonic_ns() >= self._next_ns
+
+    def sample(self, pids: list[int]) -> None:
+        """Look at the first 256 processes."""
         now = monotonic_ns()
-        if now < self._next_ns:
-            return False
         groups: dict[tuple[str, str], LimitSample] = {}
         for pid in pids[:_PROCESSES]:
             memory = self._proc.memory(pid)
@@ -46,4 +49,3 @@ class MemorySampler:
             self._tell(LimitSample(host.scope, host.name, now, host.used_bytes, host.limit_bytes))
         apart = min((now - self._began_ns) // _OFTEN, _RARELY_NS)
         self._next_ns = now + max(_COSTS * (monotonic_ns() - now), apart)
-        return True

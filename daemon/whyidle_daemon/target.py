@@ -18,15 +18,7 @@ from whyidle_daemon.contexts import Contexts
 from whyidle_daemon.costs import Costs
 from whyidle_daemon.discovery.placement import Placement, placement_of
 from whyidle_daemon.epoll_sets import EpollSets
-from whyidle_daemon.facts import (
-    CudaFacts,
-    Host,
-    LaunchesSeen,
-    Loss,
-    Overhead,
-    ProcessFacts,
-    Snapshot,
-)
+from whyidle_daemon.facts import CudaFacts, Host, LaunchesSeen, Loss, Overhead, ProcessFacts, Snapshot
 from whyidle_daemon.gpus.watch import GpuWatch
 from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_daemon.libraries import EngineLibraries
@@ -252,7 +244,7 @@ class Target:
         self._seen[seen.what] = seen
         self.observation.add(seen)
 
-    def sample_stacks(self, look_every_s: float = 0.25) -> None:
+    def sample_stacks(self, look_every_s: float) -> None:
         """Read the code of threads that sleep; notice interpreters first, and new threads every so often."""
         now = monotonic_ns()
         self._sampler.discover(now)
@@ -267,8 +259,9 @@ class Target:
 
     def sample_memory(self) -> None:
         """Resident memory of the live processes, and what was kept back in the kernel."""
-        if not self._memory.sample(self._kernel.processes(self.number)):
+        if not self._memory.due:
             return
+        self._memory.sample(self._kernel.processes(self.number))
         self._contexts.look_at_others(self._kernel.engines(self.number))
         if self._costs.counted(Stat.EXITS_KEPT):
             self._sweep()

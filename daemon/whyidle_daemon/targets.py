@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 
-from whyidle_daemon.facts import (
-    LaunchesSeen,
-)
+from whyidle_daemon.facts import LaunchesSeen
 from whyidle_daemon.gpus.watch import GpuWatch
 from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_daemon.libraries import EngineLibraries
@@ -15,12 +13,7 @@ from whyidle_daemon.probe_limit import HIT_NS, ProbeLimit
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.recording.output import Output
 from whyidle_daemon.target import Target
-from whyidle_probes.events import (
-    Event,
-    Gap,
-    Noticed,
-    Stat,
-)
+from whyidle_probes.events import Event, Gap, Noticed, Stat
 
 log = logging.getLogger(__name__)
 

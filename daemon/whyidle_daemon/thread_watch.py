@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container
 
 from whyidle_daemon.kernel import Kernel
 from whyidle_daemon.spins import HERTZ, Spins
@@ -24,7 +23,11 @@ class ThreadWatch:
         self._clocks: dict[int, int] = {}
         self._next_ns = 0
         self.worth_reading: list[int] = []
-        self.busy: Container[int] = ()
+
+    @property
+    def busy(self) -> frozenset[int]:
+        """Threads that do not sleep at present."""
+        return self._spins.busy
 
     def look(self, now_ns: int, every_s: float) -> None:
         """Walk over all threads, so often, and the less often the more there are."""
@@ -33,7 +36,6 @@ class ThreadWatch:
         crowd = Crowd({engine.driver for engine in self._kernel.engines(self._target)})
         self._spins.update(crowd.passing(self._kernel.glances(self._target)), now_ns)
         self.worth_reading = crowd.watched
-        self.busy = self._spins.busy
         self._set_clocks()
         self._next_ns = now_ns + max(int(every_s * NS), _COSTS * _THREAD_NS * self._spins.threads)
 

@@ -49,7 +49,7 @@ def slices(targets: Targets, target: Target, count: int) -> None:
 
     def enough() -> bool:
         targets.kernel.consume(1000)
-        target.sample_stacks()
+        target.sample_stacks(0.25)
         return len(seen) >= count
 
     wait_until(enough, f"{count} events", every_s=0.02)
@@ -108,7 +108,7 @@ def test_a_wait_over_several_cuts_keeps_its_line(
     wait_until(lambda: Path(f"/proc/{program.pid}/wchan").read_text() != "0", "it to hang")
 
     def named() -> bool:
-        target.sample_stacks()
+        target.sample_stacks(0.25)
         return any(f["function"] == "hang" for f in target.report()["findings"])
 
     wait_until(named, "its line", every_s=0.05)

@@ -13,6 +13,7 @@ import ctypes
 import struct
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from whyidle_daemon.facts import EngineSpan, GpuFacts, GpuSample
@@ -87,7 +88,6 @@ class Nvml:
 
         self._nvml = pynvml
         self._buffer = (ctypes.c_uint64 * (2 * _SAMPLES))()
-        self._metrics: Any = None  # the question to GPM, ten kilobytes of it: asked again and again
         self.devices: list[Device] = []
         try:
             pynvml.nvmlInitWithFlags(0)
@@ -246,7 +246,7 @@ class Nvml:
         device.gpm, device.gpm_ns = [after, before], now if taken is not None else 0
         if taken is None or not last:
             return []
-        get = self._metrics = self._metrics or self._question()
+        get = self._question
         get.sample1, get.sample2 = before, after
         if self._ask(device, "GPM", "nvmlGpmMetricsGet", get) is None:
             return []
@@ -256,7 +256,9 @@ class Nvml:
         span = gpm_span(device.facts.gpu, last, now, busy, (sent or 0) + (received or 0))
         return [span] if span is not None else []
 
+    @cached_property
     def _question(self) -> Any:
+        """To GPM, ten kilobytes of it: asked again and again."""
         get = self._nvml.c_nvmlGpmMetricsGet_t()
         get.version, get.numMetrics = 1, 3
         for index, metric in enumerate((_GPM_BUSY, _GPM_TX, _GPM_RX)):

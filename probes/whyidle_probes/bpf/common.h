@@ -78,10 +78,15 @@ static __always_inline u8 *tid_byte(u32 tid)
 	return found ? &found->known[tid % WI_TIDS_IN_PAGE] : NULL;
 }
 
-static __always_inline struct wi_thread *thread_of(u32 tid)
+static __always_inline bool may_be_tracked(u32 tid)
 {
 	u8 *known = tid_byte(tid);
-	return !known || *known ? threads.lookup(&tid) : NULL;
+	return !known || *known;
+}
+
+static __always_inline struct wi_thread *thread_of(u32 tid)
+{
+	return may_be_tracked(tid) ? threads.lookup(&tid) : NULL;
 }
 
 static __always_inline void know_tid(u32 tid, u8 known)

@@ -68,8 +68,7 @@ int wi_sent(u64 *ctx)
 	if (sent < (int)sizeof(u64))
 		return 0;
 	u64 id = bpf_get_current_pid_tgid();
-	u8 *known = tid_byte((u32)id);
-	if (known && !*known)
+	if (!may_be_tracked((u32)id))
 		return 0;
 	/* What nearly every write fails by comes first: plain loads of what the kernel has just used. */
 	u64 sk = ARG(ctx, 0);

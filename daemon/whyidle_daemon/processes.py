@@ -15,7 +15,8 @@ from whyidle_probes.events import Exec, Exit, Fork
 MAX_PROCESSES = 4096  # ended ones beyond this are summed; a fork storm makes thousands that all look alike
 _MAX_DEPTH = 16  # of a family
 _MAX_EXECS = 16
-# The kernel reports a process as ended when its last thread begins to: that thread still runs for a while.
+# The kernel reports a process as ended when its last thread begins to: that thread still runs for a while, and
+# what it did comes through another ring.
 _DYING_NS = 1_000_000_000
 
 
@@ -106,12 +107,18 @@ def successors(processes: Iterable[Process]) -> dict[Process, Process]:
 
 
 class ProcessTable:
-    """Every process seen; ended ones beyond ``limit`` are summed in ``omitted``, ``omitted_cpu_ns``."""
+    """Every process seen; ended ones beyond ``limit`` are summed in ``omitted``, ``omitted_cpu_ns``.
+
+    Those that ended a moment ago are kept whatever the limit, up to twice as many: who is forgotten while
+    records of him are still to come begins a second life.
+    """
 
     def __init__(self, limit: int = MAX_PROCESSES) -> None:
         self._lives: dict[int, list[Process]] = {}
         self._limit = limit
+        self._full = limit  # so many processes before it is tried (again) to forget some
         self._count = 0
+        self._last_exit_ns = 0
         self.omitted = 0
         self.omitted_cpu_ns = 0
 
@@ -182,6 +189,7 @@ class ProcessTable:
         """A process ended."""
         process = self.at(event.pid, event.ns)
         process.end_ns, process.code = event.ns, event.code
+        self._last_exit_ns = max(self._last_exit_ns, event.ns)
         process.exit_pages = event.rss_peak_pages
         process.name(0, (event.comm,) if event.comm else ())
 
@@ -214,14 +222,16 @@ class ProcessTable:
         lives.append(process)
         lives.sort(key=lambda life: life.start_ns)
         self._count += 1
-        if self._count > self._limit:
+        if self._count > self._full:
             self._fold()
+            self._full = max(self._limit, self._count + self._limit // 8)
         return process
 
     def _fold(self) -> None:
         """Sum the ended processes that used the least CPU, down to half the limit."""
+        settled_ns = self._last_exit_ns - (_DYING_NS if self._count < 2 * self._limit else 0)
         ended = sorted(
-            (process for process in self if process.end_ns and not process.keep),
+            (process for process in self if 0 < process.end_ns <= settled_ns and not process.keep),
             key=lambda process: (process.folded_cpu_ns, process.end_ns),
         )
         for process in ended[: max(0, self._count - self._limit // 2)]:

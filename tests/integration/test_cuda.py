@@ -176,6 +176,7 @@ def test_each_context_of_each_process_is_an_engine(libcuda: Path, tmp_path: Path
     assert len(engines) == 4
     assert all(engine["kind"] == "cuda" and engine["simulated"] for engine in engines.values())
     said = [line.split() for line in done.stdout.splitlines()[:2]]
+    assert [len(line) for line in said] == [2, 2], (done.stdout, done.stderr)
     assert len({pid for _, pid in said}) == 2
     for context, pid in said:
         slow = engines.pop(f"cuda:{pid}:{int(context):x}")

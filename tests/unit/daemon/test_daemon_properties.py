@@ -292,6 +292,27 @@ def test_a_fork_storm_is_summed() -> None:
     assert not report["findings"]
 
 
+def test_a_fork_storm_through_two_rings_makes_nobody_twice() -> None:
+    """What was said of a process is read after its exit, by a twentieth of a second: it does not live again."""
+    count, apart, batch = 3 * MAX_PROCESSES, MS // 2, 100  # 2000 a second, and how many a reading of a ring finds
+    records: list[Any] = []
+    late: list[Any] = []
+    for number in range(count):
+        at = START + number * apart
+        child = life([run(MS // 4), call(MS // 8)], pid=10_000 + number, start=at, ended=True)
+        records += [born(child.thread.pid, PID, at), died(child.thread.pid, child.thread.end_ns)]
+        late += [*child.records, child.thread]
+        if number % batch == batch - 1:
+            records += late
+            late.clear()
+    end_s = count * apart / S + 1
+    report = observe([life([asleep(Wait.SIGNAL, round(end_s * S))])], (*records, *late))
+    check(report)
+    assert len(report["processes"]) + report["processes_omitted"]["count"] == count + 1
+    cpu = sum(process["cpu_s"] for process in report["processes"]) + report["processes_omitted"]["cpu_s"]
+    assert cpu == pytest.approx(count * 0.00025)
+
+
 def test_ten_thousand_live_threads() -> None:
     """The report keeps the thousand longest lives and the sums of the rest."""
     lives = [life([run(MS), asleep(Wait.FUTEX, S + n)], tid=PID + n, open_last=True) for n in range(10_000)]

@@ -6,14 +6,18 @@ closes them and the probes are gone.
 
 from __future__ import annotations
 
+import logging
+import os
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from whyidle_daemon import libbpf
 from whyidle_probes import structs
-from whyidle_probes.events import Engine, Event, Glance, Notice, ShortWaits, Stat, Thread
+from whyidle_probes.events import Engine, Event, Glance, NotesWanted, Notice, ShortWaits, Stat, Thread
 from whyidle_probes.loader import Probes
+
+log = logging.getLogger(__name__)
 
 DEFAULT_SLICE_NS = 1_000_000
 DEFAULT_GAP_NS = 1_000_000
@@ -43,6 +47,7 @@ class Kernel:
         self._stats = libbpf.Map(probes.map("stats"), 4, 8)
         self._noticed = libbpf.Map(probes.map("noticed"), 4, 4)
         self._notes_wanted = libbpf.Map(probes.map("notes_wanted"), 4, 4)
+        self._notes: int | None = None  # the link of the program that makes them
         self._notice = libbpf.Map(probes.map("notice"), 4, 4)
         self._on_event = on_event
         self.events = libbpf.RingBuffer(probes.map("events"), self._handle)
@@ -51,6 +56,7 @@ class Kernel:
         self.bad_events = 0
         self._slice_ns, self._gap_ns = DEFAULT_SLICE_NS, DEFAULT_GAP_NS
         self._launches_ns = self._decodes_ns = 0
+        self._resting = False
         self.configure(DEFAULT_SLICE_NS, DEFAULT_GAP_NS)
 
     @property
@@ -73,8 +79,16 @@ class Kernel:
         self._decodes_ns = since_ns
         self._write_config()
 
+    def rest(self, resting: bool) -> None:
+        """Whether the rings are read so rarely that a new program of a target is to wake the reader."""
+        if resting != self._resting:
+            self._resting = resting
+            self._write_config()
+
     def _write_config(self) -> None:
-        value = structs.CONFIG.pack(self._slice_ns, self._gap_ns, self._launches_ns, self._decodes_ns)
+        value = structs.CONFIG.pack(
+            self._slice_ns, self._gap_ns, self._launches_ns, self._decodes_ns, self._resting
+        )
         self._config.set(_U32.pack(0), value)
 
     def track(self, pids: Iterable[int], target: int) -> None:
@@ -128,13 +142,24 @@ class Kernel:
             if _U32.unpack_from(value)[0] == target:
                 self._engines.delete(key)
         if not others:  # nobody sleeps who needs them
-            self._notes_wanted.set(_U32.pack(0), _U32.pack(0))
+            self._make_notes(False)
 
     @property
-    def notes_wanted(self) -> bool:
+    def makes_notes(self) -> bool:
         """Whether the network stack notes for whom data arrived: a thread has slept in a poll of several."""
-        value = self._notes_wanted.get(_U32.pack(0))
-        return value is not None and bool(_U32.unpack(value)[0])
+        return self._notes is not None
+
+    def _make_notes(self, on: bool) -> None:
+        if on and self._notes is None and "sk_data_ready" not in self.missing:
+            try:
+                self._notes = libbpf.attach_tracepoint(self._probes.program("wi_data_ready"))
+            except OSError as error:
+                log.warning("what wakes a poll of several stays unknown: sk_data_ready: %s", error.strerror)
+        elif not on:
+            if self._notes is not None:
+                os.close(self._notes)
+                self._notes = None
+            self._notes_wanted.set(_U32.pack(0), _U32.pack(0))  # after: who asks meanwhile asks again
 
     def processes(self, target: int) -> list[int]:
         """Live processes of a target."""
@@ -257,10 +282,16 @@ class Kernel:
         except structs.BadEventError:
             self.bad_events += 1
             return
-        self._on_event(event)
+        if isinstance(event, NotesWanted):
+            self._make_notes(True)
+        else:
+            self._on_event(event)
 
     def close(self) -> None:
         """Detach everything."""
+        if self._notes is not None:
+            os.close(self._notes)
+            self._notes = None
         self.events.close()
         self.control.close()
         self.first_writes.close()

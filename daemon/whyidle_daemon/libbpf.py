@@ -184,6 +184,11 @@ class RingBuffer:
             self._ring = None
 
 
+def attach_tracepoint(program: int) -> int:
+    """Attach a loaded program of a tracepoint; closing the descriptor ends it. Needs no privilege."""
+    return _check(library().bpf_raw_tracepoint_open(None, program))
+
+
 def attach_clock(program: int, tid: int, hertz: int) -> int:
     """Run a program so many times per second of a thread's CPU time; returns the event's descriptor.
 

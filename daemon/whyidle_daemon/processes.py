@@ -15,8 +15,8 @@ from whyidle_probes.events import Exec, Exit, Fork
 MAX_PROCESSES = 4096  # ended ones beyond this are summed; a fork storm makes thousands that all look alike
 _MAX_DEPTH = 16  # of a family
 _MAX_EXECS = 16
-# The kernel reports a process as ended when its last thread begins to: that thread still runs for a while, and
-# what it did comes through another ring.
+# The kernel reports a process as ended when its last thread begins to: that thread still runs for a while,
+# and what it did comes through another ring.
 _DYING_NS = 1_000_000_000
 
 

@@ -1,8 +1,9 @@
 """The loop that keeps observations going.
 
 It wakes twenty times a second while a client waits for an observation, four times a second while there are
-only the daemon's own, at once for what the kernel marks urgent (an engine library being mapped), and never
-when nothing is observed. A wake-up costs more than most of what is done in it, so all is done in the same.
+only the daemon's own or nothing in them has code to read, at once for what the kernel marks urgent (an engine
+library being mapped, a new program where there was nothing to read), and never when nothing is observed. A
+wake-up costs more than most of what is done in it, so all is done in the same.
 """
 
 from __future__ import annotations
@@ -22,10 +23,9 @@ from whyidle_probes.events import Stat
 from whyidle_wire.records import Progress
 
 BEAT_S = 0.05
-ALONE_BEAT_S = 0.25
+SLOW_BEAT_S = 0.25
 BEATS_PER_TICK = 2  # at every beat stacks are read, at every tick the rest is done
-TICK_S, ALONE_TICK_S = BEAT_S * BEATS_PER_TICK, ALONE_BEAT_S * BEATS_PER_TICK
-LOOK_EVERY_S, ALONE_LOOK_EVERY_S = 0.25, 1.0
+LOOK_EVERY_S, SLOW_LOOK_EVERY_S = 0.25, 1.0
 LIBRARY_RETRY_S = 0.002
 TURN = 2000
 BUSY_EVENTS, CALM_EVENTS, CALM_TICKS = 5000, 500, 20
@@ -52,6 +52,7 @@ class Pulse:
         self._lost = 0
         self._calm_ticks = 0.0
         self._attended = True
+        self._beat_s = BEAT_S
         self._timer: asyncio.TimerHandle | None = None
         self._beats = 0
         self._next_memory = 0.0
@@ -77,12 +78,28 @@ class Pulse:
         if not self._sessions:
             return
         self._attended = self._sessions.attended or bool(self._subscribers)
+        beat_s = BEAT_S if self._attended and self._eventful else SLOW_BEAT_S
+        if self._timer is not None and beat_s < self._beat_s:
+            self._timer.cancel()
+            self._timer = None
+        self._beat_s = beat_s
+        self._targets.kernel.rest(self._attended and beat_s == SLOW_BEAT_S)
         if self._timer is None:
-            every = BEAT_S if self._attended else ALONE_BEAT_S
-            self._timer = asyncio.get_running_loop().call_later(every, self._on_beat)
+            self._timer = asyncio.get_running_loop().call_later(beat_s, self._on_beat)
+
+    @property
+    def _eventful(self) -> bool:
+        """Whether there is code to be read in a wait, or a client that is told of waits while they last."""
+        return (
+            bool(self._subscribers)
+            or self._targets.have_engines
+            or any(session.target.has_work(SLOW_BEAT_S) for session in self._sessions)
+        )
 
     def _on_wakeup(self) -> None:
         self._consume()
+        if self._beat_s == SLOW_BEAT_S:
+            self.schedule()
         waiting = [target.retry_libraries() for target in self._targets]
         if any(waiting):
             asyncio.get_running_loop().call_later(LIBRARY_RETRY_S, self._on_wakeup)
@@ -97,7 +114,7 @@ class Pulse:
         self._timer = None
         self.schedule()
         self._targets.limit_probes()
-        look_every_s = LOOK_EVERY_S if self._attended else ALONE_LOOK_EVERY_S
+        look_every_s = LOOK_EVERY_S if self._beat_s == BEAT_S else SLOW_LOOK_EVERY_S
         for session in self._sessions:
             session.target.sample_stacks(look_every_s)
         self._beats += 1
@@ -147,7 +164,7 @@ class Pulse:
         """Under a storm only longer intervals become events; the shorter ones are still in the totals."""
         lost = self._targets.kernel.stat(Stat.SLICES_LOST)
         wanted = self.slice_ns
-        ticks = ALONE_TICK_S / TICK_S if not self._attended else 1
+        ticks = self._beat_s / BEAT_S
         if lost != self._lost or self._handled > BUSY_EVENTS * ticks:
             wanted = min(wanted * 4, MAX_SLICE_NS)
             self._calm_ticks = 0

@@ -90,6 +90,10 @@ class StackSampler:
             reader.close()
             self._loops.forget(pid)
 
+    def has_work(self, by_ns: int) -> bool:
+        """Whether there is Python code to read, or it is due to look for some before then."""
+        return bool(self._readers) or any(due <= by_ns for due, _, _ in self._pending)
+
     def discover(self, now_ns: int) -> None:
         """Find the interpreters of processes that are due for a look."""
         for _ in range(min(len(self._pending), DISCOVER_PER_TURN)):

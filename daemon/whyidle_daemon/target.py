@@ -244,6 +244,10 @@ class Target:
         self._seen[seen.what] = seen
         self.observation.add(seen)
 
+    def has_work(self, within_s: float) -> bool:
+        """Whether some of its processes run code that can be read, or are to be looked at for that."""
+        return self._sampler.has_work(monotonic_ns() + round(within_s * NS))
+
     def sample_stacks(self, look_every_s: float) -> None:
         """Read the code of threads that sleep; notice interpreters first, and new threads every so often."""
         now = monotonic_ns()

@@ -17,6 +17,8 @@ from whyidle_probes.events import Event, Gap, Noticed, Stat
 
 log = logging.getLogger(__name__)
 
+_COUNTERS = {"launch": Stat.LAUNCHES, "decode": Stat.DECODES}
+
 
 class Targets:
     """All targets; routes records to them by number."""
@@ -76,9 +78,14 @@ class Targets:
         self.libraries.close()
         self.kernel.close()
 
+    @property
+    def have_engines(self) -> bool:
+        """Whether calls that drive an engine have probes, on or off."""
+        return any(self.libraries.has(what) for what in _COUNTERS)
+
     def limit_probes(self) -> None:
         """Twenty times a second: keep the probes on what is called often within their budgets."""
-        for what, counter in (("launch", Stat.LAUNCHES), ("decode", Stat.DECODES)):
+        for what, counter in _COUNTERS.items():
             if self.libraries.has(what):
                 self._limit_probes(what, self.kernel.stat(counter))
 

@@ -65,6 +65,7 @@ class EventType(IntEnum):
     CONTEXT = 17
     START = 24
     NOTICED = 64
+    NOTES_WANTED = 65
 
 
 class Stat(IntEnum):
@@ -336,6 +337,12 @@ class FirstWrite(NamedTuple):
 
 class Noticed(NamedTuple):
     """Processes that nobody observes are in the ``noticed`` map; no second one comes before it is drained."""
+
+    target: int
+
+
+class NotesWanted(NamedTuple):
+    """A thread sleeps in a poll of several: only the network stack can tell what will wake it."""
 
     target: int
 

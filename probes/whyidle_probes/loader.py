@@ -48,7 +48,7 @@ MAPS = (
 PROGRAMS = (
     ("wi_sched_switch", "tracepoint", "sched_switch", False),
     ("wi_sched_waking", "tracepoint", "sched_waking", False),
-    ("wi_data_ready", "tracepoint", "sk_data_ready", True),
+    ("wi_data_ready", "on demand", "sk_data_ready", True),
     ("wi_tcp_state", "tracepoint", "inet_sock_set_state", True),
     ("wi_sent", "tracepoint", "sock_send_length", True),
     ("wi_fork", "tracepoint", "sched_process_fork", False),

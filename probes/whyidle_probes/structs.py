@@ -26,6 +26,7 @@ from whyidle_probes.events import (
     Inference,
     Library,
     NameLookup,
+    NotesWanted,
     Noticed,
     Peer,
     ShortWaits,
@@ -57,7 +58,7 @@ _WAIT = struct.Struct("<QQQIxxxx")
 _LOOKUP = struct.Struct("<IIQQIIiI4I16s16s16s16s96s")
 _FIRST_WRITE = struct.Struct("<IIQII" + _PEER + "II2048s")
 RANGE = struct.Struct("<QQ")
-CONFIG = struct.Struct("<QQQQ")
+CONFIG = struct.Struct("<QQQQQ")
 
 SIZES = {
     "wi_peer": 40,
@@ -145,7 +146,7 @@ def decode_wait(key: bytes, value: bytes) -> ShortWaits:
     return ShortWaits(*_WAIT_KEY.unpack(key), *_WAIT.unpack(value))
 
 
-def decode_event(data: bytes) -> Event:  # noqa: PLR0912 (one branch for each type)
+def decode_event(data: bytes) -> Event | NotesWanted:  # noqa: PLR0912 (one branch for each type)
     """Decode one ring-buffer record.
 
     Raises :class:`BadEventError` for an unknown type or a record that is too short.
@@ -187,6 +188,8 @@ def decode_event(data: bytes) -> Event:  # noqa: PLR0912 (one branch for each ty
             return FirstWrite._make((target, *f[2:5], Peer(*f[5:13]), f[15][: f[13]]))
         if kind == EventType.NOTICED:
             return Noticed(target)
+        if kind == EventType.NOTES_WANTED:
+            return NotesWanted(target)
         if kind == EventType.LOOKUP:
             f = _LOOKUP.unpack_from(data)
             count = min(f[7], 4)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness import Program
+from harness import Program, wait_until
 from harness_cli import load, whyidle
 from uring import URING
 from whyidle_probes.events import Slice, Wait
@@ -74,12 +74,20 @@ def run(probe: Any, programs: list[Program], code: str, *arguments: str) -> list
     programs.append(program)
     probe.track(program.pid)
     program.go()
+    wait_until(lambda: _read(probe) or program.process.poll() is not None, "the note-taker, or the end")
     said = program.process.stdout.readline() if program.process.stdout else ""
     if said.startswith("no io_uring"):
         pytest.skip(said.strip())
     assert program.join() == 0
     probe.exit_of(program.pid)
     return [s for s in probe.slices(program.pid) if s.tid == program.pid and s.state == Wait.IO_URING]
+
+
+def _read(probe: Any) -> bool:
+    """Read the rings, as the daemon does, and attach what they ask for."""
+    probe.events()
+    made: bool = probe.kernel.makes_notes
+    return made
 
 
 def test_an_answer_that_io_uring_waits_for_has_a_peer(probe: Any, programs: list[Program]) -> None:

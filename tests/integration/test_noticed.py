@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import select
 import subprocess
+from typing import Any
 
 import pytest
 
 from harness import Probe, Program, wait_until
-from whyidle_probes.events import Noticed
+from whyidle_probes.events import Exec, Noticed
 
 pytestmark = pytest.mark.bpf
 
@@ -68,3 +70,25 @@ def test_off_means_off(probe: Probe) -> None:
     probe.seen.clear()
     subprocess.run(["/bin/true"], check=True)
     assert announced(probe) == 0
+
+
+@pytest.mark.parametrize("resting", [True, False])
+def test_a_new_program_wakes_a_daemon_that_rests(probe: Any, programs: list[Program], resting: bool) -> None:
+    """Where nothing was to be read the rings are read rarely; a program that starts there may be Python."""
+    program = Program("import os; os.execv(sys.executable, [sys.executable, '-c', 'pass'])")
+    programs.append(program)
+    probe.track(program.pid)
+    probe.events()
+    ring = select.epoll()
+    ring.register(probe.kernel.control.fileno(), select.EPOLLIN | select.EPOLLET)
+    ring.poll(0)
+    probe.kernel.rest(resting)
+    try:
+        program.go()
+        assert program.join() == 0
+        woken = ring.poll(1.0 if resting else 0.2)
+    finally:
+        probe.kernel.rest(False)
+        ring.close()
+    assert bool(woken) == resting
+    assert any(isinstance(event, Exec) for event in probe.events())

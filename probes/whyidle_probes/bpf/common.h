@@ -16,7 +16,7 @@ BPF_TABLE("array", int, struct wi_config, config, 1);
 BPF_TABLE("array", int, u64, stats, WI_STATS);
 BPF_TABLE("array", int, u8, syscall_class, WI_SYSCALLS);
 BPF_TABLE("percpu_array", int, struct wi_thread, scratch, 2); /* a wi_thread is larger than a BPF stack */
-BPF_TABLE("array", int, u32, notes_wanted, 1); /* see sched_waking */
+BPF_TABLE("array", int, u32, notes_wanted, 1); /* 1: user space was asked to attach wi_data_ready */
 BPF_RINGBUF_OUTPUT(events, WI_EVENT_PAGES);
 BPF_RINGBUF_OUTPUT(control, WI_CONTROL_PAGES);
 

@@ -74,6 +74,7 @@ enum wi_event {
 	WI_EV_CONTEXT = 17,
 	WI_EV_START = 24,
 	WI_EV_NOTICED = 64,  /* for discovery alone: never recorded */
+	WI_EV_NOTES_WANTED = 65, /* a header and no more, for the daemon's kernel side: never recorded */
 };
 
 enum wi_stat {
@@ -387,6 +388,7 @@ struct wi_config {
 	unsigned long long gap_ns;     /* an engine's idle interval this long becomes an event */
 	unsigned long long launches_ns; /* since when CUDA launches have probes; all ones: they have none */
 	unsigned long long decodes_ns;  /* since when llama_decode has probes, without a break */
+	unsigned long long resting;     /* user space looks rarely: a new program is to wake it */
 };
 
 #endif

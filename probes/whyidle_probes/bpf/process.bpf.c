@@ -115,7 +115,9 @@ int wi_exec(u64 *ctx)
 	__builtin_memcpy(e->comm, t->comm, WI_COMM);
 	bpf_probe_read_kernel_str(e->path, sizeof(e->path), (void *)FIELD(linux_binprm, bprm, filename));
 	e->rss_peak_pages = FIELD(signal_struct, (u64)TASK(task, signal), maxrss);
-	control.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	struct wi_config *c = config_of();
+	bool wake = c && c->resting;
+	control.ringbuf_submit(e, wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 	return 0;
 }
 

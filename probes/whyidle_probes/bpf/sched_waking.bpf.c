@@ -29,13 +29,10 @@ static __always_inline void note_socket(u64 sk, u32 tcp_state)
 	note->ns = bpf_ktime_get_ns();
 }
 
-/* Every message of the host comes by here: nothing is noted until somebody has slept who needs it. */
+/* Every message of the host comes by here: attached only when somebody has slept who needs it. */
 int wi_data_ready(u64 *ctx)
 {
-	int zero = 0;
-	u32 *wanted = notes_wanted.lookup(&zero);
-	if (wanted && *wanted)
-		note_socket(ARG(ctx, 0), 0);
+	note_socket(ARG(ctx, 0), 0);
 	return 0;
 }
 
@@ -86,8 +83,17 @@ static __always_inline u64 first_ready(struct wi_thread *t, u64 task)
 }
 #endif
 
+/* Of a wait in a selector nobody is told the peer unless it becomes a slice, if need be by the queue after it. */
+static __always_inline bool too_short_to_tell(struct wi_thread *t)
+{
+	struct wi_config *c = config_of();
+	return c && t->state != WI_TCP && t->wake_ns - t->last_ns < c->slice_ns / 4;
+}
+
 static __always_inline void note_cause(struct wi_thread *t, u64 task)
 {
+	if (too_short_to_tell(t))
+		return;
 	int zero = 0;
 	struct wi_socket_note *note = socket_notes.lookup(&zero);
 	if (!note)

@@ -316,6 +316,23 @@ static __always_inline bool needs_notes(u16 state)
 	return state == WI_POLL || state == WI_IO_URING;
 }
 
+/* Every message of the host would make a note, so that program is not attached before somebody sleeps who needs
+ * it: user space attaches it within a millisecond, and no slice is shorter. */
+static __always_inline void want_notes(void)
+{
+	int zero = 0;
+	u32 *wanted = notes_wanted.lookup(&zero);
+	if (!wanted || *wanted)
+		return;
+	struct wi_header *e = control.ringbuf_reserve(sizeof(*e));
+	if (!e) /* the next one asks again */
+		return;
+	*wanted = 1; /* two CPUs at once ask twice: harmless */
+	e->type = WI_EV_NOTES_WANTED;
+	e->target = 0;
+	control.ringbuf_submit(e, BPF_RB_FORCE_WAKEUP);
+}
+
 /* Sets state, syscall, fd, arg, inode and peer of a thread that goes (or was found) asleep. */
 static __always_inline void resolve_wait(struct wi_thread *t, u64 task, u32 task_state, bool current)
 {
@@ -338,10 +355,6 @@ static __always_inline void resolve_wait(struct wi_thread *t, u64 task, u32 task
 	}
 	t->syscall = nr;
 	t->state = resolve_syscall(t, task, regs, task_state, current);
-	if (needs_notes(t->state)) {
-		int zero = 0;
-		u32 *wanted = notes_wanted.lookup(&zero);
-		if (wanted && !*wanted)
-			*wanted = 1;
-	}
+	if (needs_notes(t->state))
+		want_notes();
 }

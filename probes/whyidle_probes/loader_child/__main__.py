@@ -167,20 +167,20 @@ def load_one(
     from programs import AttachError, LoadError, attach, load
 
     btf_id = 0
-    if program.kind == "tracepoint":
+    if program.kind in ("tracepoint", "on demand"):
         btf_id = types.tracepoint(program.attach)
     elif program.kind == "iterator":
         btf_id = types.id_of("bpf_iter_" + program.attach, FUNC)
-    if program.kind in ("tracepoint", "iterator") and not btf_id:
+    if program.kind in ("tracepoint", "on demand", "iterator") and not btf_id:
         raise RefusalError(
             "no_tracepoint",
-            f"this kernel has no {program.kind} {program.attach}",
+            f"this kernel has no {program.kind.replace('on demand', 'tracepoint')} {program.attach}",
             "run a kernel with CONFIG_TRACEPOINTS, CONFIG_BPF_EVENTS and BTF, 5.10 or later",
         )
     try:
         fd = load(libbpf, program, code, btf_id, uprobe_multi)
         yield "program:" + program.function, fd
-        if btf_id:
+        if program.kind in ("tracepoint", "iterator"):
             yield "link:" + program.function, attach(libbpf, program, fd)
     except LoadError as error:
         if error.number == errno.EPERM:

@@ -32,7 +32,9 @@ class Program(NamedTuple):
     """One program: its function, how it attaches, and to what."""
 
     function: str
-    kind: str  # "tracepoint", "iterator"; "uprobe" and "clock" are attached later, where they are needed
+    # "tracepoint", "iterator"; attached later, where they are needed: "uprobe", "clock", and "on demand",
+    # which is a tracepoint
+    kind: str
     attach: str
     optional: bool = False
 
@@ -71,6 +73,7 @@ def load(lib: Any, program: Program, code: bytes, btf_id: int, uprobe_multi: boo
     """
     kind, attach = {
         "tracepoint": (_TRACING, _TRACE_RAW_TP),
+        "on demand": (_TRACING, _TRACE_RAW_TP),
         "iterator": (_TRACING, _TRACE_ITER),
         "uprobe": (_KPROBE, _TRACE_UPROBE_MULTI if uprobe_multi else 0),
         "clock": (_PERF_EVENT, 0),

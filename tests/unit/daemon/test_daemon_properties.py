@@ -293,8 +293,8 @@ def test_a_fork_storm_is_summed() -> None:
 
 
 def test_a_fork_storm_through_two_rings_makes_nobody_twice() -> None:
-    """What was said of a process is read after its exit, by a twentieth of a second: it does not live again."""
-    count, apart, batch = 3 * MAX_PROCESSES, MS // 2, 100  # 2000 a second, and how many a reading of a ring finds
+    """What was said of a process is read a twentieth of a second after its exit: it does not live again."""
+    count, apart, batch = 3 * MAX_PROCESSES, MS // 2, 100  # 2000 a second, and how many a reading finds
     records: list[Any] = []
     late: list[Any] = []
     for number in range(count):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from whyidle_daemon import report as build
 from whyidle_daemon.attribution import ThreadTable, ThreadTime, end_of, merged, thread_times
 from whyidle_daemon.chains import Walker
-from whyidle_daemon.cuda_facts import CudaKnown
+from whyidle_daemon.engines import Engines, settle_crowded
 from whyidle_daemon.facts import (
     CudaFacts,
     EngineFacts,
@@ -39,13 +39,13 @@ from whyidle_daemon.facts import (
 )
 from whyidle_daemon.findings import find_all
 from whyidle_daemon.findings.evidence import Evidence
-from whyidle_daemon.gaps import Driver, EngineActivity, finest
+from whyidle_daemon.gaps import EngineActivity, finest
 from whyidle_daemon.gpus.devices import Gpus
 from whyidle_daemon.gpus.drivers import Drivers
 from whyidle_daemon.gpus.idle import Way
 from whyidle_daemon.hosts import Hosts
 from whyidle_daemon.lasting import wait_of, with_lasting
-from whyidle_daemon.llama import MAX_PENDING, SETTLE_NS, LlamaEngine
+from whyidle_daemon.llama import SETTLE_NS
 from whyidle_daemon.lookups import Lookups
 from whyidle_daemon.loop_objects import loop_objects
 from whyidle_daemon.loops import Loops, blamed
@@ -57,13 +57,11 @@ from whyidle_daemon.sequences import Runs, RunsKey, Sequences
 from whyidle_daemon.sites import Place, Sites
 from whyidle_daemon.states import SELECTORS, TCP_CLOSE, TCP_SYN_SENT
 from whyidle_daemon.timelines import Record, Timelines
-from whyidle_daemon.unseen import Unseen
 from whyidle_daemon.wait_tables import Waits
 from whyidle_daemon.waits import PIPES, WaitKey
 from whyidle_daemon.wakes import Wakes
 from whyidle_daemon.whatif import what_if
 from whyidle_probes.events import (
-    Engine,
     Exec,
     Exit,
     Fork,
@@ -76,12 +74,10 @@ from whyidle_probes.events import (
     Start,
     Thread,
     Wait,
-    is_cuda,
 )
 from whyidle_wire.report import REPORT_SCHEMA
 
 PAGE_SIZE = 4096
-MAX_ENGINES = 4096  # that nothing but their making is known of
 
 __all__ = ["Observation", "Progress"]
 
@@ -123,14 +119,11 @@ class Observation:
         self._wakes = Wakes(self._processes.find)
         self._hosts = Hosts()
         self._lookups = Lookups()
-        self._cuda = CudaKnown()
-        self._unseen = {"launch": Unseen(), "decode": Unseen()}
         self._sequences = Sequences()  # of main threads that drive no engine, as far as they were settled
         self._lines = Timelines()
         self._memory = MemoryLog()
-        self._engines: dict[tuple[Process, int], LlamaEngine] = {}
+        self._engines = Engines(self._processes)
         self._gpus = Gpus(self._processes)
-        self._drivers: set[int] = set()
         self._slices = 0
         self._newest_ns = start_ns
         self._takers: dict[type, Callable[[Any], object]] = {
@@ -145,12 +138,10 @@ class Observation:
             Lookup: self._lookup,
             MemorySample: self._sampled,
             LimitSample: self._memory.limit,
-            Inference: lambda one: self._engine(one.pid, one.context, one.start_ns).log.add(one),
-            EngineFacts: self._looked_at,
-            CudaFacts: self._cuda.add,
-            LaunchesSeen: lambda seen: (
-                self._unseen[seen.what].add(seen) if seen.what in self._unseen else None
-            ),
+            Inference: self._engines.inference,
+            EngineFacts: self._engines.facts,
+            CudaFacts: self._engines.cuda,
+            LaunchesSeen: self._engines.seen,
             ProcessFacts: self._processes.facts,
             Fork: self._processes.fork,
             Exec: self._exec,
@@ -176,7 +167,7 @@ class Observation:
     def _thread(self, record: Thread) -> None:
         if record.end_ns:
             self._processes.at(record.pid, record.last_ns)
-            self._threads.add(record, self._processes, self._drivers)
+            self._threads.add(record, self._processes, self._engines.drivers)
             self._wakes.exit(record)
 
     def _lookup(self, record: Lookup) -> None:
@@ -228,17 +219,11 @@ class Observation:
     def _gap(self, gap: Gap) -> None:
         if gap.end_ns <= gap.start_ns:
             return
-        engine = self._engine(gap.pid, gap.context, gap.start_ns)
-        engine.process.keep = True
-        engine.add(gap)
-        self._drivers.add(gap.tid)
+        engine = self._engines.gap(gap)
         self._newest_ns = max(self._newest_ns, gap.end_ns)
         if engine.crowded:
             placed = self._placed()
-            walk = self._walker(placed).walk
-            engine.settle(placed, self._newest_ns - SETTLE_NS, walk)
-            if len(engine.pending) > MAX_PENDING:
-                engine.settle(placed, self._newest_ns, walk)
+            settle_crowded(engine, placed, self._newest_ns, self._walker(placed).walk)
 
     def _span(self, span: EngineSpan) -> None:
         engine = self._gpus.span(span)
@@ -257,12 +242,7 @@ class Observation:
     def _gpu_use(self, use: GpuUse) -> None:
         driver = self._gpus.use(use)
         if driver is not None:
-            self._drivers.add(driver)
-
-    def _driver_of(self, process: Process) -> int | None:
-        """The thread that drives the model or the CUDA context of a process, if it has one."""
-        driven = (engine.drivers for (of, _), engine in self._engines.items() if of is process)
-        return min((tid for drivers in driven for tid in drivers), default=None)
+            self._engines.drivers.add(driver)
 
     def _way(
         self,
@@ -280,19 +260,8 @@ class Observation:
                 kept[tid] = [*lines(tid), lasting[tid]] if tid in lasting else lines(tid)
             return kept[tid]
 
-        drivers = Drivers(self._driver_of, self._lines.by_process, now, self._wakes.lives)
+        drivers = Drivers(self._engines.driver_of, self._lines.by_process, now, self._wakes.lives)
         return Way(drivers, now, walker.walk)
-
-    def _engine(self, pid: int, context: int, ns: int) -> LlamaEngine:
-        process = self._processes.at(pid, ns)
-        engine = self._engines.get((process, context))
-        if engine is None:
-            engine = self._engines[process, context] = LlamaEngine(process, context, self._unseen["decode"])
-        return engine
-
-    def _looked_at(self, facts: EngineFacts) -> None:
-        if len(self._engines) < MAX_ENGINES:
-            self._engine(facts.pid, facts.context, facts.ns).log.facts = facts
 
     def _sampled(self, sample: MemorySample) -> None:
         self._processes.memory(sample)
@@ -312,25 +281,21 @@ class Observation:
         horizon = self._newest_ns - SETTLE_NS
         placed = self._placed()
         walker = self._walker(placed)
-        for engine in self._engines.values():
-            engine.settle(placed, horizon, walker.walk)
+        self._engines.settle(placed, horizon, walker.walk)
         self._gpus.settle(self._way(placed, walker), horizon)
         # The walk over a gap that still lasts needs everybody's slices since it began.
-        settled = [max(engine.settled_ns.values(), default=0) for engine in self._engines.values()]
-        gpus = self._gpus.settled_ns
-        settled += [gpus] if gpus is not None else []
+        gpus = [] if self._gpus.settled_ns is None else [self._gpus.settled_ns]
+        settled = [horizon, *self._engines.latest_settled(), *gpus]
 
         def until(tid: int) -> int:
-            if tid not in self._drivers:
-                return min([horizon, *settled])
-            driven = [engine for engine in self._engines.values() if tid in engine.drivers]
-            done = [engine.settled_ns.get(tid, 0) for engine in driven]
-            return min([*done, *([gpus] if gpus is not None else [])], default=0)
+            if tid not in self._engines.drivers:
+                return min(settled)
+            return min([*self._engines.settled(tid), *gpus], default=0)
 
         for records in self._alone(placed):
             self._sequences.alone(record for record in records if record.end_ns <= horizon)
         self._lines.forget(until)
-        for record in self._lines.trim(self._drivers):
+        for record in self._lines.trim(self._engines.drivers):
             group = self._waits.get(record.key) if record.key is not None else None
             if group is not None:
                 group.undated_ns += record.blocked_ns
@@ -366,7 +331,7 @@ class Observation:
     def _alone(self, placed: Callable[[int], list[Record]]) -> Iterator[list[Record]]:
         """The slices of each main thread that drives no engine."""
         mains = {process.pid for process in self._processes}
-        return (placed(tid) for tid in self._lines.tids if tid in mains and tid not in self._drivers)
+        return (placed(tid) for tid in self._lines.tids if tid in mains and tid not in self._engines.drivers)
 
     def names(self) -> Iterator[HostName]:
         """How addresses were resolved, as it was told: for an observation that takes over from this one."""
@@ -429,12 +394,17 @@ class Observation:
                 waiting[who] = record._replace(key=key)
         groups = naming.groups()
         times = thread_times(threads, now_ns, self._processes, groups.values())
-        walker = self._walker(self._lines.named(naming.placed), waiting)
+        lines = self._lines.named(naming.placed)
+        walker = self._walker(lines, waiting)
         engines = [
-            naming.activity(self._activity(engine, now_ns, threads, waiting, naming, walker=walker))
+            naming.activity(
+                self._engines.activity(
+                    engine, now_ns, threads, waiting=waiting, lines=lines, naming=naming, walk=walker.walk
+                )
+            )
             for engine in snapshot.engines
         ]
-        way = self._way(self._lines.named(naming.placed), walker, waiting)
+        way = self._way(lines, walker, waiting)
         gpus = self._gpus.activities(now_ns, way, threads)
         engines += [naming.activity(gpu) for gpu in gpus]
         engines.sort(key=lambda engine: (engine.first_ns, engine.id))
@@ -469,38 +439,3 @@ class Observation:
             last = waiting.get((key.process.pid, key.tid)) if key is not None else None
             runs.alone([*records, last] if last is not None else records)
         return runs.sums
-
-    def _activity(
-        self,
-        engine: Engine,
-        now_ns: int,
-        threads: list[Thread],
-        waiting: dict[tuple[int, int], Record],
-        naming: Naming,
-        *,
-        walker: Walker,
-    ) -> EngineActivity:
-        process = self._processes.find(engine.pid, engine.first_ns)
-        process = process or Process(engine.pid, engine.first_ns, provisional=True)
-        known = self._engines.get((process, engine.context))
-        known = known or LlamaEngine(process, engine.context, self._unseen["decode"])
-        thread = next(
-            (
-                thread
-                for thread in threads
-                if (thread.pid, thread.tid) == (engine.pid, engine.driver)
-                and thread.first_ns <= engine.last_ns
-                and (not thread.end_ns or thread.end_ns >= engine.last_ns)
-            ),
-            None,
-        )
-        record = waiting.get((engine.pid, engine.driver))
-        driver = Driver(thread, (record,) if record is not None else ())
-        placed = self._lines.named(naming.placed)
-        activity = known.activity(engine, now_ns, driver, placed, naming.known, walk=walker.walk)
-        cuda_context = is_cuda(engine.context)
-        unseen = self._unseen["launch" if cuda_context else "decode"]
-        return activity._replace(
-            simulated=cuda_context and self._cuda.simulated(engine.pid),
-            unseen_ns=unseen.ns(activity.first_ns, activity.end_ns),
-        )

@@ -256,7 +256,7 @@ def test_many_gaps_are_settled_and_nothing_is_lost() -> None:
     observation = Observation(START, (PID,), ("x",), "now")
     for record in one.records:
         observation.add(record)
-    (engine,) = observation._engines.values()
+    (engine,) = observation._engines._known.values()
     assert len(engine.pending) < 5000
     report = observe([one])
     check(report)

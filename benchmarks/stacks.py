@@ -24,7 +24,7 @@ search(int(sys.argv[1]))
 
 
 def run() -> tuple[str, list[Row]]:
-    """Title and rows: the reader opens ``/proc/PID/mem`` once; each reading walks all frames to their lines."""
+    """Title and rows. ``/proc/PID/mem`` is opened once; each reading walks all frames, to their lines."""
     rows = []
     for depth in DEPTHS:
         command = [sys.executable, "-c", PROGRAM, str(depth)]

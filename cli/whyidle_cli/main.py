@@ -18,7 +18,7 @@ from whyidle_cli.version import version
 COMMANDS: Final = {
     "run": "run a command observed from its first instruction, and report",
     "attach": "observe processes that already run, and report",
-    "report": "the report of a recording",
+    "report": "the report of a recording, or of what the service kept (--since)",
     "ps": "list what the system daemon observes",
     "watch": "stream what the daemon finds",
     "doctor": "say what this host can and cannot do, and how to fix it",

@@ -149,7 +149,7 @@ def _bcc() -> Check:
 
 _WITHOUT = {
     "vm_unmapped_area": "libraries mapped late are found a second later",
-    "sk_data_ready": "the socket that woke a poll or select of several stays unknown (kernel 6.3 has it)",
+    "sk_data_ready": "what woke a poll of several, or an io_uring, stays unknown (kernel 6.3 has it)",
     "inet_sock_set_state": "a connection that was reset is not told from one that answered",
     "sock_send_length": "peers that were not looked up have no names (kernel 6.3 has it)",
     "unix_peer": "a wait on a Unix socket does not lead to the process at its other end",

@@ -130,6 +130,7 @@ class Subscribers:
             command = self._proc.command(event.pid) or (event.path,)
             return ProcessEvent(number, "exec", event.pid, self._proc.parent(event.pid) or 0, command)
         if isinstance(event, Exit):
-            status = os.waitstatus_to_exitcode(event.code)
+            code = os.waitstatus_to_exitcode(event.code)
+            status = code if code >= 0 else 128 - code  # as a shell has it
             return ProcessEvent(number, "exited", event.pid, 0, (event.comm,), status)
         return None

@@ -84,7 +84,7 @@ class Targets:
         return any(self.libraries.has(what) for what in _COUNTERS)
 
     def limit_probes(self) -> None:
-        """Twenty times a second: keep the probes on what is called often within their budgets."""
+        """At every beat: keep the probes on what is called often within their budgets."""
         for what, counter in _COUNTERS.items():
             if self.libraries.has(what):
                 self._limit_probes(what, self.kernel.stat(counter))

@@ -55,7 +55,8 @@ class Welcome(Record):
 
 @dataclass(frozen=True, slots=True)
 class Failure(Record):
-    """Daemon to client: request number ``request`` failed (0: the connection itself, which then closes).
+    """Daemon to client: request number ``request`` failed (0: the connection itself, which then closes,
+    or a record that has no number).
 
     ``message`` says what happened, ``hint`` what to do about it; each is one line for the user. ``code`` is
     one of ``FailureCode``: ``protocol``, ``bad_request``, ``no_process``, ``kernel_thread``, ``host``,
@@ -149,8 +150,8 @@ class Ended(Record):
 class Subscribe(Record):
     """Client to daemon: send what all observations find, from now on, to this connection.
 
-    ``kinds`` are finding kinds (empty: all), ``pid`` keeps one process (None: all), ``events`` adds slices
-    and process events. Answered by Subscribed or Failure.
+    ``kinds`` are finding kinds (empty: all, and StallEvents as well), ``pid`` keeps one process (None: all),
+    ``events`` adds slices and process events. Answered by Subscribed or Failure.
     """
 
     request: int
@@ -168,7 +169,8 @@ class Subscribed(Record):
 
 @dataclass(frozen=True, slots=True)
 class FindingEvent(Record):
-    """Daemon to subscriber: a finding as in the report's ``findings``; repeated when its numbers grow."""
+    """Daemon to subscriber: a finding as in the report's ``findings``; repeated when its numbers grow
+    or its wait has ended."""
 
     observation: int
     finding: dict[str, Any]

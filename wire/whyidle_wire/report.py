@@ -87,7 +87,7 @@ class Gpu(TypedDict):
 
 
 class Host(TypedDict):
-    """The machine. ``kernel`` is its release string, ``cpus`` those that the daemon may run on."""
+    """The machine. ``kernel`` is its release string, ``cpus`` how many are online."""
 
     kernel: str
     cpus: int
@@ -212,7 +212,8 @@ class Engine(TypedDict):
     Of a llama.cpp context: ``memory_peak_bytes`` is its model's file and KV cache, ``memory_reason`` why that
     is not known or what was assumed; ``inferences`` are at most 100, evenly chosen. ``calls_unseen_s``: for
     so long its calls were too many to have probes; idle is then when its driver slept, and tokens are of the
-    rest.
+    rest. ``launches_unseen_s`` is the same of a CUDA context. ``calls`` are those that were seen, ``drivers``
+    the threads that made them.
     """
 
     kind: EngineKind
@@ -235,6 +236,9 @@ class Engine(TypedDict):
     context: NotRequired[Context]
     failed_calls: NotRequired[int]
     calls_unseen_s: NotRequired[float | None]
+    launches_unseen_s: NotRequired[float | None]
+    calls: NotRequired[int]
+    drivers: NotRequired[list[int]]
     inferences: NotRequired[list[Inference]]
 
 

@@ -22,8 +22,8 @@ from whyidle_wire.report import FINDING_KINDS
 _REQUEST: Final = 1
 
 _DESCRIPTION: Final = """\
-Stream the findings of everything that the system daemon observes, from now on,
-until Ctrl-C."""
+Stream the findings of everything that the system daemon observes, and (without
+--kind) waits that last, from now on, until Ctrl-C."""
 
 _EPILOG: Final = """\
 examples:

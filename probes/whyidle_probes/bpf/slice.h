@@ -58,7 +58,7 @@ static __always_inline bool emit_slice(struct wi_thread *t, u64 blocked, u64 run
 	e->peer_inode = t->peer_inode;
 	e->waker_syscall = t->waker_syscall;
 	__builtin_memset(e->pad, 0, sizeof(e->pad));
-	/* User space looks ten times a second. A burst would fill the ring before that, so every so many events
+	/* User space looks two to twenty times a second. A burst would fill the ring before that, so every so many events
 	 * wake it; not each of them, since a wake-up costs a hundred times an event. */
 	int which = WI_STAT_SLICES;
 	u64 *emitted = stats.lookup(&which);

@@ -2,7 +2,8 @@
 
 Growth is judged by the floor: the least value of each stretch of time after the warm-up, so that what comes
 and goes (agents, parts of the history) does not count. Its slope is that of Theil and Sen, with a confidence
-interval of 95 %. Where the interval reaches over the limit, the run was too short to tell: that is no pass.
+interval of 95 %. Where that of memory reaches over the limit, the run was too short to tell: that is no pass.
+What is counted grows only if it goes on: a step (a probe that is attached when it is first needed) is none.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from benchmarks.soak.sampling import Sample
-from whyidle_daemon.series import Slope, floor_of, theil_sen
+from whyidle_daemon.series import Slope, floor_of, theil_sen, trend_of
 
 WARM_UP = 0.25  # of the run
 STRETCHES = 24
+MIN_COUNTS = 8
 MAX_DRIFT = 0.01  # of the memory, per hour
 MET, FAILED, TOO_SHORT = "met", "failed", "too short to tell"
 
@@ -82,9 +84,11 @@ def _memory(samples: Sequence[Sample], used: Sequence[Sample]) -> Judgement:
 
 
 def _count(what: str, samples: Sequence[Sample], value: Callable[[Sample], int]) -> Judgement:
-    found = slope_of(samples, value)
-    used = [value(sample) for sample in after_warm_up(samples)]
-    text = f"{used[0]} at first, {used[-1]} at last, {min(used)} to {max(used)}"
-    if found is None:
+    used = after_warm_up(samples)
+    points = [(int(sample.seconds * 1e9), value(sample)) for sample in used]
+    counts = [count for _, count in points]
+    text = f"{counts[0]} at first, {counts[-1]} at last, {min(counts)} to {max(counts)}"
+    if len(points) < MIN_COUNTS:
         return Judgement(what, text, "no growth", TOO_SHORT)
-    return Judgement(what, text, "no growth", FAILED if found.low > 0 else MET)
+    trend = trend_of(points, MIN_COUNTS, warm_up=0.0, stretches=STRETCHES)
+    return Judgement(what, text, "no growth", MET if trend is None else FAILED)

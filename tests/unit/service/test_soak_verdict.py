@@ -51,6 +51,22 @@ def test_growth_of_anything(name: str) -> None:
     assert not passed(judge(samples(60, 0.0, **{name: 1}), 2, 0))
 
 
+# Of a minute in which the network stack's note-taker was attached, and agents came and went.
+STEPS = [
+    83, 87, 90, 89, 89, 90, 89, 90, 88, 87, 90, 90, 90, 90, 90, 90, 88, 89, 90, 90,
+    90, 89, 88, 87, 90, 90, 89, 90, 89, 89, 88, 91, 91, 93, 91, 92, 91, 89, 89, 92,
+    91, 92, 92, 92, 90, 90, 92, 92, 92, 92, 92, 90, 90, 92, 93, 92, 93, 93, 91, 92,
+]  # fmt: skip
+
+
+def test_steps_are_no_growth() -> None:
+    """Descriptors as they were measured: what is attached when it is first needed does not pile up."""
+    found = [replace(sample, descriptors=count) for sample, count in zip(samples(1, 0.0), STEPS, strict=True)]
+    assert verdict(found, "descriptors") == MET
+    leak = [replace(sample, descriptors=sample.descriptors + number) for number, sample in enumerate(found)]
+    assert verdict(leak, "descriptors") == FAILED
+
+
 def test_an_error_in_the_log_fails_it() -> None:
     """A daemon that caught its own mistake did not pass."""
     assert verdict(samples(60, 0.0), "errors", 1) == FAILED

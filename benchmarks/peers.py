@@ -29,7 +29,7 @@ from benchmarks.pairs import Slowdown, slowdown
 from benchmarks.peer_tools import WHYIDLE, Tool, tools
 from benchmarks.peer_workloads import Agent, Workload, agent, start_up, workloads
 
-PAIRS = {"syscalls": 6, "switches": 6, "redis": 12, "agent": 10}  # bare and whyidle
+PAIRS = {"syscalls": 6, "switches": 6, "redis": 24, "agent": 10}  # bare and whyidle
 PEER_PAIRS = 3  # the peers: their differences are larger
 START_UPS = 3
 REDIS_GOAL = 1.02

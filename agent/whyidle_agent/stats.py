@@ -16,7 +16,7 @@ from whyidle_agent.errors import AgentError
 from whyidle_agent.paths import write_atomically
 
 SCHEMA = "whyidle.agent-stats/1"
-MAX_CALLS = 512  # in the list: a run of days is not to grow by its own account
+MAX_CALLS = 128  # in the list: a run is not to grow by its own account, nor long until that is full
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@
  * the path from it and drops the rest.
  *
  * sock_send_length fires at the end of each send, in the sender's context: its saved registers say where
- * the data is. For a thread that nobody observes that is a look at one byte.
+ * the data is. For any write but the first of a connection that is a look at three numbers.
  */
 BPF_RINGBUF_OUTPUT(first_writes, WI_FIRST_PAGES);
 
@@ -67,9 +67,6 @@ int wi_sent(u64 *ctx)
 	int sent = (int)ARG(ctx, 1);
 	if (sent < (int)sizeof(u64))
 		return 0;
-	u64 id = bpf_get_current_pid_tgid();
-	if (!may_be_tracked((u32)id))
-		return 0;
 	/* What nearly every write fails by comes first: plain loads of what the kernel has just used. */
 	u64 sk = ARG(ctx, 0);
 	if (FIELD(sock, sk, sk_protocol) != WI_IPPROTO_TCP)
@@ -77,6 +74,7 @@ int wi_sent(u64 *ctx)
 	u64 tcp = wi_tcp_sock(sk);
 	if (!tcp || !wrote_first(tcp, sent))
 		return 0;
+	u64 id = bpf_get_current_pid_tgid();
 	struct wi_thread *t = thread_of((u32)id);
 	if (!t)
 		return 0;

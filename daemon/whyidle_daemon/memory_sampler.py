@@ -11,7 +11,9 @@ from whyidle_daemon.proc import Proc
 
 _PROCESSES = 256
 _COSTS = 200  # half a percent of a core at most
-_OFTEN = 60  # samples are as far apart as a part of what was seen: a trend shows as well by fewer of them
+# Samples are as far apart as a part of what was seen: a trend shows as well by fewer of them. Not too few:
+# where they get rare, fewer are in a stretch, the least of them is less low, and what is level seems to rise.
+_OFTEN = 240
 _RARELY_NS = 2_000_000_000
 _MAX_LIMITS = 32
 

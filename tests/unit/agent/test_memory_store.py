@@ -12,6 +12,7 @@ import pytest
 from memory_fakes import Letters, line, write
 
 from whyidle_agent.errors import AgentError
+from whyidle_agent.memory.account import MAX_POINTS, Account
 from whyidle_agent.memory.policies import Managed, Memory, Unbounded
 from whyidle_agent.memory.store import StoreFullError, VectorStore
 from whyidle_agent.memory.window import Limits
@@ -69,7 +70,7 @@ def test_unbounded_keeps_everything_twice(bench: Bench) -> None:
     account = memory.account
     assert account.entries == rows(memory) == account.indexed == 40
     assert account.duplicates == 38
-    held = [point[2] for point in account._points]
+    held = [point[2] for point in account.as_json()["points"]]
     assert all(b - a == held[1] - held[0] > 0 for a, b in pairwise(held))
 
 
@@ -266,3 +267,17 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> N
     (tmp_path / "memory").write_text("")
     with pytest.raises(AgentError, match="memory"):
         VectorStore(tmp_path / "memory" / "memory.db", 3, "m")
+
+
+def test_the_account_does_not_grow_and_is_even() -> None:
+    """Ten thousand steps: few points, equally far apart, in room that was there from the start."""
+    account = Account("managed")
+    room = sys.getsizeof(account._points)
+    for step in range(10_000):
+        account.point(step)
+    steps = [point[1] for point in account.as_json()["points"]]
+    assert MAX_POINTS / 2 <= len(steps) < MAX_POINTS
+    assert steps[0] == 0
+    assert len({after - before for before, after in pairwise(steps)}) == 1
+    assert steps[-1] > 9900
+    assert sys.getsizeof(account._points) == room

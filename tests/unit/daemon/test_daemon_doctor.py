@@ -23,7 +23,7 @@ def test_what_an_old_kernel_loses_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     assert "lacks sk_data_ready, sock_send_length, unix_peer" in check.detail
     assert "run queues say" in check.detail
     assert check.fix is not None
-    for lost in ("the socket that woke a poll", "no names", "a wait on a Unix socket"):
+    for lost in ("what woke a poll of several", "no names", "a wait on a Unix socket"):
         assert lost in check.fix
     assert doctor.can_run([check])
 

@@ -8,7 +8,6 @@ regular expression can be made to take forever.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import re
@@ -220,6 +219,8 @@ def _known_keys(value: Any, kind: Any, where: str, path: Path) -> None:
     for key, item in value.items():
         place = f"{where}.{key}" if where else key
         if key not in known:
+            import difflib  # noqa: PLC0415 (0.2 MB, for those who make a mistake)
+
             near = difflib.get_close_matches(key, known, 1, 0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
             raise ConfigError(path, _one_line(place), f"there is no such key; {hint}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Sequence
-from statistics import median
 from typing import NamedTuple
 
 from whyidle_daemon.facts import EngineSpan
@@ -74,6 +73,8 @@ class Utilization:
         since_ns = end_ns - self._last_ns
         if not self._last_ns or since_ns <= 0 or since_ns > MAX_PERIOD_NS:
             return None  # since when is not known
+        from statistics import median  # noqa: PLC0415 (0.3 MB, for those who have a GPU)
+
         period = int(median(self._periods)) if self._periods else since_ns
         if since_ns > _MISSED * period:
             since_ns = period

@@ -194,8 +194,10 @@ class StackSampler:
             self._done[thread.tid] = thread.last_ns
         for kept in (self._latest, self._latest_loops, self._late, self._failed):
             kept.pop(thread.tid, None)
+        reader = self._readers.get(thread.pid)
+        if reader is None:  # it ended at the try before this one
+            return None
         self.reads += 1
-        reader = self._readers[thread.pid]
         reading = Reading((), None)
         try:
             frames = reader.read(thread.tid).frames

@@ -127,3 +127,13 @@ def test_a_reading_that_failed_is_tried_again_when_the_wait_is_twice_as_long(
     loop.torn = False
     loop.now = START + 1280 * MS
     assert (loop.sample(), loop.sample()) == (["search"], [])
+
+
+def test_a_process_that_ends_between_two_tries_for_a_short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is forgotten at the first, and the second is not made; nothing is raised."""
+    loop = Loop(monkeypatch)
+    monkeypatch.setattr(loop, "read", lambda _: (_ for _ in ()).throw(StackError("gone")))
+    monkeypatch.setattr(loop, "close", lambda: None, raising=False)
+    loop.now = START + 1 * MS
+    assert loop.sample() == []
+    assert loop.sampler.reads == 1

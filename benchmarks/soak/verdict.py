@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from benchmarks.soak.sampling import Sample
-from whyidle_daemon.series import Slope, floor_of, theil_sen, trend_of
+from whyidle_daemon.series import Point, Slope, floor_of, theil_sen, trend_of
 
 WARM_UP = 0.25  # of the run
 STRETCHES = 24
@@ -38,8 +38,7 @@ def after_warm_up(samples: Sequence[Sample]) -> list[Sample]:
 
 def slope_of(samples: Sequence[Sample], value: Callable[[Sample], int]) -> Slope | None:
     """Units per second of what stays, after the warm-up."""
-    points = [(int(sample.seconds * 1e9), value(sample)) for sample in after_warm_up(samples)]
-    return theil_sen(floor_of(points, STRETCHES))
+    return theil_sen(floor_of(_points(samples, value), STRETCHES))
 
 
 def judge(samples: Sequence[Sample], cores: int, mistakes: int) -> list[Judgement]:
@@ -84,11 +83,15 @@ def _memory(samples: Sequence[Sample], used: Sequence[Sample]) -> Judgement:
 
 
 def _count(what: str, samples: Sequence[Sample], value: Callable[[Sample], int]) -> Judgement:
-    used = after_warm_up(samples)
-    points = [(int(sample.seconds * 1e9), value(sample)) for sample in used]
+    points = _points(samples, value)
     counts = [count for _, count in points]
     text = f"{counts[0]} at first, {counts[-1]} at last, {min(counts)} to {max(counts)}"
     if len(points) < MIN_COUNTS:
         return Judgement(what, text, "no growth", TOO_SHORT)
     trend = trend_of(points, MIN_COUNTS, warm_up=0.0, stretches=STRETCHES)
     return Judgement(what, text, "no growth", MET if trend is None else FAILED)
+
+
+def _points(samples: Sequence[Sample], value: Callable[[Sample], int]) -> list[Point]:
+    """What is judged: ``(ns, value)`` after the warm-up."""
+    return [(int(sample.seconds * 1e9), value(sample)) for sample in after_warm_up(samples)]

@@ -30,9 +30,6 @@ class Engines:
         self._unseen = {"launch": Unseen(), "decode": Unseen()}
         self.drivers: set[int] = set()
 
-    def __bool__(self) -> bool:
-        return bool(self._known)
-
     # --- in --------------------------------------------------------------------------------------------
 
     def gap(self, gap: Gap) -> LlamaEngine:

@@ -156,10 +156,13 @@ class Kernel:
             except OSError as error:
                 log.warning("what wakes a poll of several stays unknown: sk_data_ready: %s", error.strerror)
         elif not on:
-            if self._notes is not None:
-                os.close(self._notes)
-                self._notes = None
+            self._close_notes()
             self._notes_wanted.set(_U32.pack(0), _U32.pack(0))  # after: who asks meanwhile asks again
+
+    def _close_notes(self) -> None:
+        if self._notes is not None:
+            os.close(self._notes)
+            self._notes = None
 
     def processes(self, target: int) -> list[int]:
         """Live processes of a target."""
@@ -289,9 +292,7 @@ class Kernel:
 
     def close(self) -> None:
         """Detach everything."""
-        if self._notes is not None:
-            os.close(self._notes)
-            self._notes = None
+        self._close_notes()
         self.events.close()
         self.control.close()
         self.first_writes.close()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
 from whyidle_daemon.access import Scope
 from whyidle_daemon.clients import Client
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.redaction import redacted_finding
+from whyidle_daemon.report import exit_status
 from whyidle_daemon.sessions import Session, Sessions
 from whyidle_daemon.states import peer_object, state_of
 from whyidle_daemon.target import NS
@@ -130,7 +130,6 @@ class Subscribers:
             command = self._proc.command(event.pid) or (event.path,)
             return ProcessEvent(number, "exec", event.pid, self._proc.parent(event.pid) or 0, command)
         if isinstance(event, Exit):
-            code = os.waitstatus_to_exitcode(event.code)
-            status = code if code >= 0 else 128 - code  # as a shell has it
+            status = exit_status(event.code)
             return ProcessEvent(number, "exited", event.pid, 0, (event.comm,), status)
         return None

@@ -33,7 +33,7 @@ class Row(NamedTuple):
     """Tasks that are alike in all readings of a loop; the latest one is ``last``.
 
     ``number`` were there at most at once, ``waited_ns`` the loop slept while one waited, ``longest_ns`` is
-    the longest that one was seen in one wait.
+    the longest that one was seen in what looked like one wait (who waits for the like again may look so).
     """
 
     last: AwaitingTasks

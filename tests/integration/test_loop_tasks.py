@@ -285,12 +285,17 @@ MANY = r"""
 import asyncio, sys
 async def nap():
     await asyncio.sleep(1000)
-async def walks(delay):
+async def left():
+    await asyncio.sleep(0.01)
+async def right():
+    await asyncio.sleep(0.01)
+async def walks():
     while True:
-        await asyncio.sleep(delay)
+        await left()
+        await right()
 async def main():
     tasks = [asyncio.create_task(nap()) for _ in range(int(sys.argv[1]))]
-    tasks.append(asyncio.create_task(walks(0.01)))
+    tasks.append(asyncio.create_task(walks()))
     await asyncio.sleep(0)
     print(flush=True)
     await asyncio.gather(*tasks)
@@ -312,16 +317,19 @@ def test_tasks_that_were_read_before(tmp_path: Path, name: str) -> None:
             epoll = epoll_of(process.pid)
             with StackReader(process.pid) as reader:
                 counts: list[int] = []
-                seen: set[int] = set()
+                seen: set[str] = set()
 
                 def all_known() -> bool:
                     found = reader.tasks(registered={}, selector=epoll, fresh=30)
                     counts.append(len(found.tasks))
                     assert found.more == (len(found.tasks) < 102)
-                    seen.update(task.awaited for task in found.tasks if task.frames[0].function == "walks")
-                    return len(found.tasks) == 102 and len(seen) > 1
+                    # By its frames: what it awaits next may have the address of what it awaited last.
+                    for task in found.tasks:
+                        if task.frames[0].function == "walks":
+                            seen.update(frame.function for frame in task.frames[1:2])
+                    return len(found.tasks) == 102 and seen == {"left", "right"}
 
-                wait_until(all_known, "all tasks to be known")
+                wait_until(all_known, "all tasks to be known, and one to be seen to move")
                 assert counts[0] <= 30
                 assert counts[:4] == sorted(counts[:4])
                 again = reader.tasks(registered={}, selector=epoll, fresh=3)

@@ -338,7 +338,8 @@ class LoopTask(TypedDict):
     the other end opened), ``timer``, ``task``, ``lock``, ``queue``, ``thread``, ``dns``, ``child``,
     ``connect`` (a connection that uvloop makes), ``future`` (whatever else). ``peer`` is there for sockets
     whose other end is known. ``waited_s`` is how long the loop slept while such a task waited, as far as
-    its tasks were read; ``longest_s`` the longest that one was seen in one wait. ``name`` is one task's.
+    its tasks were read; ``longest_s`` the longest that one was seen in what looked like one wait. ``name``
+    is one task's.
     """
 
     name: str | None

@@ -40,8 +40,9 @@ class Task(NamedTuple):
     different loops (an address in the target), ``address`` is the task's own.
 
     ``kind`` says what it waits for (:mod:`~whyidle_daemon.pystack.awaiting`), ``descriptor`` the socket and
-    ``joins`` the tasks among it; ``awaited`` is another number once it waits for something else. All four
-    only if descriptors were given to :meth:`TaskReader.read`.
+    ``joins`` the tasks among it; ``awaited`` is the address of what it awaits: another address is another
+    wait, but the same one may be the next wait (a freed future's place is soon taken). All four only if
+    descriptors were given to :meth:`TaskReader.read`.
     """
 
     name: str | None

@@ -72,7 +72,7 @@ static __always_inline u64 first_ready(struct wi_thread *t, u64 task)
 	if (!item || item == list)
 		return 0;
 	item -= offsetof(struct epitem, rdllink);
-	PROBE_READ(&file, item + offsetof(struct epitem, ffd) + offsetof(struct epoll_filefd, file));
+	PROBE_READ(&file, item + offsetof(struct epitem, ffd) + offsetof(struct WI_EPOLL_READY, file));
 	PROBE_READ(&inode, file + offsetof(struct file, f_inode));
 	PROBE_READ(&mode, inode + offsetof(struct inode, i_mode));
 	if ((mode & WI_S_IFMT) != WI_S_IFSOCK)

@@ -39,9 +39,11 @@ def features(types: Any, without: Sequence[str] = ()) -> dict[str, str]:
     # Both are absent where Unix sockets are a module.
     if types.member_bits("unix_sock", "peer") and types.member_bits("socket_alloc", "vfs_inode"):
         found["WI_UNIX_PEER"] = "1"
-    ready = ("eventpoll", "rdllist"), ("epitem", "rdllink"), ("epitem", "ffd"), ("epoll_filefd", "file")
-    if all(types.member_bits(*member) is not None for member in ready) and "WI_EPOLL_READY" not in without:
-        found["WI_EPOLL_READY"] = "1"
+    # 7.3 renamed what an epoll set knows its members by.
+    key = next((name for name in ("epoll_filefd", "epoll_key") if types.member_bits(name, "file")), None)
+    ready = ("eventpoll", "rdllist"), ("epitem", "rdllink"), ("epitem", "ffd")
+    if key and all(types.member_bits(*member) for member in ready) and "WI_EPOLL_READY" not in without:
+        found["WI_EPOLL_READY"] = key
     iowait = types.member_bits("task_struct", "in_iowait")
     if iowait is None:
         raise BtfError("task_struct has no in_iowait")

@@ -19,7 +19,7 @@ _TYPEDEFS = (
 _STRUCTS = (
     "task_struct signal_struct linux_binprm file path dentry inode qstr fdtable files_struct socket sock "
     "sock_common tcp_sock pt_regs unix_sock socket_alloc cfs_rq vm_struct "
-    "eventpoll epitem epoll_filefd list_head"
+    "eventpoll epitem epoll_filefd epoll_key list_head"
 ).split()
 _EMPTY = (
     "linux/types.h linux/bpf_common.h linux/log2.h linux/version.h uapi/linux/bpf.h uapi/linux/if_ether.h "

@@ -69,10 +69,7 @@ ROWS = (
     Row(
         "woken",
         "The peer that woke an event loop",
-        (
-            _IN + "test_waits.py::test_the_socket_that_woke_a_selector_is_known",
-            _IN + "test_waits.py::test_the_socket_that_woke_an_unknown_epoll",
-        ),
+        (_IN + "test_waits.py::test_the_socket_that_woke_a_selector_is_known",),
     ),
     Row(
         "reset",

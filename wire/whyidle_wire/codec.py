@@ -30,6 +30,8 @@ _LENGTH: Final = struct.Struct(">I")
 # worst for a frame to the daemon, and reports stay far below it.
 _BYTES_PER_ELEMENT: Final = 16
 
+_FIRST_BUFFER: Final = 4096  # bytes; it grows. Most records would leave most of msgpack's 256 KiB unused
+
 _any_value: Final = check_for(Any)
 
 
@@ -41,7 +43,9 @@ def encode(record: Record, max_frame: int = MAX_TO_CLIENT) -> bytes:
     """
     kind = KIND_OF[type(record)]
     values = [kind, *(getattr(record, field.name) for field in checks_of(type(record)))]
-    payload: bytes | None = msgpack.packb(values, use_bin_type=True, unicode_errors="replace")
+    payload: bytes | None = msgpack.packb(
+        values, use_bin_type=True, unicode_errors="replace", buf_size=_FIRST_BUFFER
+    )
     assert payload is not None
     if len(payload) > max_frame:
         raise FrameTooLarge(len(payload), max_frame)

@@ -10,6 +10,8 @@ import msgpack
 
 from whyidle_daemon.recording.records import KIND_OF, LAYOUTS, Kind
 
+_FIRST_BUFFER = 1024  # bytes; most records are smaller than a tenth of that
+
 Coder = Callable[["Encoder", Any], Any]
 
 
@@ -20,7 +22,11 @@ class Encoder:
         self.clock = origin_ns
         self.known: dict[Any, int] = {}
         # A file name that is not valid Unicode has surrogates: kept, so that the report is the same.
-        self._pack = msgpack.Packer(use_bin_type=True, unicode_errors="surrogatepass").pack
+        # The buffer grows with the records; by default it would be 256 KiB for each process observed, and a
+        # new block's would leave a hole of that size in the heap.
+        self._pack = msgpack.Packer(
+            use_bin_type=True, unicode_errors="surrogatepass", buf_size=_FIRST_BUFFER
+        ).pack
 
     def encode(self, record: tuple[Any, ...], kind: Kind | None = None) -> bytes:
         """One record; ``kind`` says which, for a class that has none of its own in ``KIND_OF``.

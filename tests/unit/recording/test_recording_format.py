@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
 import typing
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,19 @@ def test_repeated_values_are_written_once() -> None:
     encoder = Encoder(0)
     slice_ = Slice(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 3, 45, 3, NO_PEER)
     assert len(encoder.encode(slice_)) - len(encoder.encode(slice_)) > 30
+
+
+def test_an_encoder_holds_no_more_than_its_records_need() -> None:
+    """There is one for each process observed: 256 KiB each, and new ones each block, made the heap grow."""
+    tracemalloc.start()
+    try:
+        kept = [Encoder(0) for _ in range(100)]
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < len(kept) * 4096
+    loop = "x" * 100_000
+    assert loop.encode() in kept[0].encode(StackSample(1, 2, 3, None, loop, 3, NO_PEER))  # it grows
 
 
 @given(st.binary(max_size=200))

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 from whyidle_daemon.kernel import Kernel
 from whyidle_probes.events import Event, Slice, Thread
+from whyidle_probes.loader import Probes
 
 PATIENCE = float(os.environ.get("WHYIDLE_PATIENCE", "1"))
 """How many times longer than on a real machine a test waits before it calls something broken."""
@@ -106,6 +108,17 @@ class Probe:
             lambda: [e for e in self.events() if isinstance(e, Thread) and e.tid == tid], "the exit record"
         )
         return next(e for e in self.events() if isinstance(e, Thread) and e.tid == tid)
+
+
+@contextmanager
+def kernel_of(probes: Probes) -> Iterator[tuple[Kernel, list[Event]]]:
+    """The kernel side with these probes, which it closes, and the list that its events go to."""
+    seen: list[Event] = []
+    kernel = Kernel(probes, seen.append)
+    try:
+        yield kernel, seen
+    finally:
+        kernel.close()
 
 
 class Runner:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import Probe, Program, Runner
+from harness import Probe, Program, Runner, kernel_of
 from whyidle_daemon.kernel import Kernel
 from whyidle_probes.events import Event
 from whyidle_probes.loader import load_probes
@@ -16,10 +16,8 @@ from whyidle_probes.loader import load_probes
 
 @pytest.fixture(scope="session")
 def loaded() -> Iterator[tuple[Kernel, list[Event]]]:
-    seen: list[Event] = []
-    kernel = Kernel(load_probes(), seen.append)
-    yield kernel, seen
-    kernel.close()
+    with kernel_of(load_probes()) as kernel_and_seen:
+        yield kernel_and_seen
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import Probe, Program, throttled_s, wait_until
+from harness import Probe, Program, kernel_of, throttled_s, wait_until
 from whyidle_daemon.kernel import Kernel
 from whyidle_probes.events import Event, Slice, Thread, Wait
 from whyidle_probes.loader import ProbeConfig, load_probes
@@ -63,14 +63,12 @@ if all(pids):
 @pytest.fixture(scope="module")
 def by_queue() -> Iterator[tuple[Kernel, list[Event]]]:
     """The probes as a kernel before 6.18 gets them."""
-    seen: list[Event] = []
     probes = load_probes(ProbeConfig(without=("WI_TASK_THROTTLED",)))
     if probes.throttling != "queue":
         probes.close()
         pytest.skip("this kernel limits no cgroup's CPU time")
-    kernel = Kernel(probes, seen.append)
-    yield kernel, seen
-    kernel.close()
+    with kernel_of(probes) as kernel_and_seen:
+        yield kernel_and_seen
 
 
 @pytest.fixture

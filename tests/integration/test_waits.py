@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import PATIENCE, Probe, Program, Runner, wait_until
+from harness import PATIENCE, Probe, Program, Runner, kernel_of, wait_until
 from whyidle_daemon.kernel import Kernel
 from whyidle_probes.events import Event, Fork, Slice, Thread, Wait
 from whyidle_probes.loader import ProbeConfig, load_probes
@@ -332,27 +332,32 @@ def check_who_woke(run_observed: Runner, code: str) -> None:
 @pytest.fixture(scope="module")
 def without_ready() -> Iterator[tuple[Kernel, list[Event]]]:
     """The probes as a kernel gets them whose epoll has a shape that nobody knows yet."""
-    seen: list[Event] = []
-    kernel = Kernel(load_probes(ProbeConfig(without=("WI_EPOLL_READY",))), seen.append)
-    yield kernel, seen
-    kernel.close()
+    with kernel_of(load_probes(ProbeConfig(without=("WI_EPOLL_READY",)))) as kernel_and_seen:
+        yield kernel_and_seen
+
+
+@pytest.fixture
+def run_without_ready(
+    probe: Probe, without_ready: tuple[Kernel, list[Event]], programs: list[Program]
+) -> Iterator[Runner]:
+    kernel, seen = without_ready
+    yield Runner(Probe(kernel, seen, probe.number), programs)
+    kernel.untrack(probe.number)
+    seen.clear()
 
 
 @pytest.mark.parametrize("code", [SELECTOR, LOOP], ids=["selector", "asyncio"])
-def test_the_socket_that_woke_an_unknown_epoll(probe, without_ready, programs, code):
+def test_the_socket_that_woke_an_unknown_epoll(run_without_ready, code):
     """There the network stack's notes tell it, once they are made."""
-    kernel, seen = without_ready
+    run, kernel = run_without_ready, run_without_ready.probe.kernel
     if "sk_data_ready" in kernel.missing:
         pytest.skip("this kernel has no sk_data_ready (6.3)")
     if PATIENCE > 1:
         pytest.skip("an emulated machine takes longer from the note to the waking than a note lasts")
-    run = Runner(Probe(kernel, seen, probe.number), programs)
     first = run.start("import selectors\n" + SERVER + SELECTOR).go()
     wait_until(lambda: run.probe.events() is not None and kernel.makes_notes, "the note-taker")
     assert first.join() == 0
     check_who_woke(run, code)
-    kernel.untrack(probe.number)
-    seen.clear()
 
 
 SELECTED = """

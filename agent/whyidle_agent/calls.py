@@ -11,8 +11,16 @@ from typing import Any
 
 from whyidle_agent.text import one_line
 
-TOOLS = ("search_web", "read_page", "write_file", "execute_code", "finish")
+TOOLS = ("make_plan", "search_web", "read_page", "write_file", "execute_code", "finish")
 REMEMBERING = (*TOOLS, "recall")  # of an agent with a memory
+
+
+@dataclass(frozen=True)
+class MakePlan:
+    """Reach the goal by these `steps`; a later plan takes the place of the one before."""
+
+    thought: str
+    steps: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,9 @@ class Finish:
     answer: str
 
 
-Call = SearchWeb | ReadPage | WriteFile | ExecuteCode | Recall | Finish
+Call = MakePlan | SearchWeb | ReadPage | WriteFile | ExecuteCode | Recall | Finish
 _NAMES: dict[type[Call], str] = {
+    MakePlan: "make_plan",
     SearchWeb: "search_web",
     ReadPage: "read_page",
     WriteFile: "write_file",
@@ -74,7 +83,7 @@ _NAMES: dict[type[Call], str] = {
     Finish: "finish",
 }
 _CALLS = {name: kind for kind, name in _NAMES.items()}
-MAX_PARTS = 16  # of one call: searches, pages; and 12 lines of code in the grammar, more from a server
+MAX_PARTS = 16  # of one call: steps, searches, pages; and 12 lines of code in the grammar, more from a server
 _MAX_LINES = 400
 
 
@@ -158,6 +167,8 @@ def spelled(call: Call, thought: bool = True) -> str:
 def argument(call: Call) -> str:
     """Return what a call asks for, in short."""
     match call:
+        case MakePlan():
+            return "; ".join(call.steps)
         case SearchWeb():
             return ", ".join(call.queries)
         case ReadPage():

@@ -4,7 +4,7 @@ import sys
 from typing import TextIO
 
 from whyidle_agent.brain import Answer
-from whyidle_agent.calls import Call, Finish
+from whyidle_agent.calls import Call, Finish, MakePlan
 from whyidle_agent.stats import Stats
 from whyidle_agent.text import one_line, printable
 from whyidle_agent.tools import Observation
@@ -37,6 +37,9 @@ class Console:
         cost = f"{answer.seconds:.2f} s, {answer.tokens} tokens"
         head = f"[{step}/{self._loops}] think"
         self._line(f"{head}  {one_line(call.thought, _WIDTH - len(head) - len(cost) - 4)}  ({cost})")
+        if isinstance(call, MakePlan):
+            for number, planned in enumerate(call.steps, 1):
+                self._line(f"      {number:4}. {one_line(planned, _WIDTH - 12)}")
         if isinstance(call, Finish):
             self._line(f"      finish  {one_line(call.answer, _WIDTH - 14)}")
 

@@ -142,6 +142,12 @@ def root(piece: Piece) -> str:
     return f"root ::= {piece.gbnf}\n"
 
 
+def _make_plan(style: Style, unit: int, _queries: int) -> Piece:
+    step = sequence(literal('"'), style.phrase(unit), literal('"'))
+    more = repeat(sequence(literal(","), step), 0, min(7, unit // 16))
+    return _object("make_plan", style, unit, sequence(literal('"steps":['), step, more, literal("]")))
+
+
 def _search_web(style: Style, unit: int, queries: int) -> Piece:
     query = sequence(literal('"'), style.phrase(unit), literal('"'))
     # An agent asks several things at once; that they are then fetched one by one is what costs it its time.
@@ -185,6 +191,7 @@ def _object(tool: str, style: Style, unit: int, arguments: Piece) -> Piece:
 
 
 _SHAPES: dict[str, Callable[[Style, int, int], Piece]] = {
+    "make_plan": _make_plan,
     "search_web": _search_web,
     "read_page": _read_page,
     "write_file": _write_file,

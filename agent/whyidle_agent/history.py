@@ -3,22 +3,32 @@
 The prompt only ever grows at its end, because llama.cpp then evaluates only what is new. When the budget is
 spent, the oldest steps go, a quarter of the budget at once: the whole prompt has to be evaluated again
 after a cut, and cutting a step at a time would make that happen in every step. With a summary, they leave
-a line each.
+a line each. The last plan stays, whatever goes.
 """
 
 import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from whyidle_agent.errors import AgentError
 from whyidle_agent.memory.summary import Summary
+from whyidle_agent.text import for_prompt
 
 HISTORY_FILE = "history.jsonl"
 _KEPT_AFTER_CUT = 0.75
 _BLOCK = 1 << 16
+_PLAN = "Plan:\n"
+_PLANNED, _PLANNED_CHARACTERS = 12, 120  # steps of a plan, and of each, that stay when it has left the prompt
+
+
+class _Step(NamedTuple):
+    text: str
+    tokens: int
+    line: str
+    plan: str
 
 
 class History:
@@ -39,33 +49,56 @@ class History:
         self._budget = budget
         self._count = count
         self._fixed = count(introduction)
-        self._steps: list[tuple[str, int, str]] = []
+        self._steps: list[_Step] = []
+        self._plan = ""  # the last one that left with its step, unless there is a later one
         self._summary = summary
         self.dropped = 0
 
-    def add(self, step: int, answer: str, observation: str, line: str = "") -> None:
-        """Append what the model wrote in `step` (counted from 1) and what came of it; `line`: in short."""
+    def add(self, step: int, answer: str, observation: str, line: str = "", plan: Sequence[str] = ()) -> None:
+        """Append what the model wrote in `step` (counted from 1) and what came of it.
+
+        `line`: the same in short. `plan`: the steps that it planned, if that is what it did.
+        """
         text = f"{answer}\nResult: {observation}\nStep {step + 1}:\n"
-        self._steps.append((text, self._count(text), line))
+        self._steps.append(_Step(text, self._count(text), line, _numbered(plan)))
         if self._budget is not None and self.tokens() > self._budget:
             while self._steps and self.tokens() > self._budget * _KEPT_AFTER_CUT:
                 self._drop()
 
     def _drop(self) -> None:
-        _, _, line = self._steps.pop(0)
+        gone = self._steps.pop(0)
         self.dropped += 1
-        if self._summary is not None:
-            self._summary.add([line])
-            self._fixed = self._count(self._introduction) + self._count(self._summary.text())
+        later = any(step.plan for step in self._steps)
+        self._plan = "" if later else self._fitting(gone.plan) or self._plan
+        if self._summary is not None and not gone.plan:
+            self._summary.add([gone.line])
+        self._fixed = self._count(self._introduction) + self._count(self._head())
+
+    def _fitting(self, plan: str) -> str:
+        """Return as many of a plan's lines as take up half of what the introduction leaves."""
+        assert self._budget is not None
+        room = (self._budget - self._count(self._introduction)) // 2
+        while plan and self._count(plan) > room:
+            plan = plan[: plan[:-1].rfind("\n") + 1]
+        return "" if plan == _PLAN else plan
+
+    def _head(self) -> str:
+        return self._plan + (self._summary.text() if self._summary is not None else "")
 
     def tokens(self) -> int:
         """Return the number of tokens of the prompt, exact but for merges across the joints."""
-        return self._fixed + sum(count for _, count, _ in self._steps)
+        return self._fixed + sum(step.tokens for step in self._steps)
 
     def prompt(self) -> str:
         """Return the prompt for the next step."""
-        summary = self._summary.text() if self._summary is not None else ""
-        return self._introduction + summary + "".join(text for text, _, _ in self._steps)
+        return self._introduction + self._head() + "".join(step.text for step in self._steps)
+
+
+def _numbered(plan: Sequence[str]) -> str:
+    if not plan:
+        return ""
+    steps = (for_prompt(step, _PLANNED_CHARACTERS) for step in plan[:_PLANNED])
+    return _PLAN + "".join(f"{number}. {step}\n" for number, step in enumerate(steps, 1))
 
 
 class HistoryFile:

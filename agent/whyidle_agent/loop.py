@@ -11,6 +11,7 @@ from whyidle_agent.calls import (
     TOOLS,
     Call,
     Finish,
+    MakePlan,
     SearchWeb,
     argument,
     as_json,
@@ -34,7 +35,7 @@ _GOAL_CHARACTERS = 1000
 _RECALL_EVERY = 5
 _INTRODUCTION = """\
 You are an agent. Reach the goal by calling tools. Answer each step with one JSON object:
-{{"tool":"search_web","thought":"...","queries":["...","..."]}}
+{plan}{{"tool":"search_web","thought":"...","queries":["...","..."]}}
 {{"tool":"read_page","thought":"...","pages":["1","https://..."]}}
 {{"tool":"write_file","thought":"...","name":"notes.txt","text":"..."}}
 {{"tool":"execute_code","thought":"...","lines":["import math","print(math.pi)"]}}
@@ -46,11 +47,12 @@ Step 1:
 _BROKEN_IN_A_ROW = 3  # answers that are no call; then the model is not going to learn it
 _SAID_CHARACTERS = 200  # of such an answer, in the prompt and in the history
 _RECALL = '{"tool":"recall","thought":"...","query":"..."}\n'
+_PLAN = '{"tool":"make_plan","thought":"...","steps":["...","..."]} (first, and when the plan changes)\n'
 
 
 @dataclass(frozen=True)
 class Task:
-    """What to do. `planned`: follow `plan`, for a model that cannot choose; `tokens`: most in one answer.
+    """What to do. `scheduled`: by `schedule`, for a model that cannot choose; `tokens`: most in one answer.
 
     `observation`: characters of a step's result that go into the prompt; `whole`: no step leaves the prompt,
     so the run ends when the context is full; `summary_tokens`: for lines about steps that did leave it.
@@ -60,7 +62,7 @@ class Task:
     loops: int
     tokens: int
     context: int
-    planned: bool
+    scheduled: bool
     style: Style
     queries: int = 3  # most in one call
     observation: int = 180
@@ -87,7 +89,7 @@ class Watcher(Protocol):
         """A tool came back."""
 
 
-def plan(step: int, loops: int, remembers: bool = False) -> tuple[str, ...]:
+def schedule(step: int, loops: int, remembers: bool = False) -> tuple[str, ...]:
     """Return the tools allowed in `step` of `loops` (from 1) for a model that cannot choose by itself.
 
     Research first, notes in the last step but one, an answer in the last; with a memory, every fifth step
@@ -127,7 +129,9 @@ class Agent:
         self._broken = 0  # answers in a row that were no call
         remembers = memory is not None
         introduction = _INTRODUCTION.format(
-            goal=for_prompt(task.goal, _GOAL_CHARACTERS), recall=_RECALL if remembers else ""
+            goal=for_prompt(task.goal, _GOAL_CHARACTERS),
+            plan="" if task.scheduled else _PLAN,
+            recall=_RECALL if remembers else "",
         )
         # Eight tokens of slack: the start token, and merges across the joints of the history.
         self._history = History(
@@ -189,14 +193,17 @@ class Agent:
         line = line_of("no call", said, step.observation)
         if step.call is not None:
             line = line_of(name_of(step.call), argument(step.call), step.observation)
-        self._history.add(step.number, said, step.observation, line)
+        plan = step.call.steps if isinstance(step.call, MakePlan) else ()
+        self._history.add(step.number, said, step.observation, line, plan)
         if isinstance(step.call, SearchWeb):
             self._toolbox.links = list(step.links)
 
     def _think(self, number: int) -> Answer:
         task = self._task
         remembers = self._memory is not None
-        tools = plan(number, task.loops, remembers) if task.planned else REMEMBERING if remembers else TOOLS
+        tools = (
+            schedule(number, task.loops, remembers) if task.scheduled else REMEMBERING if remembers else TOOLS
+        )
         self._watcher.thinking(number)
         piece = tool_call(tools, task.style, task.tokens, task.queries)
         answer = self._brain.think(self._history.prompt(), piece, number, self._watcher.wrote)

@@ -60,7 +60,7 @@ def _task(options: argparse.Namespace) -> Task:
         loops=options.loops,
         tokens=options.tokens or (224 if generated else 512),
         context=options.context,
-        planned=generated,
+        scheduled=generated,
         style=Words() if generated else Characters(),
         queries=options.queries,
         observation=options.observation or (180 if generated else 2000),

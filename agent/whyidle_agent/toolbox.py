@@ -4,7 +4,16 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from whyidle_agent.async_web import AsyncWeb
-from whyidle_agent.calls import ExecuteCode, ReadPage, Recall, SearchWeb, WriteFile, argument, name_of
+from whyidle_agent.calls import (
+    ExecuteCode,
+    MakePlan,
+    ReadPage,
+    Recall,
+    SearchWeb,
+    WriteFile,
+    argument,
+    name_of,
+)
 from whyidle_agent.files import WorkFolder, write_file
 from whyidle_agent.pages import read_page
 from whyidle_agent.sandbox import execute_code
@@ -12,7 +21,9 @@ from whyidle_agent.stats import Stats
 from whyidle_agent.text import for_prompt, one_line
 from whyidle_agent.tools import RESULTS_SHOWN, Observation, search_web
 
-Act = SearchWeb | ReadPage | WriteFile | ExecuteCode | Recall  # every call but the one that ends the run
+Act = (
+    MakePlan | SearchWeb | ReadPage | WriteFile | ExecuteCode | Recall
+)  # every call but the one that ends the run
 _NO_MEMORY = Observation("there is no memory in this run", ok=False)
 
 
@@ -67,6 +78,8 @@ class Toolbox:
             return self._read(step, call.pages)
         with self._stats.calling(name_of(call), step) as account:
             match call:
+                case MakePlan():  # the loop keeps it
+                    observation = Observation("noted: go on with its first step", ok=True)
                 case WriteFile():
                     observation = write_file(call.name, call.text, self._folder)
                 case ExecuteCode():

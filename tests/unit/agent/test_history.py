@@ -11,12 +11,15 @@ from whyidle_agent.errors import AgentError
 from whyidle_agent.history import History, HistoryFile
 
 
-@given(st.lists(st.text(max_size=60), max_size=40), st.integers(60, 400))
-def test_the_prompt_stays_within_its_budget(observations: list[str], budget: int) -> None:
-    """However long the run, the prompt begins with the introduction and fits."""
+@given(
+    st.lists(st.tuples(st.text(max_size=60), st.lists(st.text(max_size=30), max_size=4)), max_size=40),
+    st.integers(60, 400),
+)
+def test_the_prompt_stays_within_its_budget(steps: list[tuple[str, list[str]]], budget: int) -> None:
+    """However long the run, the prompt begins with the introduction and fits, plans and all."""
     history = History("introduction\n", budget, len)
-    for step, observation in enumerate(observations, start=1):
-        history.add(step, "{}", observation)
+    for step, (observation, plan) in enumerate(steps, start=1):
+        history.add(step, "{}", observation, plan=plan)
         assert len(history.prompt()) == history.tokens() <= budget
         assert history.prompt().startswith("introduction\n")
 
@@ -37,6 +40,30 @@ def test_the_oldest_go_first_and_several_at_once() -> None:
         assert f"result {step:02}" in prompts[-1]
     assert cuts > 1
     assert "result 01" not in prompts[-1]
+
+
+def test_the_last_plan_stays() -> None:
+    """A plan whose step left the prompt stands after the introduction until a later one has left as well."""
+    history = History("intro\n", 200, len)
+    history.add(1, "{}", "planned", plan=["search", "write"])
+    for step in range(2, 12):
+        history.add(step, "{}", f"result {step:02}")
+        assert ("planned" in history.prompt()) == (history.dropped == 0)
+    assert history.prompt().startswith("intro\nPlan:\n1. search\n2. write\n")
+    history.add(12, "{}", "planned again", plan=["only write"])
+    for step in range(13, 40):
+        history.add(step, "{}", f"result {step:02}")
+    assert history.prompt().startswith("intro\nPlan:\n1. only write\n{}")
+
+
+def test_a_plan_takes_half_of_the_room_at_most() -> None:
+    """Its first lines are kept; of a plan with no line that fits, none is."""
+    for budget, kept in ((106, "Plan:\n1. search\n2. write\n"), (54, "Plan:\n1. search\n"), (36, "")):
+        history = History("intro\n", budget, len)
+        history.add(1, "{}", "planned", plan=["search", "write", "x" * 100])
+        for step in range(2, 12):
+            history.add(step, "{}", "result")
+        assert history.prompt().partition("{}")[0] == f"intro\n{kept}"
 
 
 def test_runs_are_appended(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from whyidle_agent.errors import AgentError
 from whyidle_agent.files import work_folder
 from whyidle_agent.grammar import Characters
 from whyidle_agent.history import HistoryFile
-from whyidle_agent.loop import Agent, Task, plan
+from whyidle_agent.loop import Agent, Task, schedule
 from whyidle_agent.memory.policies import Memory, Unbounded
 from whyidle_agent.memory.store import VectorStore
 from whyidle_agent.resuming import unfinished
@@ -45,7 +45,7 @@ def run(
     **changes: Any,
 ) -> tuple[Stats, str]:
     """Run the agent to its end, after what a run before did; gives its account and what it printed."""
-    task = Task("the goal", 6, tokens=512, context=4096, planned=False, style=Characters())
+    task = Task("the goal", 6, tokens=512, context=4096, scheduled=False, style=Characters())
     task = replace(task, **changes)
     stats, out = Stats(), io.StringIO()
     history = HistoryFile(folder)
@@ -125,14 +125,27 @@ def test_the_loops_are_a_limit(tmp_path: Path) -> None:
     assert (stats.outcome, stats.steps, len(history(tmp_path))) == ("loops", 4, 4)
 
 
-def test_the_plan_ends_with_notes_and_an_answer() -> None:
+def test_the_schedule_ends_with_notes_and_an_answer() -> None:
     """A model that cannot choose searches, then writes notes, then finishes, for any number of loops."""
-    assert [[plan(step, loops) for step in range(1, loops + 1)] for loops in (1, 2, 3)] == [
+    assert [[schedule(step, loops) for step in range(1, loops + 1)] for loops in (1, 2, 3)] == [
         [("search_web",)],
         [("search_web",), ("finish",)],
         [("search_web",), ("write_file",), ("finish",)],
     ]
-    assert [plan(step, 6)[0] for step in range(1, 7)] == ["search_web"] * 4 + ["write_file", "finish"]
+    assert [schedule(step, 6)[0] for step in range(1, 7)] == ["search_web"] * 4 + ["write_file", "finish"]
+
+
+def test_a_plan_outlives_its_step_in_the_prompt(tmp_path: Path) -> None:
+    """It is printed; the step that made it leaves the prompt, the plan stays in it."""
+    make = {"tool": "make_plan", "thought": "first", "steps": ["find out", "write [it] \x1b[2J down"]}
+    brain = ScriptedBrain(make, *WRITES[:10], FINISH)
+    _, out = run(brain, tmp_path, loops=12, context=2000)
+    assert "   1. find out\n" in out
+    assert "\x1b" not in out
+    assert '"tool":"make_plan"' in brain.prompts[0]
+    assert '"steps":["find out"' in brain.prompts[1]
+    assert '"steps":["find out"' not in brain.prompts[-1]
+    assert "\nPlan:\n1. find out\n2. write it 2J down\n" in brain.prompts[-1]
 
 
 def test_an_interruption_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +161,7 @@ def test_an_interruption_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest
 
 
 BROKEN = [
-    ({"tool": "rm"}, "there is no tool 'rm', only search_web, read_page"),
+    ({"tool": "rm"}, "there is no tool 'rm', only make_plan, search_web"),
     ({"thought": "x"}, 'no object with a key "tool"'),
     ([], 'no object with a key "tool"'),
     ({"tool": "search_web", "thought": "x"}, '"queries" with a list of texts'),
@@ -222,7 +235,8 @@ def test_both_ways_to_call_tools_give_the_same_answers(tmp_path: Path, behaviour
 
 def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the model reads, calls and is answered is the same as in a run that nothing interrupted."""
-    calls = [SEARCH, {"tool": "rm"}, WRITE, PAGES[0], *WRITES[1:3], FINISH]
+    make = {"tool": "make_plan", "thought": "first", "steps": ["find out", "write it down"]}
+    calls = [make, SEARCH, {"tool": "rm"}, WRITE, PAGES[0], *WRITES[1:3], FINISH]
     with SearchServer("127.0.0.1", 0, Behaviour(latency_s=0.01)) as server:
         whole = ScriptedBrain(*calls)
         run(whole, tmp_path / "whole", server.url, loops=9)

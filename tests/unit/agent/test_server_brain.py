@@ -234,7 +234,7 @@ def test_a_whole_run_learns_from_its_mistakes(tmp_path: Path) -> None:
         ]
         assert main(arguments) == 0
     prompts = [body["messages"][0]["content"] for body in model.bodies]
-    assert "there is no tool 'rm', only search_web" in prompts[1]
+    assert "there is no tool 'rm', only make_plan, search_web" in prompts[1]
     assert "not one whole JSON object" in prompts[2]
     stats = json.loads((tmp_path / "s.json").read_text())
     assert (stats["outcome"], stats["steps"], stats["decode_s"]) == ("finished", 3, None)

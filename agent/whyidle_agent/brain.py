@@ -33,6 +33,7 @@ class Answer:
     # Of the whole prompt, None where a server does not say; the cached part of it is not evaluated again.
     prompt_tokens: int | None
     seconds: float  # of thinking: evaluation, sampling and everything between
+    broken: str = ""  # why a server gave it up half-way
 
 
 class Brain(Protocol):

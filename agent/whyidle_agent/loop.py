@@ -126,7 +126,7 @@ class Agent:
         self._watcher = watcher
         self._memory = memory
         self._repeats = Repeats()
-        self._broken = 0  # answers in a row that were no call
+        self._broken: list[str] = []  # answers in a row that were no call: why
         remembers = memory is not None
         introduction = _INTRODUCTION.format(
             goal=for_prompt(task.goal, _GOAL_CHARACTERS),
@@ -217,11 +217,12 @@ class Agent:
             call = parse_call(answer.text)
         except ValueError as error:
             # The grammar rules it out; a server may not, nor a model file whose texts are not its tokens.
-            self._broken += 1
-            self._watcher.confused(number, answer, str(error))
+            why = for_prompt(answer.broken, _SAID_CHARACTERS) or str(error)
+            self._broken.append(why)
+            self._watcher.confused(number, answer, why)
             said = for_prompt(answer.text, _SAID_CHARACTERS)
-            return None, said, f"error: not a tool call ({error}); answer with one JSON object as shown above"
-        self._broken = 0
+            return None, said, f"error: not a tool call ({why}); answer with one JSON object as shown above"
+        self._broken.clear()
         self._watcher.thought(number, call, answer)
         if isinstance(call, Finish):
             return call, "", ""
@@ -235,9 +236,10 @@ class Agent:
         return call, "", self._toolbox.act(number, call)
 
     def _check_patience(self, number: int) -> None:
-        if self._broken >= _BROKEN_IN_A_ROW:
+        if len(self._broken) >= _BROKEN_IN_A_ROW:
             raise AgentError(
-                f"the model's answer in step {number} is not a tool call, nor are those before",
+                f"the model's answer in step {number} is not a tool call, nor are those before: "
+                f"{self._broken[-1]}",
                 "use a model that can write JSON; one in a file may be damaged: fetch it again",
             )
         if self._repeats.in_a_row >= PATIENCE:

@@ -104,7 +104,8 @@ class ServerBrain:
                 self._fail(problem)
             time.sleep(wait)
         tokens = reply.completion_tokens or reply.pieces
-        return Answer(_object_in(reply.text), tokens, reply.prompt_tokens, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        return Answer(_object_in(reply.text), tokens, reply.prompt_tokens, seconds, reply.broken)
 
     def _first_model(self) -> str:
         try:
@@ -169,6 +170,7 @@ class _Reply:
     def __init__(self) -> None:
         self.text = ""
         self.pieces = 0
+        self.broken = ""
         self.prompt_tokens: int | None = None
         self.completion_tokens: int | None = None
 
@@ -177,7 +179,11 @@ class _Reply:
         if not isinstance(data, dict):
             raise _NonsenseError("an event that is no object")
         if data.get("error"):
-            raise _NonsenseError(f"the server says: {one_line(str(data['error']), 160)}")
+            said = data["error"].get("message") if isinstance(data["error"], dict) else data["error"]
+            self.broken = f"the server says: {one_line(printable(str(said)), 160)}"
+            if not self.text:
+                raise _NonsenseError(self.broken)
+            return  # llama-server, of an answer that is no call: asked again it would give the same one
         usage = data.get("usage")
         if isinstance(usage, dict):
             self.prompt_tokens = _whole(usage.get("prompt_tokens"))

@@ -82,6 +82,16 @@ def stream(*texts: str, end: bytes = b"data: [DONE]\n\n") -> Callable[[Handler, 
     return lambda handler, body: handler.send(200, data, "text/event-stream")
 
 
+def in_turn(*replies: Callable[[Handler, dict[str, Any]], None]) -> Callable[[Handler, dict[str, Any]], None]:
+    """One reply for each completion."""
+    left = iter(replies)
+
+    def reply(handler: Handler, body: dict[str, Any]) -> None:
+        next(left)(handler, body)
+
+    return reply
+
+
 _OPEN: list[ServerBrain] = []
 
 
@@ -206,6 +216,27 @@ def test_what_is_no_answer_is_one_clear_error(
     assert refusal.value.what.isprintable()
 
 
+def test_an_answer_given_up_by_the_server_is_told_to_the_model(tmp_path: Path) -> None:
+    """llama-server ends an answer that fits no call with an error; another attempt would fare the same."""
+    error = {"error": {"code": 500, "message": "The model produced output that does \x1b[2Jnot match"}}
+    broken = stream('{"tool":', end=b"data: " + json.dumps(error).encode() + b"\n\n")
+    with Model(in_turn(broken, stream(FINISH))) as model:
+        assert main(["run", "--brain-url", model.url, "--workdir", str(tmp_path / "a")]) == 0
+    assert len(model.bodies) == 2
+    assert "the server says: The model produced output that does" in model.bodies[1]["messages"][0]["content"]
+    assert "\x1b" not in model.bodies[1]["messages"][0]["content"]
+
+
+def test_a_server_that_gives_up_every_answer_is_quoted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run ends after three of them, with the server's words."""
+    with Model(stream('{"tool":', end=b'data: {"error": "out of memory"}\n\n')) as model:
+        assert main(["run", "--brain-url", model.url, "--workdir", str(tmp_path)]) == 1
+    assert len(model.bodies) == 3
+    assert capsys.readouterr().err.splitlines()[0].endswith("the server says: out of memory")
+
+
 def test_nobody_there_is_one_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A server that is not running ends the run with two lines; a broken list of models names the option."""
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -218,12 +249,8 @@ def test_nobody_there_is_one_clear_error(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_a_whole_run_learns_from_its_mistakes(tmp_path: Path) -> None:
     """An unknown tool, a broken call and prose are told to the model; the run ends with its answer."""
-    said = iter(['{"tool":"rm","thought":"x"}', '{"tool":"write_file","name":', FINISH])
-
-    def reply(handler: Handler, body: dict[str, Any]) -> None:
-        stream(next(said))(handler, body)
-
-    with Model(reply) as model:
+    said = ('{"tool":"rm","thought":"x"}', '{"tool":"write_file","name":', FINISH)
+    with Model(in_turn(*map(stream, said))) as model:
         arguments = [
             "--brain-url",
             model.url,

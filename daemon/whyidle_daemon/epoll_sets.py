@@ -22,9 +22,11 @@ from whyidle_probes.events import Peer
 
 MAX_MEMBERS = 4096
 MAX_KNOWN = 16384
+MAX_SETS = 64  # that are kept as they were read
 _MAX_TABLE = 4 << 20
 _TABLE_COSTS = 100  # so many times what reading it took passes before it is read again
 _UNKNOWN_FOR_NS = 1_000_000_000
+_SET_LASTS_NS = 10_000_000_000
 _MEMBER = re.compile(
     rb"^tfd: {0,20}(\d{1,9}) events: {0,20}[0-9a-f]+ .{0,80}?ino:([0-9a-f]{1,16}) sdev:([0-9a-f]{1,8})$",
     re.MULTILINE,
@@ -50,12 +52,21 @@ class _Known(NamedTuple):
     until_ns: int  # for how long it is known that there is none
 
 
+class _Set(NamedTuple):
+    """An epoll set as it was read, and what all of it was found to be."""
+
+    text: bytes
+    members: dict[int, Member]
+    until_ns: int
+
+
 class EpollSets:
     """Reads epoll sets; ``clock`` is CLOCK_MONOTONIC in nanoseconds."""
 
     def __init__(self, proc: Proc, clock: Callable[[], int]) -> None:
         self._proc, self._clock = proc, clock
         self._known: OrderedDict[tuple[int, int], _Known] = OrderedDict()
+        self._last: OrderedDict[tuple[int, int], _Set] = OrderedDict()
         self._next_ns: dict[int, int] = {}  # by network namespace: when its tables may be read again
         self._own_netns = proc.netns(os.getpid())
         with socket.socket(socket.AF_UNIX) as own:
@@ -63,22 +74,35 @@ class EpollSets:
 
     def members(self, pid: int, descriptor: int) -> dict[int, Member]:
         """The sockets in an epoll set by descriptor; empty when there is none."""
+        text = self._proc.read(pid, f"fdinfo/{descriptor}", 1 << 19)
+        now = self._clock()
+        last = self._last.pop((pid, descriptor), None)
+        if last is None or last.text != text or now >= last.until_ns:
+            last = self._found(pid, text, now)
+        if last.until_ns > now:
+            self._last[pid, descriptor] = last
+            while len(self._last) > MAX_SETS:
+                self._last.popitem(last=False)
+        return last.members
+
+    def _found(self, pid: int, text: bytes, now: int) -> _Set:
+        netns = self._proc.netns(pid)
         inodes: dict[int, int] = {}
-        for match in _MEMBER.finditer(self._proc.read(pid, f"fdinfo/{descriptor}", 1 << 19)):
+        for match in _MEMBER.finditer(text):
             fd, inode, device = match.groups()
             if int(device, 16) == self._sockets and len(inodes) < MAX_MEMBERS:
                 inodes[int(fd)] = int(inode, 16)
-        if not inodes:
-            return {}
-        netns, now = self._proc.netns(pid), self._clock()
         if any(self._is_new(netns, inode, now) for inode in inodes.values()):
             self._learn(pid, netns, inodes.values(), now)
         found = {}
+        until = now + _SET_LASTS_NS
         for fd, inode in inodes.items():
             known = self._known.get((netns, inode))
             late = known is None or self._is_new(netns, inode, now)
             found[fd] = Member(inode, *known[:2], late) if known is not None else Member(inode, late=True)
-        return found
+            if known is None or known.peer is None:
+                until = min(until, known.until_ns if known is not None else now)
+        return _Set(text, found, until)
 
     def _is_new(self, netns: int, inode: int, now: int) -> bool:
         known = self._known.get((netns, inode))

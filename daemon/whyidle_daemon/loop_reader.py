@@ -1,6 +1,6 @@
 """Reads what a sleeping event loop waits for: its tasks, and for each the socket and who is at its other end.
 
-A task costs about 0.1 ms, a fifth of that when it has not moved since it was read before. So the number is
+A task costs about 0.1 ms, a tenth of that when it has not moved since it was read before. So the number is
 bounded, a reading looks at some new ones only (loops seldom sleep for longer than that takes), and one whose
 tasks change while they are read is left alone for longer each time.
 """
@@ -23,10 +23,15 @@ MAX_ALONE = 64  # in a short wait
 MAX_ALIKE = 64
 MAX_SOCKETS = 32
 MAX_STACK = 64
+_LOCAL_PORT = Peer._fields.index("local_port")
 _MAX_SEEN = 16384
 _MAX_SITES = 512
 # The first one is over at the next look: a loop that happened to wake while it was read may sleep long now.
 _FIRST_PAUSE_NS, _LAST_PAUSE_NS = 25_000_000, 10_000_000_000
+
+
+_Seen = dict[int, tuple[int, int]]
+"""By the address of a task: what it awaits, and since when."""
 
 
 class Reader(Protocol):
@@ -53,19 +58,58 @@ class Reading(NamedTuple):
     late: bool = False
 
 
+class _Place(NamedTuple):
+    """Where tasks wait, ``None``: in no code of the target's own; the number tells places apart."""
+
+    number: int
+    site: Site | None
+
+
+class _Group:
+    """Tasks that are alike, while they are put together."""
+
+    __slots__ = ("inbound", "number", "peer", "ports", "since_ns", "site", "task", "wanted")
+
+    def __init__(self, task: Task, site: Site, member: Member | None, since_ns: int, wanted: bool) -> None:
+        self.task, self.site, self.since_ns, self.wanted = task, site, since_ns, wanted
+        self.peer = (member.peer if member is not None else None) or NO_PEER
+        self.inbound = member is not None and member.inbound
+        self.number, self.ports = 0, list[int]()
+
+    def add(self, since_ns: int, port: int) -> None:
+        self.number += 1
+        self.since_ns = min(self.since_ns, since_ns)
+        if port:
+            self.ports.append(port)
+
+    def whole(self) -> AwaitingTasks:
+        return AwaitingTasks(
+            self.task.name or "",
+            self.site,
+            self.task.kind,
+            self.peer,
+            self.number,
+            self.since_ns,
+            tuple(self.ports),
+            self.inbound,
+            self.wanted,
+        )
+
+
 class LoopReader:
     """For one target. ``clock`` is CLOCK_MONOTONIC in nanoseconds."""
 
     def __init__(self, sets: EpollSets, clock: Callable[[], int]) -> None:
         self._sets, self._clock = sets, clock
-        self._seen: dict[tuple[int, int], tuple[int, int]] = {}  # (pid, task) -> what it awaits, since when
-        self._sites: dict[tuple[Frame, ...], Site | None] = {}
+        self._seen: dict[int, _Seen] = {}  # by process
+        self._sites: dict[tuple[Frame, ...], _Place] = {}
+        self._places = 0
         self._pauses: dict[int, tuple[int, int]] = {}  # pid -> until when, how long
 
     def forget(self, pid: int) -> None:
         """A process has ended, or its memory is another program's."""
         self._pauses.pop(pid, None)
-        self._seen = {key: seen for key, seen in self._seen.items() if key[0] != pid}
+        self._seen.pop(pid, None)
 
     def read(self, reader: Reader, thread: Glance | None) -> Reading:
         """What the loop waits for in whose selector ``thread`` sleeps. Raises StackError ``gone``.
@@ -130,41 +174,38 @@ class LoopReader:
         self, thread: Glance, tasks: tuple[Task, ...], members: dict[int, Member]
     ) -> tuple[AwaitingTasks, ...]:
         """Tasks that are alike together; those first that somebody waits for, and those that wait longest."""
-        now_seen: dict[tuple[int, int], tuple[int, int]] = {}
-        found: dict[tuple[Site, str, Peer, bool], AwaitingTasks] = {}
+        before, seen = self._seen.get(thread.pid, {}), _Seen()
+        found: dict[tuple[object, ...], _Group] = {}
+        if len(self._sites) >= _MAX_SITES:
+            self._sites.clear()
         for chain in chains(tasks):
             task = chain.task
-            key = thread.pid, task.address
-            awaited, since = self._seen.get(key, (0, 0))
+            awaited, since = before.get(task.address, (0, 0))
             if awaited != task.awaited or not since:
                 since = thread.last_ns
-            now_seen[key] = task.awaited, since
-            if chain.frames not in self._sites:
-                if len(self._sites) >= _MAX_SITES:
-                    self._sites.clear()
-                self._sites[chain.frames] = _site(chain)
-            site = self._sites[chain.frames]
-            if site is None:
+            seen[task.address] = task.awaited, since
+            place = self._place(chain)
+            if place.site is None:
                 continue
             member = members.get(task.descriptor) if task.descriptor is not None else None
             peer = (member.peer if member is not None else None) or NO_PEER
-            ports = (peer.local_port,) if peer.local_port else ()
-            inbound = member is not None and member.inbound
-            what = site, task.kind, peer._replace(local_port=0), chain.wanted
-            known = found.get(what)
-            if known is None:
-                found[what] = AwaitingTasks(
-                    task.name or "", site, task.kind, peer, 1, since, ports, inbound, chain.wanted
-                )
-            else:
-                found[what] = known._replace(
-                    number=known.number + 1, since_ns=min(known.since_ns, since), ports=known.ports + ports
-                )
-        self._seen = {key: seen for key, seen in self._seen.items() if key[0] != thread.pid} | now_seen
-        if len(self._seen) > _MAX_SEEN:
-            self._seen = now_seen
-        order = sorted(found.values(), key=_rank)
+            what = place.number, task.kind, peer[:_LOCAL_PORT], peer[_LOCAL_PORT + 1 :], chain.wanted
+            group = found.get(what)
+            if group is None:
+                group = found[what] = _Group(task, place.site, member, since, chain.wanted)
+            group.add(since, peer.local_port)
+        self._seen[thread.pid] = seen
+        if sum(map(len, self._seen.values())) > _MAX_SEEN:
+            self._seen = {thread.pid: seen}
+        order = sorted((group.whole() for group in found.values()), key=_rank)
         return tuple(order[:MAX_ALIKE])
+
+    def _place(self, chain: Chain) -> _Place:
+        place = self._sites.get(chain.frames)
+        if place is None:
+            self._places += 1
+            place = self._sites[chain.frames] = _Place(self._places, _site(chain))
+        return place
 
 
 def _tasks_alone(reader: Reader) -> Reading:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 _MAX_COMMAND = 4096
 _MAX_ARGUMENTS = 64
 _MAX_MAPS = 8 << 20
+_FIRST_READ, _NEXT_READ = 4096, 1 << 16  # most files are short, and room is taken before it is known
 _KTHREAD = 0x00200000
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _MAPPING = re.compile(
@@ -50,6 +51,7 @@ class Proc:
 
     def __init__(self, root: Path = Path("/proc")) -> None:
         self._root = root
+        self._text = str(root)
 
     def initial_namespace(self) -> bool:
         """Whether processes have the kernel side's numbers here: not so in a container's PID namespace."""
@@ -160,7 +162,7 @@ class Proc:
     def netns(self, pid: int) -> int:
         """Inode of its network namespace, 0 when it cannot be read."""
         try:
-            return self.path(pid, "ns", "net").stat().st_ino
+            return os.stat(f"{self._text}/{pid}/ns/net").st_ino  # noqa: PTH116 (as in read)
         except OSError:
             return 0
 
@@ -202,11 +204,18 @@ class Proc:
     def read(self, pid: int, name: str, limit: int = 65536) -> bytes:
         """Up to ``limit`` bytes; empty when the process or the permission is gone."""
         parts = []
+        room = _FIRST_READ
+        try:  # without pathlib and file objects, which take three times as long as the kernel does
+            file = os.open(f"{self._text}/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return b""
         try:
-            with self.path(pid, name).open("rb", buffering=0) as file:
-                while limit > 0 and (part := file.read(min(limit, 1 << 16))):
-                    parts.append(part)
-                    limit -= len(part)
+            while limit > 0 and (part := os.read(file, min(limit, room))):
+                parts.append(part)
+                limit -= len(part)
+                room = _NEXT_READ
         except OSError:
             pass
+        finally:
+            os.close(file)
         return b"".join(parts)

@@ -28,9 +28,8 @@ log = logging.getLogger(__name__)
 
 NS = 1_000_000_000
 READS_PER_S = 40
-LOOP_COSTS_NS = (
-    125_000  # CPU time for which a reading of tasks counts as one: half a percent of a core at most
-)
+MAX_READS = 80  # at once: the first reading of a loop learns its classes, which is some milliseconds
+LOOP_COSTS_NS = 75_000  # CPU time for which a reading of tasks counts as one: 0.3 % of a core at most
 LONG_WAIT_NS = 2_000_000  # shorter ones may well be over before they are read
 SHORT_TRIES = 3
 LOOKS = 8  # 3 µs each
@@ -72,7 +71,7 @@ class StackSampler:
         self._done: dict[int, int] = {}  # tid -> since_ns of the wait that was read
         self._late: dict[int, int] = {}  # tid -> since_ns of the wait that shall be read once more
         self._failed: dict[int, tuple[int, int]] = {}  # tid -> since_ns, and when it is tried again
-        self._budget = float(READS_PER_S)
+        self._budget = float(MAX_READS)
         self._last_ns = 0
         self.running: Container[int] = ()  # threads that never sleep: read while they run
         self.reads = 0
@@ -117,7 +116,7 @@ class StackSampler:
         """Read those that sleep in a wait that has not been read yet, as far as the budget goes."""
         elapsed = (now_ns - self._last_ns) / NS if self._last_ns else 0.0
         self._last_ns = now_ns
-        self._budget = min(READS_PER_S, self._budget + elapsed * READS_PER_S)
+        self._budget = min(MAX_READS, self._budget + elapsed * READS_PER_S)
         found: list[StackSample | LoopTasks] = []
         for tid in tids:
             if self._budget < 1:

@@ -10,19 +10,18 @@ from whyidle_daemon.pystack.errors import StackError
 from whyidle_daemon.pystack.heap import Heap
 from whyidle_daemon.pystack.memory import Fields, Read
 from whyidle_daemon.pystack.objects import Objects, check
+from whyidle_daemon.pystack.recheck import Part
 from whyidle_daemon.pystack.runtime import Interpreter
 from whyidle_daemon.pystack.walk import Frame, instruction_offset
 
 _MAX_CHAIN = 64
 _MAX_KEPT = 256  # words of a coroutine's frame
+_MAX_WHOLE = 1024  # bytes of a coroutine with its frame, to be kept as one
 _FINISHED = 1  # cr_frame_state: negative while suspended, 0 while it runs
 _COROUTINES = ("PyCoro_Type", "PyGen_Type", "PyAsyncGen_Type")
 # Their types are private to a C file, so they are known by name.
 _WRAPPERS = {"async_generator_asend", "async_generator_athrow", "coroutine_wrapper"}
 _WRAPPED = 16  # each of them has the generator as its first field after the object's head
-
-Part = tuple[int, bytes]
-"""A piece of memory: where, and what was there."""
 
 
 class Coroutines:
@@ -81,9 +80,18 @@ class Coroutines:
             kept = min(top, _MAX_KEPT)
             tail = local + 8 * (top - kept)
             rest = self._read(tail, 8 * kept)
-            parts += ((coroutine, head), (tail, rest))
+            parts += self._together((coroutine, head), (tail, rest))
             coroutine = int.from_bytes(rest[-8:], "little") & ~7
         return points, False, 0
+
+    def _together(self, head: Part, rest: Part) -> list[Part]:
+        """Both as one piece, if that is as they were read: it is cheaper to read again."""
+        size = rest[0] + len(rest[1]) - head[0]
+        if size <= _MAX_WHOLE:
+            whole = self._read(head[0], size)
+            if whole.startswith(head[1]) and whole.endswith(rest[1]):
+                return [(head[0], whole)]
+        return [head, rest]
 
     def _is_wrapper(self, kind_of: int) -> bool:
         if kind_of not in self._wrappers:

@@ -63,6 +63,7 @@ class Metered:
     def __init__(self, read: Read) -> None:
         self._read = read
         self._left = 0
+        self.kept: list[tuple[int, bytes]] | None = None  # where given, what is read and where
 
     def allow(self, reads: int) -> None:
         """From now on so many."""
@@ -72,7 +73,10 @@ class Metered:
         self._left -= 1
         if self._left < 0:
             raise StackError("torn", "too many reads")
-        return self._read(address, size)
+        data = self._read(address, size)
+        if self.kept is not None:
+            self.kept.append((address, data))
+        return data
 
 
 class Fields:

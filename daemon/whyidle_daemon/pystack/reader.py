@@ -100,7 +100,9 @@ class StackReader:
         Raises :class:`StackError`: ``unsupported`` outside of CPython 3.11 to 3.13, else as :meth:`read`.
         """
         if self._tasks_of is None:
-            self._tasks_of = TaskReader(self._memory.read, self.python, self._objects, self._threads)
+            self._tasks_of = TaskReader(
+                self.pid, self._memory.read, self.python, self._objects, self._threads
+            )
         return self._tasks_of.read(limit, registered, selector, fresh)
 
     def close(self) -> None:

@@ -8,17 +8,17 @@ its coroutine, whose frame's topmost value is what it awaits. CPython 3.11 to 3.
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from whyidle_daemon.pystack.awaiting import FUTURE, NO_SOCKET, Awaiting, Awaits
-from whyidle_daemon.pystack.coroutines import Coroutines, Part
+from whyidle_daemon.pystack.coroutines import Coroutines
 from whyidle_daemon.pystack.errors import StackError
 from whyidle_daemon.pystack.heap import Heap
 from whyidle_daemon.pystack.instances import Instances
 from whyidle_daemon.pystack.memory import Metered, Read
-from whyidle_daemon.pystack.objects import Objects
+from whyidle_daemon.pystack.objects import Objects, check
+from whyidle_daemon.pystack.recheck import Group, Part, group_of, unchanged
 from whyidle_daemon.pystack.runtime import Interpreter
 from whyidle_daemon.pystack.threads import Threads
 from whyidle_daemon.pystack.walk import Frame
@@ -29,7 +29,10 @@ _MAX_TASK_SIZE = 1024
 _MAX_NAME = 256
 _READS, _READS_OF_A_TASK = 20_000, 200  # 1 µs each; a task takes 60, finding the module once 2 a module
 _CLASSES_LAST = 64  # readings; then an address may have become another class's
+_INTERPRETERS_LAST = 16  # readings; then there may be another one
 _LOOP = 16  # and a future its loop
+_TYPE = 8  # of an object, after the number of references to it, which matters to nobody here
+_MAX_REFERENCES = 4096  # that are kept from one reading to the next
 
 
 class Task(NamedTuple):
@@ -65,18 +68,37 @@ class Tasks(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """A task as it was read, with the coroutines that it was read from: it is the same while these are."""
+    """A task as it was read, with the memory that it was read from: it is the same while this is."""
 
-    coroutine: int
-    parts: tuple[Part, ...]
+    memory: Group
     task: Task
     registered: frozenset[int] | None  # the descriptors that were looked among; ``None``: none mattered
+
+    def holds(self, registered: frozenset[int]) -> bool:
+        """Would it be read so among these descriptors?"""
+        descriptor = self.task.descriptor
+        return self.registered in (None, registered) and (descriptor is None or descriptor in registered)
+
+
+class _Reference(NamedTuple):
+    """A weak reference as it was read, and what it refers to."""
+
+    memory: Group
+    to: int
+
+
+class _Selector(NamedTuple):
+    """What was read of a loop to find the epoll set that it sleeps in, and that."""
+
+    memory: Group
+    descriptor: int | None
 
 
 class TaskReader:
     """Raises :class:`StackError`: ``unsupported`` on construction for other versions."""
 
-    def __init__(self, read: Read, python: Interpreter, objects: Objects, threads: Threads) -> None:
+    def __init__(self, pid: int, read: Read, python: Interpreter, objects: Objects, threads: Threads) -> None:
+        self._pid = pid
         self._meter = read = Metered(read)
         self._heap = Heap(read, python)
         self._read, self._python, self._objects, self._threads = read, python, objects, threads
@@ -86,8 +108,15 @@ class TaskReader:
         self._sets: dict[int, tuple[tuple[int, int], int | None, int | None]] = {}
         self._instances = Instances(read, self._heap, objects)
         self._awaits = Awaits(read, self._heap, self._instances)
-        self._selectors: dict[int, int | None] = {}
+        self._selectors: dict[int, _Selector] = {}
+        self._interpreters: list[int] = []
         self._known: dict[int, _Known] = {}
+        self._references: dict[int, _Reference] = {}
+        self._among: frozenset[int] = frozenset()
+        # Of these those of the reading before that are there unchanged.
+        self._known_still: dict[int, _Known] = {}
+        self._references_still: dict[int, _Reference] = {}
+        self._selectors_still: dict[int, _Selector] = {}
         self._fresh = 0  # tasks of this reading that were not known
         self._reads = 0
 
@@ -102,16 +131,20 @@ class TaskReader:
 
         With ``registered``, the descriptors that a loop's selector waits for, also what they wait for. With
         ``selector``, that loop's epoll descriptor, without the tasks of loops that have another. A task that
-        was read so before and has not moved since costs a fifth; at most ``fresh`` others are read.
+        was read so before and has not moved since costs next to nothing; at most ``fresh`` others are read.
         """
         found: list[Task] = []
         complete = True
-        among = frozenset(registered) if registered is not None else None
-        before = self._known
+        among = None
+        if registered is not None:
+            among = frozenset(registered)
+            if among == self._among:  # the same object compares faster
+                among = self._among
+            self._among = among
+        before: Collection[int] = self._known
         if among is not None:
-            self._known = {}
+            self._recheck()
         self._meter.allow(_READS + limit * _READS_OF_A_TASK)
-        self._selectors.clear()
         self._reads += 1
         if self._reads % _CLASSES_LAST == 0:
             self._instances.forget()
@@ -125,7 +158,7 @@ class TaskReader:
                 more = True
                 continue
             try:
-                task = self._task(address, among, selector, before)
+                task = self._task(address, among, selector)
             except StackError as error:
                 if error.reason == "gone":
                     raise
@@ -135,19 +168,49 @@ class TaskReader:
                 found.append(task)
         return Tasks(tuple(found), complete and not more, more=complete and more)
 
+    def _recheck(self) -> None:
+        """Begin anew, with what is there as it was read before."""
+        known, references, selectors = self._known, self._references, self._selectors
+        groups = [one.memory for one in known.values()]
+        groups += [one.memory for one in references.values()]
+        groups += [one.memory for one in selectors.values()]
+        same = iter(unchanged(self._pid, groups))
+        self._known_still = {at: one for at, one in known.items() if next(same)}
+        self._references_still = {at: one for at, one in references.items() if next(same)}
+        self._selectors_still = {at: one for at, one in selectors.items() if next(same)}
+        self._known, self._references, self._selectors = {}, {}, {}
+
     def _addresses(self) -> Iterator[int]:
         heap = self._heap
-        for interpreter in dict.fromkeys(state.interpreter for state in self._threads.all()):
+        if not self._interpreters or self._reads % _INTERPRETERS_LAST == 0:
+            self._interpreters = list(dict.fromkeys(state.interpreter for state in self._threads.all()))
+        for interpreter in self._interpreters:
             namespace = self._namespace(interpreter)
             if namespace is None:
                 continue
             weak, eager = self._sets_in(namespace)
             if weak is not None:
                 for reference in heap.members(heap.attribute(weak, "data", "PySet_Type")):
-                    if heap.type_of(reference) == heap.types["_PyWeakref_RefType"]:
-                        yield heap.pointer(reference + heap.at.weakref_object)
+                    to = self._referent(reference)
+                    if to:
+                        yield to
             if eager is not None:
                 yield from heap.members(eager)
+
+    def _referent(self, reference: int) -> int:
+        """What a weak reference refers to; 0 where there is none."""
+        known = self._references_still.get(reference)
+        if known is None:
+            check(reference)
+            end = self._heap.at.weakref_object + 8
+            memory = self._read(reference + _TYPE, end - _TYPE)
+            if int.from_bytes(memory[:8], "little") != self._heap.types["_PyWeakref_RefType"]:
+                return 0
+            to = int.from_bytes(memory[-8:], "little")
+            known = _Reference(group_of([(reference + _TYPE, memory)]), to)
+        if len(self._references) < _MAX_REFERENCES:
+            self._references[reference] = known
+        return known.to
 
     def _sets_in(self, namespace: int) -> tuple[int | None, int | None]:
         """The sets of tasks, and of eager ones; searched again when the module got another name."""
@@ -184,9 +247,14 @@ class TaskReader:
         address: int,
         registered: frozenset[int] | None = None,
         selector: int | None = None,
-        before: Mapping[int, _Known] = MappingProxyType({}),
     ) -> Task | None:
         """``None`` for what is no unfinished task, or one of another loop."""
+        known = self._known_still.get(address)
+        if known is not None and registered is not None:
+            elsewhere = selector is not None and self._selector(known.task.loop) not in (None, selector)
+            if elsewhere or known.holds(registered):
+                self._known[address] = known
+                return None if elsewhere else known.task
         kind_of = self._heap.type_of(address)
         if kind_of not in self._task_types:
             places = self._places(address, kind_of)
@@ -196,21 +264,16 @@ class TaskReader:
                 self._task_types.clear()
             self._task_types[kind_of] = places
         place, size = self._task_types[kind_of]
-        words = struct.unpack(f"<{size // 8}Q", self._read(address, size))
+        memory = self._read(address, size)
+        words = struct.unpack(f"<{size // 8}Q", memory)
         coroutine, name = words[place // 8], words[place // 8 + 1]
         if not coroutine:
             return None  # it has ended
         loop = words[_LOOP // 8]
-        known = before.get(address)
         if selector is not None and self._selector(loop) not in (None, selector):
-            if known is not None:
-                self._known[address] = known
             return None
-        if known is not None and registered is not None and self._same(known, coroutine, registered):
-            self._known[address] = known
-            return known.task
         self._fresh += 1
-        parts: list[Part] = []
+        parts: list[Part] = [(address + _TYPE, memory[_TYPE:])]
         points, running, awaited = self._coroutines.points(coroutine, parts)
         if not points:
             return None
@@ -221,28 +284,27 @@ class TaskReader:
         task = Task(self._name(name), frames, running, loop, address, *awaiting, awaited)
         if registered is not None and not running:
             matters = registered if awaiting.descriptor is None and awaiting.kind not in NO_SOCKET else None
-            known = _Known(coroutine, tuple(parts), task, matters)
-            if self._same(known, coroutine, registered):  # it did not move meanwhile
+            known = _Known(group_of(parts), task, matters)
+            if unchanged(self._pid, [known.memory])[0]:  # it did not move meanwhile
                 self._known[address] = known
         return task
 
-    def _same(self, known: _Known, coroutine: int, registered: frozenset[int]) -> bool:
-        """Is a task in the very wait in which it was read?"""
-        if known.coroutine != coroutine or known.registered not in (None, registered):
-            return False
-        if known.task.descriptor is not None and known.task.descriptor not in registered:
-            return False
-        return all(self._read(at, len(then)) == then for at, then in known.parts)
-
     def _selector(self, loop: int) -> int | None:
-        if loop not in self._selectors:
+        known = self._selectors.get(loop) or self._selectors_still.get(loop)
+        if known is None:
+            descriptor = None
+            parts: list[Part] = []
+            self._meter.kept = parts
             try:
-                self._selectors[loop] = self._awaits.selector(loop)
+                descriptor = self._awaits.selector(loop)
             except StackError as error:
                 if error.reason == "gone":
                     raise
-                self._selectors[loop] = None
-        return self._selectors[loop]
+            finally:
+                self._meter.kept = None
+            known = _Selector(group_of(parts), descriptor)
+        self._selectors[loop] = known
+        return known.descriptor
 
     def _places(self, address: int, kind_of: int) -> tuple[int, int] | None:
         """Where tasks of a type have their coroutine (the name follows it), and how much to read.

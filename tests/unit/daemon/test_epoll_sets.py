@@ -113,6 +113,26 @@ def test_tables_are_read_for_new_connections_only(monkeypatch: pytest.MonkeyPatc
         each.close()
 
 
+def test_a_set_that_stays_is_not_parsed_again() -> None:
+    """While all of its text is the same; a member more or less, or some seconds, and it is read anew."""
+    clock = Clock()
+    sets = EpollSets(Proc(), clock)
+    first, second = pair(socket.AF_INET, "127.0.0.1"), pair(socket.AF_INET, "127.0.0.1")
+    with select.epoll() as epoll:
+        epoll.register(first[1], select.EPOLLIN)
+        one = sets.members(os.getpid(), epoll.fileno())
+        assert sets.members(os.getpid(), epoll.fileno()) is one
+        clock.ns += 60 * SECOND
+        again = sets.members(os.getpid(), epoll.fileno())
+        assert (again is one, again == one) == (False, True)
+        epoll.register(second[1], select.EPOLLIN)
+        assert set(sets.members(os.getpid(), epoll.fileno())) == {first[1].fileno(), second[1].fileno()}
+        epoll.unregister(first[1])
+        assert set(sets.members(os.getpid(), epoll.fileno())) == {second[1].fileno()}
+    for each in (*first, *second):
+        each.close()
+
+
 def test_what_is_no_set() -> None:
     """Another descriptor, a closed one and a process that is gone have no members."""
     sets = EpollSets(Proc(), Clock())

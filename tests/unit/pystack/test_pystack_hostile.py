@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 from contextlib import suppress
@@ -111,7 +112,11 @@ def test_random_memory_as_tasks(version: tuple[int, int], seed: int) -> None:
     target = Interpreter(version, BASE + 64, layout, TYPES, kinds)
     heap = Heap(memory.read, target)
     tasks = TaskReader(
-        memory.read, target, Objects(memory.read, version, layout, TYPES), Threads(memory.read, target)
+        os.getpid(),
+        memory.read,
+        target,
+        Objects(memory.read, version, layout, TYPES),
+        Threads(memory.read, target),
     )
     dice = random.Random(seed)
     tasks._meter.allow(1 << 30)

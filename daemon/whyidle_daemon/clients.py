@@ -66,17 +66,17 @@ class Client(asyncio.Protocol):
         self._on_close(self)
 
     def data_received(self, data: bytes) -> None:
-        error: WireError | None = None
+        wrong = ""
         try:
             records = self._reader.feed(data)
-        except WireError as raised:
-            records, error = raised.records, raised
+        except WireError as error:
+            records, wrong = error.records, str(error)
         for record in records:
             if self._transport is None or self._transport.is_closing():
                 return
             self._on_record(self, record)
-        if error is not None:
-            self.fail(0, FailureCode.BAD_REQUEST, str(error), "speak the protocol that whyidle schema prints")
+        if wrong:
+            self.fail(0, FailureCode.BAD_REQUEST, wrong, "speak the protocol that whyidle schema prints")
             self.close()
 
     def pause_writing(self) -> None:

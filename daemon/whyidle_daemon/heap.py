@@ -11,8 +11,11 @@ hour. Other C libraries have none of this, and need none of it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import gc
+from ctypes import c_size_t
 from typing import Final
+
+from whyidle_daemon.c_library import c_library
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt(3)
 _LARGE_BYTES: Final = 32 << 10
@@ -22,13 +25,24 @@ _TRIM_BYTES: Final = 128 << 10  # glibc's own; setting it keeps it from growing
 def keep_small() -> None:
     """One heap for all threads, and large blocks outside it. To be called before threads start."""
     with contextlib.suppress(AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
+        mallopt = c_library().mallopt
         mallopt(_ARENA_MAX, 1)
         mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
         mallopt(_TRIM_THRESHOLD, _TRIM_BYTES)
 
 
+def started() -> None:
+    """What is there stays to the end: the collector of garbage need not look at it again."""
+    gc.collect()
+    gc.freeze()
+    give_back()
+
+
 def give_back() -> None:
-    """Pages of the heap in which nothing is left go back to the kernel: some milliseconds."""
+    """What nobody refers to goes, and pages of the heap in which nothing is left: some milliseconds.
+
+    By itself the collector looks at everything only when a quarter more is there than the last time.
+    """
+    gc.collect()
     with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
+        c_library().malloc_trim(c_size_t(0))

@@ -186,7 +186,7 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
     watchdog = Watchdog()
     notify("READY=1", f"STATUS=probes attached{lacks}")
     watchdog.start()
-    heap.give_back()  # what only the start needed
+    heap.started()
     try:
         await over.wait()
     finally:

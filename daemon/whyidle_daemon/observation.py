@@ -10,8 +10,8 @@ Memory is bounded; what had no room is counted and lowers the confidence of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Container, Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 from whyidle_daemon import report as build
 from whyidle_daemon.attribution import ThreadTable, ThreadTime, end_of, merged, thread_times
@@ -127,16 +127,10 @@ class Observation:
         self._slices = 0
         self._newest_ns = start_ns
         self._takers: dict[type, Callable[[Any], object]] = {
-            Slice: self._slice,
-            Thread: self._thread,
-            Gap: self._gap,
             Start: self._wakes.start,
-            ShortWaits: self._short,
             StackSample: self._sites.add,
             LoopTasks: self._loops.add,
             HostName: self._hosts.add,
-            Lookup: self._lookup,
-            MemorySample: self._sampled,
             LimitSample: self._memory.limit,
             Inference: self._engines.inference,
             EngineFacts: self._engines.facts,
@@ -144,12 +138,8 @@ class Observation:
             LaunchesSeen: self._engines.seen,
             ProcessFacts: self._processes.facts,
             Fork: self._processes.fork,
-            Exec: self._exec,
             Exit: self._processes.exit,
-            EngineSpan: self._span,
             GpuFacts: self._gpus.facts,
-            GpuSample: self._gpu_sample,
-            GpuUse: self._gpu_use,
         }
         for pid in roots:
             root = self._processes.at(pid, start_ns)
@@ -163,6 +153,8 @@ class Observation:
         take = self._takers.get(type(record))
         if take is not None:
             take(record)
+        elif (own := _OWN_TAKERS.get(type(record))) is not None:
+            own(self, record)
 
     def _thread(self, record: Thread) -> None:
         if record.end_ns:
@@ -439,3 +431,19 @@ class Observation:
             last = waiting.get((key.process.pid, key.tid)) if key is not None else None
             runs.alone([*records, last] if last is not None else records)
         return runs.sums
+
+
+# Apart from an observation's own: one that held its own methods would wait for the collector of garbage, and
+# there are many, each with all that it was told.
+_OWN_TAKERS: Final[Mapping[type, Callable[[Observation, Any], object]]] = {
+    Slice: Observation._slice,
+    Thread: Observation._thread,
+    Gap: Observation._gap,
+    ShortWaits: Observation._short,
+    Lookup: Observation._lookup,
+    MemorySample: Observation._sampled,
+    Exec: Observation._exec,
+    EngineSpan: Observation._span,
+    GpuSample: Observation._gpu_sample,
+    GpuUse: Observation._gpu_use,
+}

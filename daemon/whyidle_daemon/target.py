@@ -12,6 +12,7 @@ import os
 import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from whyidle_daemon.contexts import Contexts
@@ -24,7 +25,7 @@ from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_daemon.libraries import EngineLibraries
 from whyidle_daemon.loop_reader import LoopReader
 from whyidle_daemon.memory_sampler import MemorySampler
-from whyidle_daemon.observation import Anything, Observation, Progress
+from whyidle_daemon.observation import Observation, Progress
 from whyidle_daemon.owners import Owners
 from whyidle_daemon.peer_names import PeerNames
 from whyidle_daemon.proc import Proc
@@ -34,6 +35,7 @@ from whyidle_daemon.recording.reader import ordered
 from whyidle_daemon.recording.recorder import RecordedObservation, Recorder
 from whyidle_daemon.sampler import StackSampler
 from whyidle_daemon.stall_watch import StallWatch
+from whyidle_daemon.telling import Telling
 from whyidle_daemon.thread_watch import ThreadWatch
 from whyidle_probes.events import (
     ContextMade,
@@ -71,6 +73,11 @@ def _utc() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _set_gil(kernel: Kernel, pid: int, start: int, end: int) -> None:
+    with contextlib.suppress(OSError):  # the table is full: the GIL then counts as a lock
+        kernel.set_gil(pid, start, end)
+
+
 class Target:
     """One observation: its processes in the kernel's maps, and its reducer."""
 
@@ -84,19 +91,20 @@ class Target:
         self._proc = proc
         self._owners = Owners(proc) if know_owners else None
         self._unmapped: dict[int, int] = {}
+        self._telling = Telling()  # what this holds does not hold it, so that it goes when it is let go
+        self.tell = self._telling.tell
         self._memory = MemorySampler(proc, self.tell)
         self._contexts = Contexts(proc, self.tell)
         self._names = PeerNames(proc.netns)
         self._seen: dict[str, LaunchesSeen] = {}
         loops = LoopReader(EpollSets(proc, monotonic_ns), monotonic_ns)
-        self._sampler = StackSampler(kernel.glance, self._set_gil, loops)
+        self._sampler = StackSampler(kernel.glance, partial(_set_gil, kernel), loops)
         self._threads = ThreadWatch(number, kernel)
         self._stalls = StallWatch(number, kernel, proc, self._sampler)
         self._costs = Costs(kernel)
         self.gpus: GpuWatch | None = None
         self._recorder: Recorder | None = None  # for the client
         self._history: Recorder | None = None
-        self._base: Base | None = None
         self.blind_ns = 0
         self.start_ns = monotonic_ns()
 
@@ -114,7 +122,7 @@ class Target:
         self.started_at = _utc()
         self.start_ns = monotonic_ns()
         self.roots = roots
-        self.observation = self._observe(self.start_ns, command, self.started_at, output, history)
+        self._telling.observation = self._observe(self.start_ns, command, self.started_at, output, history)
         self._kernel.track(roots, self.number)
         pids = self._kernel.processes(self.number)
         threads = self._kernel.threads(self.number)
@@ -151,13 +159,13 @@ class Target:
         raw = self._raw_snapshot()
         if self._history is not None:
             # Nobody waits for this file: the disk may take its time, and the loop goes on.
-            self._history.finish(self._rebased(raw), self.loss(), self.overhead(), None, wait_s=0.0)
+            self._history.finish(self._telling.rebased(raw), self.loss(), self.overhead(), None, wait_s=0.0)
         before = self.observation
         decodes = self._seen.get("decode")
-        self._base = Base(raw, decodes.ns if decodes is not None and not decodes.seen else None)
+        self._telling.base = Base(raw, decodes.ns if decodes is not None and not decodes.seen else None)
         self._costs = Costs(self._kernel)
         self.blind_ns = self._sampler.dropped = 0
-        self.observation = self._observe(raw.ns, before.command, _utc(), None, history)
+        self._telling.observation = self._observe(raw.ns, before.command, _utc(), None, history)
         alive = self._kernel.processes(self.number)
         if self._owners is not None:  # of those that the new one will speak of
             self._owners.keep(alive)
@@ -178,11 +186,10 @@ class Target:
         if self.gpus is not None:
             self.gpus.add(self.number, self.tell)
 
-    def tell(self, record: Anything) -> None:
-        """Everything that the observation is told in its order, seen from where it began."""
-        seen = self._base.record(record) if self._base is not None else record
-        if seen is not None:
-            self.observation.add(seen)
+    @property
+    def observation(self) -> Observation:
+        """The one that goes on."""
+        return self._telling.observation
 
     @property
     def history_bytes(self) -> int:
@@ -282,15 +289,12 @@ class Target:
 
     def snapshot(self) -> Snapshot:
         """The kernel's totals now, since the observation began."""
-        return self._rebased(self._raw_snapshot())
+        return self._telling.rebased(self._raw_snapshot())
 
     def _raw_snapshot(self) -> Snapshot:
         threads = ordered(self._kernel.threads(self.number))
         engines = tuple(self._kernel.engines(self.number))
         return Snapshot(monotonic_ns(), threads, engines)
-
-    def _rebased(self, snapshot: Snapshot) -> Snapshot:
-        return self._base.snapshot(snapshot) if self._base is not None else snapshot
 
     def progress(self) -> Progress:
         return self.observation.progress(self.snapshot())
@@ -342,10 +346,7 @@ class Target:
         self._threads.close()
         self._sampler.close()
         self._kernel.untrack(self.number)
-
-    def _set_gil(self, pid: int, start: int, end: int) -> None:
-        with contextlib.suppress(OSError):  # the table is full: the GIL then counts as a lock
-            self._kernel.set_gil(pid, start, end)
+        self.listeners.clear()
 
     def drain(self) -> None:
         """Take what the rings hold, and the threads that ended without room in them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,3 +127,25 @@ def test_a_wait_over_several_cuts_keeps_its_line(
         assert finding["function"] == "hang"
         assert finding["blocked_s"] == pytest.approx(main["wall_s"], rel=0.01)
     targets.stop(target)
+
+
+def test_what_was_let_go_is_gone(targets: Targets, programs: list[Program], tmp_path: Path) -> None:
+    """Nothing of it waits for the collector of garbage: a daemon has thousands of them in its life."""
+    program = Program(BUSY)
+    programs.append(program)
+    program.go().line()
+    gc.collect()
+    gc.disable()
+    try:
+        target, _, _ = targets.start((program.pid,), ("busy",), None, Output(str(tmp_path / "a")))
+        slices(targets, target, 30)
+        first = weakref.ref(target.observation)
+        target.renew(Output(str(tmp_path / "b")))
+        assert first() is None
+        slices(targets, target, 30)
+        second, whole, sampler = (weakref.ref(one) for one in (target.observation, target, target._sampler))
+        targets.stop(target)
+        del target
+        assert (second(), whole(), sampler()) == (None, None, None)
+    finally:
+        gc.enable()

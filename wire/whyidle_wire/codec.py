@@ -8,6 +8,8 @@ than a small multiple of its limit.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import msgpack
@@ -99,7 +101,7 @@ class FrameReader:
     def __init__(self, max_frame: int) -> None:
         self._max_frame = max_frame
         self._buffer = bytearray()
-        self._error: WireError | None = None
+        self._error: Callable[[], WireError] | None = None  # not the error, which holds frames that hold this
 
     @property
     def pending(self) -> int:
@@ -113,8 +115,7 @@ class FrameReader:
         after that the stream has no known frame boundary, and every further call raises the same error.
         """
         if self._error is not None:
-            self._error.records = []
-            raise self._error
+            raise self._error()
         buffer = self._buffer
         buffer += data
         done: list[Record] = []
@@ -131,9 +132,15 @@ class FrameReader:
                 done.append(_decode(bytes(memoryview(buffer)[begin:start]), self._max_frame))
         except WireError as error:
             error.records = done
-            self._error = error
+            self._error = _again(error)
             buffer.clear()
             raise
         if start:
             del buffer[:start]
         return done
+
+
+def _again(error: WireError) -> Callable[[], WireError]:
+    if isinstance(error, FrameTooLarge):
+        return partial(FrameTooLarge, error.size, error.limit)
+    return partial(BadFrame, str(error))

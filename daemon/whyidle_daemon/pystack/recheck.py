@@ -13,6 +13,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
+from whyidle_daemon.c_library import c_library
+
 Part = tuple[int, bytes]
 """A piece of memory: where, and what was there."""
 
@@ -92,7 +94,7 @@ def _room(size: int) -> c.Array[c.c_char]:
 
 @functools.cache
 def _readv() -> Any:
-    function = c.CDLL(None).process_vm_readv
+    function = c_library().process_vm_readv
     function.restype = c.c_ssize_t
     function.argtypes = (c.c_int, c.c_void_p, c.c_ulong, c.c_char_p, c.c_ulong, c.c_ulong)
     return function

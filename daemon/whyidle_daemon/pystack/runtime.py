@@ -117,8 +117,10 @@ class _LoadedElf(ElfFile):
         super().__init__(self._reader(read))
 
     def _reader(self, read: Read) -> ReadFile:
+        maps = self._maps  # not this object, which would then hold itself
+
         def at(offset: int, size: int) -> bytes:
-            for mapping in self._maps:
+            for mapping in maps:
                 inside = offset - mapping.offset
                 room = mapping.end - mapping.start - inside
                 if inside >= 0 and room > 0:

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from whyidle_daemon.c_library import c_library
 from whyidle_daemon.recording.blocks import Flag, block, file_header
 from whyidle_daemon.recording.errors import CannotRecord
 
@@ -65,7 +66,7 @@ def _as_user(owner: Owner | None) -> Iterator[None]:
     if owner is None or os.geteuid() != 0 or owner == Owner(0, 0):
         yield
         return
-    libc = ctypes.CDLL(None)
+    libc = c_library()
     # Per thread in Linux, unlike seteuid, and dropping to a user drops CAP_DAC_OVERRIDE with it.
     libc.setfsgid(ctypes.c_uint(owner.gid))
     libc.setfsuid(ctypes.c_uint(owner.uid))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import struct
+import weakref
 from typing import Any, get_type_hints
 
 import msgpack
@@ -286,3 +288,24 @@ def test_records_are_frozen_and_slotted() -> None:
     for cls in KINDS.values():
         assert hasattr(cls, "__slots__")
         assert "__dict__" not in dir(cls)
+
+
+@pytest.mark.parametrize("bad", [struct.pack(">I", MAX_TO_DAEMON + 1), struct.pack(">I", 1) + b"\xc1"])
+def test_a_reader_that_failed_goes_when_it_is_let_go(bad: bytes) -> None:
+    """It says the same at every further call, and keeps no error, whose frames would hold it."""
+    gc.collect()
+    gc.disable()
+    try:
+        reader = FrameReader(MAX_TO_DAEMON)
+        said = []
+        for data in (bad, b"more"):
+            with pytest.raises(WireError) as caught:
+                reader.feed(data)
+            said.append((type(caught.value), str(caught.value)))
+            del caught
+        assert said[0] == said[1]
+        gone = weakref.ref(reader)
+        del reader
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -97,7 +97,8 @@ async def threads():
 
 async def child():
     # It ends with its parent, however that ends.
-    process = await asyncio.create_subprocess_exec("cat", stdin=asyncio.subprocess.PIPE)
+    reads = (sys.executable, "-c", "import sys; sys.stdin.read()")
+    process = await asyncio.create_subprocess_exec(*reads, stdin=asyncio.subprocess.PIPE)
     try:
         await process.wait()
     finally:
@@ -241,6 +242,7 @@ def told(pid: int, sets: EpollSets) -> dict[str, tuple[str, int | None]]:
         (pythons.SYSTEM, ("raw",), ""),
         ("3.12", ("raw",), ""),
         ("3.13", ("raw",), ""),
+        ("3.14", ("raw",), ""),
         (sys.executable, ("raw", *LIBRARIES), ""),
         (sys.executable, LIBRARIES, "uvloop"),
     ],
@@ -303,7 +305,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("name", ["3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("name", ["3.11", "3.12", "3.13", "3.14"])
 def test_tasks_that_were_read_before(tmp_path: Path, name: str) -> None:
     """A few new ones at a time until all are known; then only what moves is read anew, and seen to move."""
     if os.geteuid() != 0:

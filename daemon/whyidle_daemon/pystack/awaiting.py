@@ -139,7 +139,7 @@ class Awaits:
         count = min(point.number, limit)
         if count > 0:
             words = struct.unpack(f"<{count}Q", self._read(point.locals, 8 * count))
-            yield from (word for word in words if word and not word & 7)
+            yield from self._heap.references(words)
 
     def _descriptor(self, start: int, registered: Container[int]) -> int | None:
         """The registered descriptor that an object stands for: breadth first over a few attributes."""
@@ -203,19 +203,20 @@ class Awaits:
                 if kind.names[0] == "_asyncio.FutureIter":
                     future = self._heap.pointer(awaited + _AFTER_HEAD)
                     kind = self._instances.kind(future) if future else kind
-                if self._is_task(future):
+                if self.is_task(future):
                     found.append(future)
                 elif kind.names[0] == "_GatheringFuture":
                     for children in self._instances.attributes(future, kind, ("_children",)):
-                        found += filter(self._is_task, self._heap.items(children, _MAX_CHILDREN))
+                        found += filter(self.is_task, self._heap.items(children, _MAX_CHILDREN))
             if innermost is not None and innermost.frame.file.endswith("/asyncio/tasks.py"):
-                found += filter(self._is_task, self._locals(innermost, _MAX_LOCALS))
+                found += filter(self.is_task, self._locals(innermost, _MAX_LOCALS))
         except StackError as error:
             if error.reason == "gone":
                 raise
         return tuple(dict.fromkeys(found))
 
-    def _is_task(self, address: int) -> bool:
+    def is_task(self, address: int) -> bool:
+        """Is it a task of the accelerated kind, or of a class derived from it?"""
         return any(name in _TASKS for name in self._instances.kind(address).names)
 
     def _int(self, address: int) -> int:

@@ -1,6 +1,6 @@
 """Coroutines in another process: the frames of those that await one another, read from outside.
 
-A suspended coroutine's topmost value is what it awaits. CPython 3.11 to 3.13.
+A suspended coroutine's topmost value is what it awaits. CPython 3.11 to 3.14.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ class Coroutines:
     def __init__(self, read: Read, python: Interpreter, heap: Heap, objects: Objects) -> None:
         self._read, self._python, self._heap, self._objects = read, python, heap, objects
         at, inner = python.layout, heap.at
+        self._by_pointer = python.version >= (3, 14)  # to the top of the stack; before: so many words
         frame = inner.coroutine_frame
         self._coroutine = Fields(
             (at.object_type, "Q"),
             (inner.coroutine_state, "b"),
             (frame + at.frame_code, "Q"),
             (frame + at.frame_instr, "Q"),
-            (frame + inner.frame_stack_top, "i"),
+            (frame + inner.frame_stack_top, "Q" if self._by_pointer else "i"),
         )
         types = heap.types
         self._coroutines = {types[name] for name in _COROUTINES if name in types}
@@ -73,6 +74,8 @@ class Coroutines:
             if state == 0:
                 points.append(Point(frame, local, 0))
                 return points, True, 0
+            if self._by_pointer:
+                top = (top - local) // 8
             if not 0 < top < 1 << 16:
                 points.append(Point(frame, local, 0))
                 break

@@ -1,4 +1,4 @@
-"""Dictionaries, sets and the attributes of instances in another process, for CPython 3.11 to 3.13.
+"""Dictionaries, sets and the attributes of instances in another process, for CPython 3.11 to 3.14.
 
 Only what asyncio's tasks need: a value by its name, and the members of a set. Everything is bounded and each
 object's type is checked, so a dictionary that changes meanwhile gives ``torn`` or a miss.
@@ -7,7 +7,7 @@ object's type is checked, so a dictionary that changes meanwhile gives ``torn`` 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from whyidle_daemon.pystack.errors import StackError
@@ -20,6 +20,8 @@ _MAX_ENTRIES = 1 << 16
 _MAX_ATTRIBUTES = 8
 _MAX_SHARED = 128
 _GENERAL, _UNICODE, _SPLIT = 0, 1, 2
+_INLINE_VALUES = 1 << 2  # Py_TPFLAGS_INLINE_VALUES, Include/object.h
+_UNCOUNTED = 1  # Py_TAG_REFCNT, Include/internal/pycore_stackref.h
 _NEEDED = ("PyDict_Type", "PySet_Type", "PyModule_Type", "_PyWeakref_RefType", "PyCoro_Type", "PyLong_Type")
 
 
@@ -52,6 +54,10 @@ class ObjectLayout(NamedTuple):
     frame_stack_top: int
     frame_locals: int
     long_value: int
+    interp_size: int
+    thread_size: int
+    interp_tasks: int
+    thread_tasks: int
 
 
 class Heap:
@@ -64,6 +70,7 @@ class Heap:
         self.at = ObjectLayout(**OBJECTS[python.version])
         self.types = python.symbols
         self._read, self._python = read, python
+        self._marked = python.version >= (3, 14)
         self._kind_of = Fields((python.layout.object_type, "Q"))
         self._dict = Fields(
             (python.layout.object_type, "Q"), (self.at.dict_keys, "Q"), (self.at.dict_values, "Q")
@@ -74,6 +81,16 @@ class Heap:
         self._set = Fields(
             (python.layout.object_type, "Q"), (self.at.set_mask, "q"), (self.at.set_table, "Q")
         )
+
+    def references(self, words: Iterable[int]) -> Iterator[int]:
+        """Addresses of the objects that a frame's words refer to.
+
+        3.14 marks references that it does not count (1), and keeps small numbers there as well (3).
+        """
+        for word in words:
+            address = word & ~_UNCOUNTED if self._marked else word
+            if address and not address & 7:
+                yield address
 
     def type_of(self, address: int) -> int:
         """Address of an object's type."""
@@ -145,9 +162,11 @@ class Heap:
         """Address of an instance's attribute: in an array the first of that type, else the one of that name.
 
         Attributes are in a dictionary, or in an array in the order of their first assignment (CPython
-        ``Objects/object_layout.md``), which 3.11 and 3.12 point to and 3.13 has in the object.
+        ``Objects/object_layout.md``), which 3.11 and 3.12 point to and later ones have in the object.
         """
-        values, dictionary = self.places(instance)
+        kind_of = self.type_of(instance)
+        size, flags = (self.pointer(kind_of + at) for at in (self.at.type_basic_size, self.at.type_flags))
+        values, dictionary = self.places(instance, self.array_at(size, flags))
         if not values:
             found = self.get(dictionary, name) if dictionary else None
             if found is None:
@@ -160,8 +179,20 @@ class Heap:
                 return value
         raise StackError("torn", f"no attribute {name}")
 
-    def places(self, instance: int) -> tuple[int, int]:
-        """Where an instance keeps its attributes: the array and the dictionary, one of which is 0."""
+    def array_at(self, size: int, flags: int) -> int:
+        """Where instances of a class of this size and flags have their array, 0 where they have none in them.
+
+        3.13 has it behind the head of an object that is nothing else, 3.14 behind whatever an object is.
+        """
+        if self._python.version < (3, 13) or not flags & _INLINE_VALUES:
+            return 0
+        return size & ~7 if self._marked else self._python.layout.object_size
+
+    def places(self, instance: int, array_at: int) -> tuple[int, int]:
+        """Where an instance keeps its attributes: the array and the dictionary, one of which is 0.
+
+        ``array_at`` is its class's :meth:`array_at`.
+        """
         check(instance)
         before = struct.unpack("<4Q", self._read(instance - 32, 32))
         version = self._python.version
@@ -169,8 +200,9 @@ class Heap:
             return before[0], before[1]
         if version == (3, 12):
             return (before[1] + 1, 0) if before[1] & 1 else (0, before[1])
-        inline = instance + self._python.layout.object_size
-        return (inline, 0) if self._read(inline, 4)[3] == 1 else (0, before[1])
+        if array_at and self._read(instance + array_at, 4)[3] == 1:  # it is in use
+            return instance + array_at, 0
+        return 0, before[1]
 
     def keys_of(self, dictionary: int) -> tuple[int, int]:
         """Where a dictionary keeps its keys and, if several share these, its values (else 0)."""

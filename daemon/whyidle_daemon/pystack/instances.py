@@ -1,4 +1,4 @@
-"""Attributes of instances by name in another process, for CPython 3.11 to 3.13.
+"""Attributes of instances by name in another process, for CPython 3.11 to 3.14.
 
 What a class says of its instances (the names that they share, its slots, its ancestors' names) is read once
 and kept for some readings of the tasks; an address may get another class, so whoever uses what is found here
@@ -35,6 +35,7 @@ class Kind(NamedTuple):
     keys: int
     slots: dict[str, int]
     dict_offset: int  # where a pointer to the dictionary is; 0: none; -1: before the object
+    array_at: int = 0  # where the values are, in the object; 0: not in it
 
 
 class Instances:
@@ -72,7 +73,7 @@ class Instances:
         """Addresses of the attributes of these names that an instance has, in the order of ``names``."""
         values = dictionary = 0
         if kind.dict_offset < 0:
-            values, dictionary = self._heap.places(instance)
+            values, dictionary = self._heap.places(instance, kind.array_at)
         elif kind.dict_offset:
             dictionary = self._heap.pointer(instance + kind.dict_offset)
         if dictionary:
@@ -120,7 +121,9 @@ class Instances:
                     for index, name in enumerate(self._heap.shared_names(keys))
                     if name
                 }
-        return Kind(tuple(names), max(0, min(size, _MAX_SIZE)), shared, keys, slots, dict_offset)
+        size = max(0, min(size, _MAX_SIZE))
+        array_at = self._heap.array_at(size, flags)
+        return Kind(tuple(names), size, shared, keys, slots, dict_offset, array_at)
 
     def _add_slots(self, members: int, slots: dict[str, int]) -> None:
         size = self._heap.at.member_size

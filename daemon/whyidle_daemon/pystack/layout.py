@@ -62,12 +62,14 @@ class Layout(NamedTuple):
     interp_id: int
     interp_threads: int
     interp_modules: int
+    interp_size: int
     thread_prev: int
     thread_next: int
     thread_interp: int
     thread_frame: int
     thread_id: int
     thread_native: int
+    thread_size: int
     cframe_frame: int
     frame_previous: int
     frame_code: int
@@ -116,12 +118,14 @@ def _described(version: tuple[int, int], head: bytes) -> Layout:
         interp_id=said["interpreter_state.id"],
         interp_threads=said["interpreter_state.threads_head"],
         interp_modules=said["interpreter_state.imports_modules"],
+        interp_size=said["interpreter_state.size"],
         thread_prev=said["thread_state.prev"],
         thread_next=said["thread_state.next"],
         thread_interp=said["thread_state.interp"],
         thread_frame=said["thread_state.current_frame"],
         thread_id=said["thread_state.thread_id"],
         thread_native=said["thread_state.native_thread_id"],
+        thread_size=said["thread_state.size"],
         cframe_frame=-1,  # 3.11 and 3.12: the thread state points to a structure that points to the frame
         frame_previous=said["interpreter_frame.previous"],
         frame_code=said["interpreter_frame.executable"],

@@ -1,14 +1,15 @@
 """What asyncio's tasks wait for: the chain of coroutines of each, read from outside.
 
 ``sys.modules`` leads to ``asyncio.tasks``, that to its sets of tasks, those to the tasks, and each task to
-its coroutine, whose frame's topmost value is what it awaits. CPython 3.11 to 3.13 with the accelerated tasks
-(``_asyncio.Task`` and classes derived from it), whichever loop drives them, uvloop included.
+its coroutine, whose frame's topmost value is what it awaits. 3.14 has lists of tasks as well, one for each
+thread. CPython 3.11 to 3.14 with the accelerated tasks (``_asyncio.Task`` and classes derived from it),
+whichever loop drives them, uvloop included.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from whyidle_daemon.pystack.awaiting import FUTURE, NO_SOCKET, Awaiting, Awaits
@@ -20,7 +21,7 @@ from whyidle_daemon.pystack.memory import Metered, Read
 from whyidle_daemon.pystack.objects import Objects, check
 from whyidle_daemon.pystack.recheck import Group, Part, group_of, unchanged
 from whyidle_daemon.pystack.runtime import Interpreter
-from whyidle_daemon.pystack.threads import Threads
+from whyidle_daemon.pystack.threads import Threads, ThreadState
 from whyidle_daemon.pystack.walk import Frame
 
 MAX_TASKS = 1000
@@ -29,10 +30,11 @@ _MAX_TASK_SIZE = 1024
 _MAX_NAME = 256
 _READS, _READS_OF_A_TASK = 20_000, 200  # 1 µs each; a task takes 60, finding the module once 2 a module
 _CLASSES_LAST = 64  # readings; then an address may have become another class's
-_INTERPRETERS_LAST = 16  # readings; then there may be another one
+_THREADS_LAST = 16  # readings; then there may be another interpreter
 _LOOP = 16  # and a future its loop
 _TYPE = 8  # of an object, after the number of references to it, which matters to nobody here
-_MAX_REFERENCES = 4096  # that are kept from one reading to the next
+_MAX_SEARCHES = 8
+_MAX_LINKS = 4096  # to tasks, that are kept from one reading to the next
 
 
 class Task(NamedTuple):
@@ -80,13 +82,6 @@ class _Known(NamedTuple):
         return self.registered in (None, registered) and (descriptor is None or descriptor in registered)
 
 
-class _Reference(NamedTuple):
-    """A weak reference as it was read, and what it refers to."""
-
-    memory: Group
-    to: int
-
-
 class _Selector(NamedTuple):
     """What was read of a loop to find the epoll set that it sleeps in, and that."""
 
@@ -109,13 +104,15 @@ class TaskReader:
         self._instances = Instances(read, self._heap, objects)
         self._awaits = Awaits(read, self._heap, self._instances)
         self._selectors: dict[int, _Selector] = {}
-        self._interpreters: list[int] = []
+        self._states: list[ThreadState] = []
         self._known: dict[int, _Known] = {}
-        self._references: dict[int, _Reference] = {}
+        self._links: dict[int, Group] = {}  # what leads to tasks
+        self._node: int | None = None  # from a task to its place in a list
+        self._searches = 0  # for that, in this reading
         self._among: frozenset[int] = frozenset()
         # Of these those of the reading before that are there unchanged.
         self._known_still: dict[int, _Known] = {}
-        self._references_still: dict[int, _Reference] = {}
+        self._links_still: dict[int, Group] = {}
         self._selectors_still: dict[int, _Selector] = {}
         self._fresh = 0  # tasks of this reading that were not known
         self._reads = 0
@@ -149,7 +146,7 @@ class TaskReader:
         if self._reads % _CLASSES_LAST == 0:
             self._instances.forget()
         more = False
-        self._fresh = 0
+        self._fresh = self._searches = 0
         for address in self._addresses():
             if len(found) >= limit:
                 more = True
@@ -170,21 +167,22 @@ class TaskReader:
 
     def _recheck(self) -> None:
         """Begin anew, with what is there as it was read before."""
-        known, references, selectors = self._known, self._references, self._selectors
+        known, links, selectors = self._known, self._links, self._selectors
         groups = [one.memory for one in known.values()]
-        groups += [one.memory for one in references.values()]
+        groups += links.values()
         groups += [one.memory for one in selectors.values()]
         same = iter(unchanged(self._pid, groups))
         self._known_still = {at: one for at, one in known.items() if next(same)}
-        self._references_still = {at: one for at, one in references.items() if next(same)}
+        self._links_still = {at: one for at, one in links.items() if next(same)}
         self._selectors_still = {at: one for at, one in selectors.items() if next(same)}
-        self._known, self._references, self._selectors = {}, {}, {}
+        self._known, self._links, self._selectors = {}, {}, {}
 
     def _addresses(self) -> Iterator[int]:
         heap = self._heap
-        if not self._interpreters or self._reads % _INTERPRETERS_LAST == 0:
-            self._interpreters = list(dict.fromkeys(state.interpreter for state in self._threads.all()))
-        for interpreter in self._interpreters:
+        if not self._states or self._heap.at.thread_tasks >= 0 or self._reads % _THREADS_LAST == 0:
+            self._states = self._threads.all()
+        for interpreter in dict.fromkeys(state.interpreter for state in self._states):
+            yield from self._listed(interpreter, self._states)
             namespace = self._namespace(interpreter)
             if namespace is None:
                 continue
@@ -199,18 +197,56 @@ class TaskReader:
 
     def _referent(self, reference: int) -> int:
         """What a weak reference refers to; 0 where there is none."""
-        known = self._references_still.get(reference)
+        memory = self._link(reference + _TYPE, self._heap.at.weakref_object + 8 - _TYPE)
+        if int.from_bytes(memory[:8], "little") != self._heap.types["_PyWeakref_RefType"]:
+            return 0
+        return int.from_bytes(memory[-8:], "little")
+
+    def _listed(self, interpreter: int, states: Sequence[ThreadState]) -> Iterator[int]:
+        """Since 3.14: the tasks of an interpreter's threads, and of those that have ended."""
+        at, layout = self._heap.at, self._python.layout
+        if at.thread_tasks < 0:
+            return
+        if layout.thread_size != at.thread_size:
+            raise StackError("unsupported", "tasks of this build of Python")
+        heads = [state.address + at.thread_tasks for state in states if state.interpreter == interpreter]
+        if layout.interp_size == at.interp_size:
+            heads.append(interpreter + at.interp_tasks)
+        for head in heads:
+            node, seen = self._next(head), {head}
+            while node not in seen:
+                seen.add(node)
+                task = self._task_at(node)
+                if task:
+                    yield task
+                node = self._next(node)
+
+    def _next(self, node: int) -> int:
+        return int.from_bytes(self._link(node, 8), "little")
+
+    def _task_at(self, node: int) -> int:
+        """The task that has its place in a list at ``node``; the distance is found with the first one."""
+        if self._node is None and self._searches < _MAX_SEARCHES:
+            self._searches += 1
+            for distance in range(_LOOP, _MAX_TASK_SIZE, 8):
+                try:
+                    if self._awaits.is_task(node - distance):
+                        self._node = distance
+                        break
+                except StackError as error:
+                    if error.reason == "gone":
+                        raise
+        return node - self._node if self._node is not None else 0
+
+    def _link(self, address: int, size: int) -> bytes:
+        """Memory that leads to a task, read again only if it changed."""
+        known = self._links_still.get(address)
         if known is None:
-            check(reference)
-            end = self._heap.at.weakref_object + 8
-            memory = self._read(reference + _TYPE, end - _TYPE)
-            if int.from_bytes(memory[:8], "little") != self._heap.types["_PyWeakref_RefType"]:
-                return 0
-            to = int.from_bytes(memory[-8:], "little")
-            known = _Reference(group_of([(reference + _TYPE, memory)]), to)
-        if len(self._references) < _MAX_REFERENCES:
-            self._references[reference] = known
-        return known.to
+            check(address)
+            known = group_of([(address, self._read(address, size))])
+        if len(self._links) < _MAX_LINKS:
+            self._links[address] = known
+        return known.content
 
     def _sets_in(self, namespace: int) -> tuple[int | None, int | None]:
         """The sets of tasks, and of eager ones; searched again when the module got another name."""
@@ -273,7 +309,7 @@ class TaskReader:
         if selector is not None and self._selector(loop) not in (None, selector):
             return None
         self._fresh += 1
-        parts: list[Part] = [(address + _TYPE, memory[_TYPE:])]
+        parts: list[Part] = [(address + _TYPE, memory[_TYPE : place + 16])]
         points, running, awaited = self._coroutines.points(coroutine, parts)
         if not points:
             return None

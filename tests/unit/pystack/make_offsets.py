@@ -1,4 +1,4 @@
-"""Makes ``pystack/tables.py``: where CPython 3.8-3.12 keep what a stack read needs.
+"""Makes ``pystack/tables.py``: where CPython 3.8-3.12 keep what stacks need, and 3.11-3.14 what tasks do.
 
 Run as ``python make_offsets.py INCLUDE_DIR...`` with one ``include/python3.X`` folder per version; prints the
 module. Each table comes from a C program compiled against that version's own internal headers, so nothing
@@ -18,12 +18,14 @@ interp_next             OFF(PyInterpreterState, next)
 interp_id               OFF(PyInterpreterState, id)
 interp_threads          OFF(PyInterpreterState, THREADS)
 interp_modules          OFF(PyInterpreterState, MODULES)
+interp_size             sizeof(PyInterpreterState)
 thread_prev             OFF(PyThreadState, prev)
 thread_next             OFF(PyThreadState, next)
 thread_interp           OFF(PyThreadState, interp)
 thread_frame            OFF(PyThreadState, FRAME)
 thread_id               OFF(PyThreadState, thread_id)
 thread_native           NATIVE
+thread_size             sizeof(PyThreadState)
 cframe_frame            CFRAME
 frame_previous          OFF(FRAME_T, PREVIOUS)
 frame_code              OFF(FRAME_T, CODE)
@@ -70,11 +72,15 @@ member_type             OFF(PyMemberDef, type)
 member_offset           OFF(PyMemberDef, offset)
 coroutine_state         OFF(PyCoroObject, cr_frame_state)
 coroutine_frame         OFF(PyCoroObject, cr_iframe)
-frame_stack_top         OFF(_PyInterpreterFrame, stacktop)
+frame_stack_top         OFF(_PyInterpreterFrame, STACK_TOP)
 frame_locals            OFF(_PyInterpreterFrame, localsplus)
 long_value              sizeof(PyVarObject)
+interp_size             sizeof(PyInterpreterState)
+thread_size             sizeof(PyThreadState)
+interp_tasks            INTERP_TASKS
+thread_tasks            THREAD_TASKS
 """
-OBJECT_VERSIONS = ((3, 11), (3, 12), (3, 13))
+OBJECT_VERSIONS = ((3, 11), (3, 12), (3, 13), (3, 14))
 
 SOURCE = """
 #define Py_BUILD_CORE 1
@@ -92,6 +98,9 @@ SOURCE = """
 #endif
 #if PY_VERSION_HEX >= 0x030e0000
 # include <internal/pycore_interpframe.h>
+# include <internal/pycore_tstate.h>
+# include <internal/pycore_dict.h>
+# include <internal/pycore_moduleobject.h>
 #elif PY_VERSION_HEX >= 0x030b0000
 # include <internal/pycore_frame.h>
 # include <internal/pycore_dict.h>
@@ -130,6 +139,15 @@ SOURCE = """
 # define CODE f_code
 # define INSTR f_lasti
 # define FRAME frame
+#endif
+#if PY_VERSION_HEX >= 0x030e0000
+# define STACK_TOP stackpointer
+# define INTERP_TASKS OFF(PyInterpreterState, asyncio_tasks_head)
+# define THREAD_TASKS OFF(_PyThreadStateImpl, asyncio_tasks_head)
+#else
+# define STACK_TOP stacktop
+# define INTERP_TASKS (-1L)
+# define THREAD_TASKS (-1L)
 #endif
 #if PY_VERSION_HEX >= 0x030c0000
 # define MODULES imports.modules

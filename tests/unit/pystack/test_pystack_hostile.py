@@ -22,7 +22,7 @@ from whyidle_daemon.pystack.objects import Objects, Types
 from whyidle_daemon.pystack.runtime import Interpreter, SymbolCache, discover, version_from_names
 from whyidle_daemon.pystack.tables import OBJECTS, TABLES
 from whyidle_daemon.pystack.tasks import TaskReader
-from whyidle_daemon.pystack.threads import Threads
+from whyidle_daemon.pystack.threads import Threads, ThreadState
 from whyidle_daemon.pystack.walk import Walker
 
 BASE = 0x10000
@@ -102,12 +102,32 @@ def test_any_pointer_as_an_object(version: tuple[int, int], seed: int, address: 
                 ask(pointer)
 
 
+def of_objects(version: tuple[int, int]) -> Layout:
+    """A layout that fits a version's table of objects."""
+    at = OBJECTS[version]
+    known = Layout(**(TABLES.get(version) or TABLES[3, 12]))
+    return known._replace(interp_size=at["interp_size"], thread_size=at["thread_size"])
+
+
+def test_another_build_is_unsupported() -> None:
+    """Where 3.14's threads are of another size than by its headers, their lists may be elsewhere."""
+    memory, version = Hostile(1), (3, 14)
+    layout = of_objects(version)._replace(thread_size=1)
+    kinds = dict(zip(NAMES.split(), (*TYPES, *TYPES), strict=False))
+    target = Interpreter(version, BASE + 64, layout, TYPES, kinds)
+    objects, threads = Objects(memory.read, version, layout, TYPES), Threads(memory.read, target)
+    tasks = TaskReader(os.getpid(), memory.read, target, objects, threads)
+    with pytest.raises(StackError, match="tasks of this build of Python") as caught:
+        list(tasks._listed(BASE, []))
+    assert caught.value.reason == "unsupported"
+
+
 @settings(max_examples=200)
 @given(st.sampled_from(sorted(OBJECTS)), st.integers(0, 1 << 32))
 def test_random_memory_as_tasks(version: tuple[int, int], seed: int) -> None:
     """Dictionaries, sets and coroutines of random words end in an error or in bounded work."""
     memory = Hostile(seed)
-    layout = Layout(**(TABLES.get(version) or TABLES[3, 12]))
+    layout = of_objects(version)
     kinds = dict(zip(NAMES.split(), (*TYPES, *TYPES), strict=False))
     target = Interpreter(version, BASE + 64, layout, TYPES, kinds)
     heap = Heap(memory.read, target)
@@ -125,6 +145,7 @@ def test_random_memory_as_tasks(version: tuple[int, int], seed: int) -> None:
         lambda p: list(heap.members(p)),
         lambda p: heap.attribute(p, "data", "PySet_Type"),
         lambda p: tasks._coroutines.points(p, []),
+        lambda p: list(tasks._listed(p, [ThreadState(p, p, 0, 0)])),
         tasks._task,
         tasks._name,
     ):

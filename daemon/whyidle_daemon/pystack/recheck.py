@@ -10,8 +10,8 @@ from __future__ import annotations
 import ctypes as c
 import functools
 import struct
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from whyidle_daemon.c_library import c_library
 
@@ -21,6 +21,7 @@ Part = tuple[int, bytes]
 _IOVEC: Final = 16  # bytes of a struct iovec
 _MAX_VECTORS: Final = 1024  # UIO_MAXIOV
 _MAX_BYTES: Final = 1 << 20  # of one call
+MAX_KEPT: Final = 4096
 _LEAST_ROOM: Final = 1 << 14
 
 
@@ -56,6 +57,64 @@ def unchanged(pid: int, groups: Sequence[Group]) -> list[bool]:
             found.append(now[at:end] == group.content)
             at = end
     return found
+
+
+class Remembered(Protocol):
+    """Something that was read from ``memory``, and is the same while that is."""
+
+    @property
+    def memory(self) -> Group: ...
+
+
+T = TypeVar("T", bound=Remembered)
+
+
+class Kept(Generic[T]):
+    """What was read, by where it is, from one reading to the next.
+
+    ``before``: where there was something in the reading before, whether or not it is still the same.
+    """
+
+    def __init__(self) -> None:
+        self.before: Collection[int] = ()
+        self._same: dict[int, T] = {}
+        self._now: dict[int, T] = {}
+
+    def get(self, at: int) -> T | None:
+        """What is known to be there as it was read, in this reading or before."""
+        return self._same.get(at)
+
+    def keep(self, at: int, thing: T) -> None:
+        """It was read, or is the same, in this reading."""
+        self._same[at] = thing
+        if len(self._now) < MAX_KEPT or at in self._now:
+            self._now[at] = thing
+
+    def begin(self, same: Iterator[bool]) -> None:
+        """Begin a reading, given for each thing whether its memory is unchanged."""
+        self.before = self._now.keys()
+        self._same = {at: thing for at, thing in self._now.items() if next(same)}
+        self._now = {}
+
+    def distrust(self) -> None:
+        """Begin a reading in which nothing of before counts, but stays for a later one."""
+        self.before = self._now.keys()
+        self._same = {}
+
+    def groups(self) -> list[Group]:
+        """Of what was read, in the order in which :meth:`begin` wants to be told."""
+        return [thing.memory for thing in self._now.values()]
+
+
+def begin(pid: int | None, kept: Sequence[Kept[Any]]) -> None:
+    """Begin a reading of what is kept; without ``pid`` one that takes nothing for unchanged."""
+    if pid is None:
+        for each in kept:
+            each.distrust()
+        return
+    same = iter(unchanged(pid, [group for each in kept for group in each.groups()]))
+    for each in kept:
+        each.begin(same)
 
 
 def _calls(groups: Sequence[Group]) -> Iterator[Sequence[Group]]:

@@ -118,7 +118,7 @@ def test_another_build_is_unsupported() -> None:
     objects, threads = Objects(memory.read, version, layout, TYPES), Threads(memory.read, target)
     tasks = TaskReader(os.getpid(), memory.read, target, objects, threads)
     with pytest.raises(StackError, match="tasks of this build of Python") as caught:
-        list(tasks._listed(BASE, []))
+        list(tasks._lists.listed(BASE, []))
     assert caught.value.reason == "unsupported"
 
 
@@ -145,7 +145,7 @@ def test_random_memory_as_tasks(version: tuple[int, int], seed: int) -> None:
         lambda p: list(heap.members(p)),
         lambda p: heap.attribute(p, "data", "PySet_Type"),
         lambda p: tasks._coroutines.points(p, []),
-        lambda p: list(tasks._listed(p, [ThreadState(p, p, 0, 0)])),
+        lambda p: list(tasks._lists.listed(p, [ThreadState(p, p, 0, 0)])),
         tasks._task,
         tasks._name,
     ):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes as c
 import mmap
 import os
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from whyidle_daemon.pystack import recheck
-from whyidle_daemon.pystack.recheck import Group, group_of, unchanged
+from whyidle_daemon.pystack.recheck import Group, Kept, begin, group_of, unchanged
 
 ME = os.getpid()
 
@@ -88,3 +89,30 @@ def test_nothing_and_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(recheck, "_readv", missing)
     assert unchanged(ME, groups) == [False]
+
+
+class Thing(NamedTuple):
+    memory: Group
+
+
+def test_what_is_kept_from_reading_to_reading() -> None:
+    """While its memory stays; what was not read again is let go, and a reading may trust nothing."""
+    memory = c.create_string_buffer(b"abcdefgh" * 2)
+    one, other = map(Thing, groups_in(memory, [[8], [8]]))
+    kept: Kept[Thing] = Kept()
+    begin(ME, [kept])
+    kept.keep(1, one)
+    kept.keep(2, other)
+    assert (kept.get(1), kept.get(3)) == (one, None)
+
+    memory[12] = b"!"
+    begin(ME, [kept])
+    assert (kept.get(1), kept.get(2), set(kept.before)) == (one, None, {1, 2})
+
+    kept.keep(1, one)
+    begin(None, [kept])
+    assert (kept.get(1), set(kept.before)) == (None, {1})
+    begin(ME, [kept])
+    assert kept.get(1) == one
+    begin(ME, [kept])
+    assert (kept.get(1), set(kept.before)) == (None, set())

@@ -1,0 +1,150 @@
+"""Where asyncio's tasks are: the sets and lists of them in another process.
+
+``sys.modules`` leads to ``asyncio.tasks``, and that to its sets of tasks. 3.14 has lists of them as well: one
+for each thread, and one for threads that have ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from whyidle_daemon.pystack.errors import StackError
+from whyidle_daemon.pystack.heap import Heap
+from whyidle_daemon.pystack.memory import Read
+from whyidle_daemon.pystack.objects import check
+from whyidle_daemon.pystack.recheck import Group, Kept, group_of
+from whyidle_daemon.pystack.runtime import Interpreter
+from whyidle_daemon.pystack.threads import Threads, ThreadState
+
+_MAX_KNOWN = 64  # modules and interpreters
+_THREADS_LAST = 16  # readings; then there may be another interpreter
+_TYPE = 8  # of an object, after the number of references to it, which matters to nobody here
+_SEARCHES = 8  # in one reading, for where a task has its place in a list
+_LEAST_PLACE, _MAX_PLACE = 16, 1024
+
+
+class Link(NamedTuple):
+    """Memory that leads to a task."""
+
+    memory: Group
+
+
+class TaskLists:
+    """``is_task`` says of an address whether it is a task's. Raises :class:`StackError`."""
+
+    def __init__(
+        self, read: Read, python: Interpreter, heap: Heap, threads: Threads, is_task: Callable[[int], bool]
+    ) -> None:
+        self._read, self._python, self._heap, self._threads = read, python, heap, threads
+        self._is_task = is_task
+        self._modules: dict[int, tuple[tuple[int, int], int | None]] = {}
+        self._sets: dict[int, tuple[tuple[int, int], int | None, int | None]] = {}
+        self._states: list[ThreadState] = []
+        self._place: int | None = None  # in a task: of what links it into a list
+        self._searches = self._readings = 0
+        self.links: Kept[Link] = Kept()
+
+    def addresses(self) -> Iterator[int]:
+        """Of what may be a task, of every interpreter."""
+        heap = self._heap
+        if not self._states or heap.at.thread_tasks >= 0 or self._readings % _THREADS_LAST == 0:
+            self._states = self._threads.all()
+        self._readings += 1
+        self._searches = 0
+        for interpreter in dict.fromkeys(state.interpreter for state in self._states):
+            yield from self.listed(interpreter, self._states)
+            namespace = self._namespace(interpreter)
+            if namespace is None:
+                continue
+            weak, eager = self._sets_in(namespace)
+            if weak is not None:
+                for reference in heap.members(heap.attribute(weak, "data", "PySet_Type")):
+                    to = self._referent(reference)
+                    if to:
+                        yield to
+            if eager is not None:
+                yield from heap.members(eager)
+
+    def listed(self, interpreter: int, states: Sequence[ThreadState]) -> Iterator[int]:
+        """Since 3.14: the tasks of an interpreter's threads, and of those that have ended."""
+        at, layout = self._heap.at, self._python.layout
+        if at.thread_tasks < 0:
+            return
+        if layout.thread_size != at.thread_size:
+            raise StackError("unsupported", "tasks of this build of Python")
+        heads = [state.address + at.thread_tasks for state in states if state.interpreter == interpreter]
+        if layout.interp_size == at.interp_size:
+            heads.append(interpreter + at.interp_tasks)
+        for head in heads:
+            node, seen = self._next(head), {head}
+            while node not in seen:
+                seen.add(node)
+                if self._place is None:
+                    self._place = self._find_place(node)
+                if self._place is not None:
+                    yield node - self._place
+                node = self._next(node)
+
+    def _next(self, node: int) -> int:
+        return int.from_bytes(self._link(node, 8), "little")
+
+    def _find_place(self, node: int) -> int | None:
+        """How far into a task its ``node`` is: the structure is private to a C file."""
+        self._searches += 1
+        if self._searches > _SEARCHES:
+            return None
+        for distance in range(_LEAST_PLACE, _MAX_PLACE, 8):
+            try:
+                if self._is_task(node - distance):
+                    return distance
+            except StackError as error:
+                if error.reason == "gone":
+                    raise
+        return None
+
+    def _referent(self, reference: int) -> int:
+        """What a weak reference refers to; 0 where there is none."""
+        memory = self._link(reference + _TYPE, self._heap.at.weakref_object + 8 - _TYPE)
+        if int.from_bytes(memory[:8], "little") != self._heap.types["_PyWeakref_RefType"]:
+            return 0
+        return int.from_bytes(memory[-8:], "little")
+
+    def _link(self, address: int, size: int) -> bytes:
+        """Memory that leads to a task, read again only if it changed."""
+        known = self.links.get(address)
+        if known is None:
+            check(address)
+            known = Link(group_of([(address, self._read(address, size))]))
+        self.links.keep(address, known)
+        return known.memory.content
+
+    def _sets_in(self, namespace: int) -> tuple[int | None, int | None]:
+        """The sets of tasks, and of eager ones; searched again when the module got another name."""
+        version = self._heap.version_of(namespace)
+        known = self._sets.get(namespace)
+        if known is None or known[0] != version:
+            later = self._python.version >= (3, 12)
+            weak = self._heap.get(namespace, "_scheduled_tasks" if later else "_all_tasks")
+            eager = self._heap.get(namespace, "_eager_tasks") if later else None
+            if len(self._sets) > _MAX_KNOWN:
+                self._sets.clear()
+            known = self._sets[namespace] = version, weak, eager
+        return known[1:]
+
+    def _namespace(self, interpreter: int) -> int | None:
+        """Dictionary of ``asyncio.tasks`` in an interpreter; searched again when a module was imported."""
+        heap = self._heap
+        modules = heap.pointer(interpreter + self._python.layout.interp_modules)
+        if not modules:
+            return None
+        version = heap.version_of(modules)
+        known = self._modules.get(interpreter)
+        if known is None or known[0] != version:
+            module = heap.get(modules, "asyncio.tasks")
+            if module is not None and heap.type_of(module) != heap.types["PyModule_Type"]:
+                module = None
+            if len(self._modules) > _MAX_KNOWN:
+                self._modules.clear()
+            known = self._modules[interpreter] = version, module
+        return heap.pointer(known[1] + heap.at.module_dict) if known[1] is not None else None

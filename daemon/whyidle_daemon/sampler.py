@@ -40,7 +40,10 @@ MAX_READERS = 512
 MAX_DONE = 20_000
 MAX_STACK = 64
 # Size of _PyRuntime, in bytes, by minor version: readelf of the interpreters; the last for newer ones.
-RUNTIME_BYTES = {8: 1464, 9: 656, 10: 672, 11: 0x28B20, 12: 0x704A8, 13: 0x452B8}
+RUNTIME_BYTES = {
+    **{8: 1464, 9: 656, 10: 672, 11: 0x28B20, 12: 0x704A8},
+    **{13: 0x452B8, 14: 0x4D4C8, 15: 0x549C8},
+}
 _NEWER_RUNTIME_BYTES = 0x80000
 
 Look = Callable[[int], Glance | None]

@@ -243,6 +243,7 @@ def told(pid: int, sets: EpollSets) -> dict[str, tuple[str, int | None]]:
         ("3.12", ("raw",), ""),
         ("3.13", ("raw",), ""),
         ("3.14", ("raw",), ""),
+        ("3.15", ("raw",), ""),
         (sys.executable, ("raw", *LIBRARIES), ""),
         (sys.executable, LIBRARIES, "uvloop"),
     ],
@@ -305,7 +306,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("name", ["3.11", "3.12", "3.13", "3.14"])
+@pytest.mark.parametrize("name", ["3.11", "3.12", "3.13", "3.14", "3.15"])
 def test_tasks_that_were_read_before(tmp_path: Path, name: str) -> None:
     """A few new ones at a time until all are known; then only what moves is read anew, and seen to move."""
     if os.geteuid() != 0:

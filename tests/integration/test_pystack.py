@@ -341,9 +341,9 @@ CHAINS = {
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        *((name, ()) for name in ("3.11", pythons.SYSTEM, "3.12", "3.13")),
-        *((name, ("dict",)) for name in ("3.11", "3.12", "3.13")),
-        *((name, ("eager",)) for name in ("3.12", "3.13")),
+        *((name, ()) for name in ("3.11", pythons.SYSTEM, "3.12", "3.13", "3.14", "3.15")),
+        *((name, ("dict",)) for name in ("3.11", "3.12", "3.13", "3.14", "3.15")),
+        *((name, ("eager",)) for name in ("3.12", "3.13", "3.14", "3.15")),
         (sys.executable, ("uvloop",)),
     ],
 )
@@ -371,7 +371,7 @@ def test_await_chains(start: Start, name: str, arguments: tuple[str, ...]) -> No
     assert source[leaf.line - 1].strip() == "await asyncio.sleep(1000)"
 
 
-@pytest.mark.parametrize("name", [pythons.SYSTEM, "3.13"])
+@pytest.mark.parametrize("name", [pythons.SYSTEM, "3.13", "3.14", "3.15"])
 def test_tasks_of_a_program_without_asyncio(start: Start, name: str) -> None:
     """A program that never imported asyncio has no tasks."""
     target = start(name, "say(1); sys.stdin.readline()")
@@ -380,7 +380,7 @@ def test_tasks_of_a_program_without_asyncio(start: Start, name: str) -> None:
         assert reader.tasks() == ((), True, False)
 
 
-@pytest.mark.parametrize("name", ["3.8", "3.10", "3.14"])
+@pytest.mark.parametrize("name", ["3.8", "3.10"])
 def test_tasks_of_other_versions_are_unsupported(start: Start, name: str) -> None:
     """Where the tasks are kept otherwise it is said, and nothing is guessed."""
     target = start(name, "say(1); sys.stdin.readline()")
@@ -408,7 +408,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("name", ["3.11", pythons.SYSTEM, "3.12", "3.13"])
+@pytest.mark.parametrize("name", ["3.11", pythons.SYSTEM, "3.12", "3.13", "3.14", "3.15"])
 def test_tasks_that_come_and_go(start: Start, name: str) -> None:
     """While tasks are made and end, what is read are tasks of this program or an error."""
     target = start(name, TASK_CHURN)

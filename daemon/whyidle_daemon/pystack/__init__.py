@@ -1,6 +1,6 @@
 """Python stacks of sleeping threads, read from outside: no pause, no ptrace, no instrumentation.
 
-CPython 3.8 to 3.14 with a GIL, 64 bit. See :class:`StackReader`.
+CPython 3.8 to 3.15 with a GIL, 64 bit. See :class:`StackReader`.
 """
 
 from whyidle_daemon.pystack.errors import Reason, StackError

@@ -1,6 +1,6 @@
 """Coroutines in another process: the frames of those that await one another, read from outside.
 
-A suspended coroutine's topmost value is what it awaits. CPython 3.11 to 3.14.
+A suspended coroutine's topmost value is what it awaits, since 3.15 the one below. CPython 3.11 to 3.15.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from whyidle_daemon.pystack.walk import Frame, instruction_offset
 _MAX_CHAIN = 64
 _MAX_KEPT = 256  # words of a coroutine's frame
 _MAX_WHOLE = 1024  # bytes of a coroutine with its frame, to be kept as one
-_FINISHED = 1  # cr_frame_state: negative while suspended, 0 while it runs
+_FINISHED = 1  # cr_frame_state: less than 0 while suspended, 0 while it runs; since 3.15 all of it is more
+_RUNS_SINCE_3_15 = 4  # FRAME_EXECUTING, Include/internal/pycore_frame.h
 _COROUTINES = ("PyCoro_Type", "PyGen_Type", "PyAsyncGen_Type")
 # Their types are private to a C file, so they are known by name.
 _WRAPPERS = {"async_generator_asend", "async_generator_athrow", "coroutine_wrapper"}
@@ -31,6 +32,9 @@ class Coroutines:
         self._read, self._python, self._heap, self._objects = read, python, heap, objects
         at, inner = python.layout, heap.at
         self._by_pointer = python.version >= (3, 14)  # to the top of the stack; before: so many words
+        later = python.version >= (3, 15)
+        self._runs = _RUNS_SINCE_3_15 if later else 0
+        self._awaited = slice(-16, -8) if later else slice(-8, None)  # a place for an index is on top
         frame = inner.coroutine_frame
         self._coroutine = Fields(
             (at.object_type, "Q"),
@@ -64,6 +68,7 @@ class Coroutines:
                 continue
             head = self._read(coroutine, self._coroutine.size)
             _, state, address, instruction, top = self._coroutine(head)
+            state -= self._runs
             if state >= _FINISHED:
                 break
             check(address)
@@ -84,7 +89,7 @@ class Coroutines:
             tail = local + 8 * (top - kept)
             rest = self._read(tail, 8 * kept)
             parts += self._together((coroutine, head), (tail, rest))
-            coroutine = int.from_bytes(rest[-8:], "little") & ~7
+            coroutine = int.from_bytes(rest[self._awaited], "little") & ~7
         return points, False, 0
 
     def _together(self, head: Part, rest: Part) -> list[Part]:

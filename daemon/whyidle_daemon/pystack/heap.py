@@ -1,4 +1,4 @@
-"""Dictionaries, sets and the attributes of instances in another process, for CPython 3.11 to 3.14.
+"""Dictionaries, sets and the attributes of instances in another process, for CPython 3.11 to 3.15.
 
 Only what asyncio's tasks need: a value by its name, and the members of a set. Everything is bounded and each
 object's type is checked, so a dictionary that changes meanwhile gives ``torn`` or a miss.

@@ -1,4 +1,4 @@
-"""Attributes of instances by name in another process, for CPython 3.11 to 3.14.
+"""Attributes of instances by name in another process, for CPython 3.11 to 3.15.
 
 What a class says of its instances (the names that they share, its slots, its ancestors' names) is read once
 and kept for some readings of the tasks; an address may get another class, so whoever uses what is found here

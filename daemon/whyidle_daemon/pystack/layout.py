@@ -2,8 +2,8 @@
 
 3.8 to 3.12 come from :mod:`~whyidle_daemon.pystack.tables`, generated from the headers of each. 3.13 and
 later describe themselves: ``_PyRuntime`` begins with ``_Py_DebugOffsets`` (CPython
-``Include/internal/pycore_debug_offsets.h``). Its groups come in the same order in 3.13 and 3.14; 3.14 has one
-more, and more fields in some. What the target says of itself is checked for reason before it is used.
+``Include/internal/pycore_debug_offsets.h``). Its groups come in the same order in all of them; each version
+has more of them, and more fields in some. What the target says of itself is checked for reason before use.
 """
 
 from __future__ import annotations
@@ -15,23 +15,26 @@ from whyidle_daemon.pystack.errors import StackError
 from whyidle_daemon.pystack.tables import TABLES
 
 COOKIE = b"xdebugpy"
-NEWEST = (3, 14)
+NEWEST = (3, 15)
 DEBUG_OFFSETS_SIZE = 1024
 _HEAD = struct.Struct("<8sQQ")
 _MAX_OFFSET, _MAX_SMALL = 1 << 20, 4096
 
-_MORE_IN_3_14 = "+"
+_MORE = {"+": (3, 14), "*": (3, 15)}  # from which version on
 _GROUPS = """
 runtime_state: size finalizing interpreters_head
 interpreter_state: size id next threads_head +threads_main gc imports_modules sysdict builtins ceval_gil
     gil_runtime_state gil_runtime_state_enabled gil_runtime_state_locked gil_runtime_state_holder
     +code_object_generation +tlbc_generation
-thread_state: size prev next interp current_frame thread_id native_thread_id datastack_chunk status
+thread_state: size prev next interp current_frame *base_frame *last_profiled_frame *last_profiled_frame_seq
+    thread_id native_thread_id datastack_chunk status *holds_gil *gil_requested *current_exception *exc_state
+err_stackitem: *exc_value
 interpreter_frame: size previous executable instr_ptr localsplus owner +stackpointer +tlbc_index
 code_object: size filename name qualname linetable firstlineno argcount localsplusnames localspluskinds
     co_code_adaptive +co_tlbc
 pyobject: size ob_type
-type_object: size tp_name tp_repr tp_flags
+type_object: size tp_name tp_repr tp_flags *tp_basicsize *tp_dictoffset
+heap_type_object: *size *ht_cached_keys
 tuple_object: size ob_item ob_size
 list_object: size ob_item ob_size
 set_object: +size +used +table +mask
@@ -39,7 +42,7 @@ dict_object: size ma_keys ma_values
 float_object: size ob_fval
 long_object: size lv_tag ob_digit
 bytes_object: size ob_size ob_sval
-unicode_object: size state length asciiobject_size
+unicode_object: size state length asciiobject_size *compactunicodeobject_size
 """
 
 
@@ -49,8 +52,8 @@ def _names(version: tuple[int, int]) -> list[str]:
     for word in _GROUPS.split():
         if word.endswith(":"):
             group = word[:-1]
-        elif version >= (3, 14) or not word.startswith(_MORE_IN_3_14):
-            names.append(f"{group}.{word.removeprefix(_MORE_IN_3_14)}")
+        elif version >= _MORE.get(word[0], version):
+            names.append(f"{group}.{word.lstrip(''.join(_MORE))}")
     return names
 
 

@@ -97,7 +97,7 @@ class StackReader:
     ) -> Tasks:
         """asyncio's unfinished tasks and what each awaits, about 0.1 ms per task; see ``TaskReader.read``.
 
-        Raises :class:`StackError`: ``unsupported`` outside of CPython 3.11 to 3.14, else as :meth:`read`.
+        Raises :class:`StackError`: ``unsupported`` outside of CPython 3.11 to 3.15, else as :meth:`read`.
         """
         if self._tasks_of is None:
             self._tasks_of = TaskReader(

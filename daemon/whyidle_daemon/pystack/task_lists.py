@@ -31,7 +31,10 @@ class Link(NamedTuple):
 
 
 class TaskLists:
-    """``is_task`` says of an address whether it is a task's. Raises :class:`StackError`."""
+    """``is_task`` says of an address whether it is a task's. Raises :class:`StackError`.
+
+    ``torn`` says after a reading that a list changed meanwhile, and was not read to its end.
+    """
 
     def __init__(
         self, read: Read, python: Interpreter, heap: Heap, threads: Threads, is_task: Callable[[int], bool]
@@ -43,6 +46,7 @@ class TaskLists:
         self._states: list[ThreadState] = []
         self._place: int | None = None  # in a task: of what links it into a list
         self._searches = self._readings = 0
+        self.torn = False
         self.links: Kept[Link] = Kept()
 
     def addresses(self) -> Iterator[int]:
@@ -51,7 +55,7 @@ class TaskLists:
         if not self._states or heap.at.thread_tasks >= 0 or self._readings % _THREADS_LAST == 0:
             self._states = self._threads.all()
         self._readings += 1
-        self._searches = 0
+        self._searches, self.torn = 0, False
         for interpreter in dict.fromkeys(state.interpreter for state in self._states):
             yield from self.listed(interpreter, self._states)
             namespace = self._namespace(interpreter)
@@ -77,14 +81,22 @@ class TaskLists:
         if layout.interp_size == at.interp_size:
             heads.append(interpreter + at.interp_tasks)
         for head in heads:
-            node, seen = self._next(head), {head}
-            while node not in seen:
-                seen.add(node)
-                if self._place is None:
-                    self._place = self._find_place(node)
-                if self._place is not None:
-                    yield node - self._place
-                node = self._next(node)
+            try:
+                yield from self._linked(head)
+            except StackError as error:
+                if error.reason == "gone":
+                    raise
+                self.torn = True  # one that ended leads nowhere; those before it count
+
+    def _linked(self, head: int) -> Iterator[int]:
+        node, seen = self._next(head), {head}
+        while node not in seen:
+            seen.add(node)
+            if self._place is None:
+                self._place = self._find_place(node)
+            if self._place is not None:
+                yield node - self._place
+            node = self._next(node)
 
     def _next(self, node: int) -> int:
         return int.from_bytes(self._link(node, 8), "little")

@@ -1,6 +1,6 @@
 """What asyncio's tasks wait for: the chain of coroutines of each, read from outside.
 
-A task leads to its coroutine, whose frame's topmost value is what it awaits. CPython 3.11 to 3.14 with the
+A task leads to its coroutine, whose frame's topmost value is what it awaits. CPython 3.11 to 3.15 with the
 accelerated tasks (``_asyncio.Task`` and classes derived from it), whichever loop drives them, uvloop
 included.
 """
@@ -150,6 +150,7 @@ class TaskReader:
                 continue
             if task is not None:
                 found.append(task)
+        complete = complete and not self._lists.torn
         return Tasks(tuple(found), complete and not more, more=complete and more)
 
     def _task(

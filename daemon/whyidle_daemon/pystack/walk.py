@@ -17,7 +17,7 @@ from whyidle_daemon.pystack.runtime import Interpreter
 
 _WINDOW = 4096
 _OWNED_BY_C = (
-    3  # since 3.12 the frames from here on stand for C code (from 3.14 the interpreter's own: 3, C: 4)
+    3  # since 3.12 the frames from here on stand for C code (in 3.14 the interpreter's own: 3, C: 4)
 )
 _MAX_SHIMS = 2  # for each frame, more frames of C code than that are no stack
 _TAG = 7  # 3.14 marks deferred references in the low bits of the pointer to the code

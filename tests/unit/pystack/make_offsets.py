@@ -1,4 +1,4 @@
-"""Makes ``pystack/tables.py``: where CPython 3.8-3.12 keep what stacks need, and 3.11-3.14 what tasks do.
+"""Makes ``pystack/tables.py``: where CPython 3.8-3.12 keep what stacks need, and 3.11-3.15 what tasks do.
 
 Run as ``python make_offsets.py INCLUDE_DIR...`` with one ``include/python3.X`` folder per version; prints the
 module. Each table comes from a C program compiled against that version's own internal headers, so nothing
@@ -80,7 +80,7 @@ thread_size             sizeof(PyThreadState)
 interp_tasks            INTERP_TASKS
 thread_tasks            THREAD_TASKS
 """
-OBJECT_VERSIONS = ((3, 11), (3, 12), (3, 13), (3, 14))
+OBJECT_VERSIONS = ((3, 11), (3, 12), (3, 13), (3, 14), (3, 15))
 
 SOURCE = """
 #define Py_BUILD_CORE 1

@@ -10,7 +10,7 @@ import pytest
 
 from whyidle_agent.paths import cache_dir
 
-VERSIONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14"]
+VERSIONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15"]
 SYSTEM = "/usr/bin/python3"
 
 

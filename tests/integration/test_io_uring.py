@@ -36,6 +36,24 @@ for _ in range(4):
     ring.push(RECV, s.fileno(), buffer, 64, 0, FLAGS)
     assert ring.wait() == 1
 """
+FLOODED = """
+import threading
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+def udp():
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.bind(("127.0.0.1", 0))
+    return made
+to, by = udp(), udp()
+by.connect(to.getsockname()), to.connect(by.getsockname())
+def flood():
+    while True: by.send(b"x"), to.recv(9)
+threading.Thread(target=flood, daemon=True).start()
+span = ctypes.create_string_buffer(struct.pack("<qq", 0, 20_000_000))
+end = time.monotonic() + 1.5
+while time.monotonic() < end:
+    ring.push(TIMEOUT, -1, span, 1)
+    assert ring.wait() == -62
+"""
 FILE = """
 file = os.open(sys.argv[1], os.O_RDONLY)
 for number in range(400):
@@ -100,11 +118,11 @@ def test_an_answer_that_io_uring_waits_for_has_a_peer(probe: Any, programs: list
 
 @pytest.mark.parametrize(
     "code",
-    [TIMEOUT, PIPE.replace("FLAGS", "0"), PIPE.replace("FLAGS", "IN_A_WORKER")],
-    ids=["timeout", "pipe", "worker"],
+    [TIMEOUT, PIPE.replace("FLAGS", "0"), PIPE.replace("FLAGS", "IN_A_WORKER"), FLOODED],
+    ids=["timeout", "pipe", "worker", "flooded"],
 )
 def test_what_no_socket_ends_has_none(probe: Any, programs: list[Program], code: str) -> None:
-    """A timer or a pipe ends a wait of an io_uring: it is one, and nobody's."""
+    """A timer or a pipe ends a wait of an io_uring, also while messages for others arrive: it is nobody's."""
     slices = run(probe, programs, code)
     assert slices
     assert {s.peer.remote_port for s in slices} == {0}

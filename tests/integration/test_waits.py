@@ -386,6 +386,36 @@ def test_the_network_stack_is_asked_only_by_those_who_need_it(run_observed, code
     assert not kernel.makes_notes
 
 
+FLOODED = """
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+def udp(): return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+to, by, one, two = udp(), udp(), udp(), udp()
+for each in (to, one, two): each.bind(("127.0.0.1", 0))
+by.connect(to.getsockname()), to.connect(by.getsockname())
+def flood():
+    while True: by.send(b"x"), to.recv(9)
+threading.Thread(target=flood, daemon=True).start()
+poller = select.poll()
+poller.register(one, select.POLLIN), poller.register(two, select.POLLIN)
+end = time.monotonic() + 1.5
+while time.monotonic() < end: poller.poll(20)
+"""
+
+
+def test_a_socket_that_nobody_polls_wakes_no_poll(run_observed):
+    """Messages for others arrive all the time on the CPU on which a poll's timeout ends it."""
+    kernel = run_observed.probe.kernel
+    if "sk_data_ready" in kernel.missing:
+        pytest.skip("this kernel has no sk_data_ready (6.3)")
+    program = run_observed.start("import os, select, socket, threading, time\n" + FLOODED).go()
+    wait_until(lambda: run_observed.probe.events() is not None and kernel.makes_notes, "the note-taker")
+    assert program.join() == 0
+    slices = run_observed.probe.slices(program.pid)
+    waits = [s for s in slices if s.tid == program.pid and s.state == Wait.POLL]
+    assert len(waits) > 5
+    assert {s.peer.remote_port for s in waits} == {0}
+
+
 @pytest.mark.parametrize(("linger", "state"), [(True, 7), (False, 8)], ids=["reset", "closed"])
 def test_how_a_connection_ended_a_wait(run_observed, linger, state):
     """A reset is told from an answer and from an orderly end."""

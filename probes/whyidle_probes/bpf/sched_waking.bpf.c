@@ -6,7 +6,8 @@
  *
  * A thread in a selector is woken by one of many descriptors. Which one, an epoll instance has just put into
  * its list of those that are ready, before it wakes anybody. For the others (poll, io_uring_enter) the network
- * stack says so just before, on the same CPU: data arrived for a socket, or its TCP state changed.
+ * stack says so just before, on the same CPU: data arrived for a socket, or its TCP state changed. Messages for
+ * others arrive there as well, so it has to be a socket that the thread polls.
  */
 struct wi_socket_note {
 	u64 sk;
@@ -18,9 +19,27 @@ BPF_TABLE("percpu_array", int, struct wi_socket_note, socket_notes, 1);
 
 #define WI_NOTE_LASTS_NS 20000 /* from the note to the waking: one call of the same softirq */
 
+/* Where a socket keeps who is to be woken: the head of a list. */
+static __always_inline u64 queue_of(u64 sk)
+{
+	u64 queue = 0;
+	PROBE_READ(&queue, sk + offsetof(struct sock, sk_wq));
+	return queue ? queue + offsetof(struct socket_wq, wait) + offsetof(struct wait_queue_head, head) : 0;
+}
+
+static __always_inline u64 after(u64 entry)
+{
+	u64 next = 0;
+	PROBE_READ(&next, entry + offsetof(struct list_head, next));
+	return next;
+}
+
 static __always_inline void note_socket(u64 sk, u32 tcp_state)
 {
 	int zero = 0;
+	u64 queue = queue_of(sk);
+	if (!queue || after(queue) == queue) /* nobody to wake */
+		return;
 	struct wi_socket_note *note = socket_notes.lookup(&zero);
 	if (!note)
 		return;
@@ -83,6 +102,60 @@ static __always_inline u64 first_ready(struct wi_thread *t, u64 task)
 }
 #endif
 
+#define WI_MAX_POLLERS 16
+
+/* The thread that an entry in a queue of who is to be woken is of, if it is of a poll or of a ring's request. */
+static __always_inline u64 poller_of(u16 state, u64 private)
+{
+	u64 task = 0;
+	if (state == WI_POLL) {
+		PROBE_READ(&task, private + offsetof(struct poll_wqueues, polling_task));
+		return task;
+	}
+	private &= ~7ULL; /* a request may have two entries, which are marked */
+#if defined(WI_URING_TASK)
+	PROBE_READ(&task, private + offsetof(struct io_kiocb, task));
+#elif defined(WI_URING_CONTEXT)
+	u64 context = 0;
+	PROBE_READ(&context, private + offsetof(struct io_kiocb, tctx));
+	PROBE_READ(&task, context + offsetof(struct io_uring_task, task));
+#endif
+	return task;
+}
+
+/* Whether a thread sleeps until a socket has something for it: it is in the socket's queue then. A request that
+ * waits once has left it before its thread is woken, and then the queue is empty that was not. */
+static __always_inline bool polls(u16 state, u64 task, u64 sk)
+{
+	u64 queue = queue_of(sk);
+	if (!queue)
+		return false;
+	u64 entry = after(queue);
+	if (entry == queue)
+		return state == WI_IO_URING;
+	for (int i = 0; i < WI_MAX_POLLERS && entry && entry != queue; i++) {
+		u64 private = 0;
+		PROBE_READ(&private, entry - offsetof(struct wait_queue_entry, entry) +
+					     offsetof(struct wait_queue_entry, private));
+		if (poller_of(state, private) == task)
+			return true;
+		entry = after(entry);
+	}
+	return false;
+}
+
+/* Whether a note is of one of the many that a thread waits for. */
+static __always_inline bool woke(struct wi_thread *t, u64 task, struct wi_socket_note *note)
+{
+	if (t->state == WI_POLL)
+		return polls(WI_POLL, task, note->sk);
+#if defined(WI_URING_TASK) || defined(WI_URING_CONTEXT)
+	if (t->state == WI_IO_URING && !polls(WI_IO_URING, task, note->sk))
+		return false;
+#endif
+	return t->wake_ns - note->ns <= WI_NOTE_LASTS_NS; /* just now */
+}
+
 /* Of a wait in a selector nobody is told the peer unless it becomes a slice, if need be by the queue after it. */
 static __always_inline bool too_short_to_tell(struct wi_thread *t)
 {
@@ -110,8 +183,8 @@ static __always_inline void note_cause(struct wi_thread *t, u64 task)
 #endif
 	if (t->state == WI_TCP) /* which waits for one socket, and the note is of that one or not */
 		noted = noted && awaited(t, task) == note->sk;
-	else { /* one of many: just now */
-		noted = noted && t->wake_ns - note->ns <= WI_NOTE_LASTS_NS;
+	else {
+		noted = noted && woke(t, task, note);
 		if (noted)
 			resolve_sock(t, note->sk);
 	}

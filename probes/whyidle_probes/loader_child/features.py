@@ -44,6 +44,11 @@ def features(types: Any, without: Sequence[str] = ()) -> dict[str, str]:
     ready = ("eventpoll", "rdllist"), ("epitem", "rdllink"), ("epitem", "ffd")
     if key and all(types.member_bits(*member) for member in ready) and "WI_EPOLL_READY" not in without:
         found["WI_EPOLL_READY"] = key
+    # 6.13 moved the task of a request behind its context (f03baece0805).
+    if types.member_bits("io_kiocb", "task"):
+        found["WI_URING_TASK"] = "1"
+    elif types.member_bits("io_kiocb", "tctx") and types.member_bits("io_uring_task", "task"):
+        found["WI_URING_CONTEXT"] = "1"
     iowait = types.member_bits("task_struct", "in_iowait")
     if iowait is None:
         raise BtfError("task_struct has no in_iowait")

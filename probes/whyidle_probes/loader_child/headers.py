@@ -19,7 +19,8 @@ _TYPEDEFS = (
 _STRUCTS = (
     "task_struct signal_struct linux_binprm file path dentry inode qstr fdtable files_struct socket sock "
     "sock_common tcp_sock pt_regs unix_sock socket_alloc cfs_rq vm_struct "
-    "eventpoll epitem epoll_filefd epoll_key list_head"
+    "eventpoll epitem epoll_filefd epoll_key list_head "
+    "socket_wq wait_queue_head wait_queue_entry poll_wqueues io_kiocb io_uring_task"
 ).split()
 _EMPTY = (
     "linux/types.h linux/bpf_common.h linux/log2.h linux/version.h uapi/linux/bpf.h uapi/linux/if_ether.h "

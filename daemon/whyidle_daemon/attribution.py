@@ -128,7 +128,7 @@ def thread_times(
             ThreadTime(
                 process,
                 thread.tid,
-                thread.comm,
+                process.thread_name(thread.tid, thread.first_ns, thread.comm),
                 thread.first_ns,
                 sum(waits),
                 not thread.end_ns,

@@ -90,6 +90,7 @@ class StackSample(NamedTuple):
     ``wait`` and ``peer``. ``loop`` is ``"blocked"`` when an asyncio loop runs in the thread and a synchronous
     call keeps it from its selector, ``"waiting"`` when the selector itself is what sleeps, ``"awaiting"``
     when moreover one single task waits for the network (``site`` is then that task's), ``""`` without a loop.
+    ``thread`` is what Python calls it, ``""`` where that is not known.
     """
 
     pid: int
@@ -99,6 +100,7 @@ class StackSample(NamedTuple):
     loop: str = ""
     wait: int = Wait.UNKNOWN
     peer: Peer = NO_PEER
+    thread: str = ""
 
 
 class AwaitingTasks(NamedTuple):

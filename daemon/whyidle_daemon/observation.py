@@ -128,7 +128,6 @@ class Observation:
         self._newest_ns = start_ns
         self._takers: dict[type, Callable[[Any], object]] = {
             Start: self._wakes.start,
-            StackSample: self._sites.add,
             LoopTasks: self._loops.add,
             HostName: self._hosts.add,
             LimitSample: self._memory.limit,
@@ -161,6 +160,11 @@ class Observation:
             self._processes.at(record.pid, record.last_ns)
             self._threads.add(record, self._processes, self._engines.drivers)
             self._wakes.exit(record)
+
+    def _stack(self, record: StackSample) -> None:
+        self._sites.add(record)
+        if record.thread:
+            self._processes.at(record.pid, record.since_ns).name_thread(record)
 
     def _lookup(self, record: Lookup) -> None:
         self._lookups.add(self._processes.at(record.pid, record.start_ns), record)
@@ -440,6 +444,7 @@ _OWN_TAKERS: Final[Mapping[type, Callable[[Observation, Any], object]]] = {
     Thread: Observation._thread,
     Gap: Observation._gap,
     ShortWaits: Observation._short,
+    StackSample: Observation._stack,
     Lookup: Observation._lookup,
     MemorySample: Observation._sampled,
     Exec: Observation._exec,

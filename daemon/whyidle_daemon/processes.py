@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from whyidle_daemon.facts import MemorySample, ProcessFacts
+from whyidle_daemon.facts import MemorySample, ProcessFacts, StackSample
 from whyidle_probes.events import Exec, Exit, Fork
 
 MAX_PROCESSES = 4096  # ended ones beyond this are summed; a fork storm makes thousands that all look alike
 _MAX_DEPTH = 16  # of a family
+_MAX_NAMED = 1024  # threads of a process
 _MAX_EXECS = 16
 # The kernel reports a process as ended when its last thread begins to: that thread still runs for a while,
 # and what it did comes through another ring.
@@ -42,6 +43,7 @@ class Process:
         "rss_end_ns",
         "rss_peak",
         "start_ns",
+        "threads",
     )
 
     def __init__(self, pid: int, start_ns: int, provisional: bool) -> None:
@@ -63,6 +65,7 @@ class Process:
         self.execs: list[tuple[int, int]] = []  # (ns, old_tid)
         self.keep = False
         self.netns = 0
+        self.threads: dict[int, tuple[int, str]] = {}  # by TID: seen when, and what Python calls it
 
     def name(self, ns: int, command: tuple[str, ...]) -> None:
         """Remember the command of the latest ``ns``: facts read before an exec do not outlive it."""
@@ -74,6 +77,16 @@ class Process:
         # The kernel's peak at exit survives an exec: no higher than before, it says nothing of the new image.
         pages = self.exit_pages if self.exit_pages > self.exec_pages else 0
         return max(self.rss_peak or 0, pages * page_size) or None
+
+    def name_thread(self, sample: StackSample) -> None:
+        """Remember what a thread was called when it was read."""
+        if len(self.threads) < _MAX_NAMED or sample.tid in self.threads:
+            self.threads[sample.tid] = sample.since_ns, sample.thread
+
+    def thread_name(self, tid: int, first_ns: int, comm: str) -> str:
+        """What Python calls a thread that began then, else what the kernel does."""
+        seen_ns, name = self.threads.get(tid, (0, ""))
+        return name if name and seen_ns >= first_ns else comm
 
     def thread_id(self, tid: int, ns: int) -> int:
         """The ID that thread ``tid`` goes by now: calling exec made a thread the leader."""

@@ -232,9 +232,20 @@ class StackSampler:
         site = Site(frame.function, frame.file, frame.line, text)
         wait = thread.state if thread.state != Wait.RUNQUEUE else Wait.RUNNING
         peer = thread.peer if thread.state in SOCKET_WAITS else NO_PEER
-        sample = StackSample(thread.pid, thread.tid, thread.last_ns, site, loop, wait, peer)
+        name = self._name(reader, thread.tid)
+        sample = StackSample(thread.pid, thread.tid, thread.last_ns, site, loop, wait, peer, name)
         self._latest[thread.tid] = sample
         return sample
+
+    def _name(self, reader: StackReader, tid: int) -> str:
+        """Read once, which may take as long as some stacks."""
+        began = self._cpu_ns()
+        try:
+            return reader.name(tid)
+        except StackError:
+            return ""
+        finally:
+            self._budget -= (self._cpu_ns() - began) / LOOP_COSTS_NS
 
     def _unreadable(self, thread: Glance, reason: str, long: bool) -> None:
         if reason == "gone":

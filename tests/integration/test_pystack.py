@@ -103,6 +103,31 @@ def test_every_frame_of_every_kind_of_wait(start: Start, name: str) -> None:
             assert stack.frames[own].file.endswith(("target.py", "executed.py"))
 
 
+NAMED = """
+import threading
+def wait(): sys.stdin.readline()
+one, other, bare = (threading.Thread(target=wait, daemon=True) for _ in range(3))
+one.name, other.name = "search-worker", "müller " * 20
+for each in (one, other): each.start()
+import _thread
+_thread.start_new_thread(wait, ())
+while threading.active_count() < 3: pass
+say([one.native_id, other.native_id]); wait()
+"""
+
+
+@pytest.mark.parametrize("name", ["3.10", "3.11", pythons.SYSTEM, "3.12", "3.13", "3.14", "3.15"])
+def test_what_python_calls_a_thread(start: Start, name: str) -> None:
+    """Its own name, cut; none for the first thread, for one that threading does not know, and before 3.11."""
+    target = start(name, NAMED)
+    one, other = target.hear()
+    with StackReader(target.pid) as reader:
+        wait_until(lambda: len(reader.threads()) == 4, "all threads to be there")
+        names = {tid: reader.name(tid) for tid in reader.threads()}
+    expected = {one: "search-worker", other: ("müller " * 20)[:64]} if name != "3.10" else {}
+    assert {tid: name for tid, name in names.items() if name} == expected
+
+
 @EVERY
 def test_main_thread(start: Start, name: str) -> None:
     """The main thread is found by the process's own number, down to its first line."""

@@ -130,7 +130,11 @@ class Process(TypedDict):
 
 
 class Thread(TypedDict):
-    """One thread and where its time went; ``states`` may leave out those with 0 seconds."""
+    """One thread and where its time went; ``states`` may leave out those with 0 seconds.
+
+    ``name`` is what Python calls it where that was read and it is not the process's first, else what the
+    kernel does.
+    """
 
     pid: int
     tid: int

@@ -138,6 +138,21 @@ class Heap:
                 return value or None
         return None
 
+    def numbered(self, dictionary: int, number: int, limit: int) -> int | None:
+        """Address of the value under a number below 2**61 - 1, ``None`` when it is not there.
+
+        Such a number is its own hash, which a dictionary keeps beside each key that is not a string.
+        """
+        _, keys, _ = self._head(dictionary)
+        log2, kind, count = self._keys(self._read(keys, self._keys.size))
+        if kind != _GENERAL or log2 > 24 or not 0 < count <= limit:
+            return None
+        entries = self._read(keys + self.at.keys_indices + (1 << log2), 24 * count)
+        for at, key, value in struct.iter_unpack("<3Q", entries):
+            if at == number and key and value:
+                return int(value)
+        return None
+
     def members(self, address: int) -> Iterator[int]:
         """Addresses of the members of a ``set``, in its own order; places that were emptied may come too."""
         check(address)

@@ -16,6 +16,7 @@ from whyidle_daemon.pystack.memory import Memory
 from whyidle_daemon.pystack.objects import Objects
 from whyidle_daemon.pystack.runtime import Interpreter, SymbolCache, discover
 from whyidle_daemon.pystack.tasks import MAX_TASKS, TaskReader, Tasks
+from whyidle_daemon.pystack.thread_names import ThreadNames
 from whyidle_daemon.pystack.threads import Threads
 from whyidle_daemon.pystack.walk import Frame, Walker
 
@@ -55,6 +56,7 @@ class StackReader:
         self._objects = Objects(read, python.version, python.layout, python.types)
         self._walker = Walker(read, python, self._objects)
         self._tasks_of: TaskReader | None = None
+        self._names: ThreadNames | None = None
         self._nested = len(self._namespaced(self.pid)) > 1
         self._inner: dict[int, int] = {}
 
@@ -87,6 +89,19 @@ class StackReader:
             else:
                 found[self.pid] = True
         return sorted(tid for tid, known in found.items() if known)
+
+    def name(self, tid: int) -> str:
+        """What Python calls a thread other than the first; empty where that is not known. Raises ``gone``."""
+        if tid == self.pid:
+            return ""
+        try:
+            if self._names is None:
+                self._names = ThreadNames(self._memory.read, self.python, self._objects)
+            return self._names.name(self._threads.find(self._inside(tid), main=False)[0])
+        except StackError as error:
+            if error.reason == "gone":
+                raise
+            return ""
 
     def tasks(
         self,

@@ -12,12 +12,12 @@ from typing import NamedTuple
 from whyidle_daemon.pystack.errors import StackError
 from whyidle_daemon.pystack.heap import Heap
 from whyidle_daemon.pystack.memory import Read
+from whyidle_daemon.pystack.modules import Modules
 from whyidle_daemon.pystack.objects import check
 from whyidle_daemon.pystack.recheck import Group, Kept, group_of
 from whyidle_daemon.pystack.runtime import Interpreter
 from whyidle_daemon.pystack.threads import Threads, ThreadState
 
-_MAX_KNOWN = 64  # modules and interpreters
 _THREADS_LAST = 16  # readings; then there may be another interpreter
 _TYPE = 8  # of an object, after the number of references to it, which matters to nobody here
 _SEARCHES = 8  # in one reading, for where a task has its place in a list
@@ -41,8 +41,9 @@ class TaskLists:
     ) -> None:
         self._read, self._python, self._heap, self._threads = read, python, heap, threads
         self._is_task = is_task
-        self._modules: dict[int, tuple[tuple[int, int], int | None]] = {}
-        self._sets: dict[int, tuple[tuple[int, int], int | None, int | None]] = {}
+        self._modules = Modules(python, heap)
+        later = python.version >= (3, 12)
+        self._names = ("_scheduled_tasks", "_eager_tasks") if later else ("_all_tasks", None)
         self._states: list[ThreadState] = []
         self._place: int | None = None  # in a task: of what links it into a list
         self._searches = self._readings = 0
@@ -58,10 +59,10 @@ class TaskLists:
         self._searches, self.torn = 0, False
         for interpreter in dict.fromkeys(state.interpreter for state in self._states):
             yield from self.listed(interpreter, self._states)
-            namespace = self._namespace(interpreter)
+            namespace = self._modules.namespace(interpreter, "asyncio.tasks")
             if namespace is None:
                 continue
-            weak, eager = self._sets_in(namespace)
+            weak, eager = (self._modules.value(namespace, name) if name else None for name in self._names)
             if weak is not None:
                 for reference in heap.members(heap.attribute(weak, "data", "PySet_Type")):
                     to = self._referent(reference)
@@ -130,33 +131,3 @@ class TaskLists:
             known = Link(group_of([(address, self._read(address, size))]))
         self.links.keep(address, known)
         return known.memory.content
-
-    def _sets_in(self, namespace: int) -> tuple[int | None, int | None]:
-        """The sets of tasks, and of eager ones; searched again when the module got another name."""
-        version = self._heap.version_of(namespace)
-        known = self._sets.get(namespace)
-        if known is None or known[0] != version:
-            later = self._python.version >= (3, 12)
-            weak = self._heap.get(namespace, "_scheduled_tasks" if later else "_all_tasks")
-            eager = self._heap.get(namespace, "_eager_tasks") if later else None
-            if len(self._sets) > _MAX_KNOWN:
-                self._sets.clear()
-            known = self._sets[namespace] = version, weak, eager
-        return known[1:]
-
-    def _namespace(self, interpreter: int) -> int | None:
-        """Dictionary of ``asyncio.tasks`` in an interpreter; searched again when a module was imported."""
-        heap = self._heap
-        modules = heap.pointer(interpreter + self._python.layout.interp_modules)
-        if not modules:
-            return None
-        version = heap.version_of(modules)
-        known = self._modules.get(interpreter)
-        if known is None or known[0] != version:
-            module = heap.get(modules, "asyncio.tasks")
-            if module is not None and heap.type_of(module) != heap.types["PyModule_Type"]:
-                module = None
-            if len(self._modules) > _MAX_KNOWN:
-                self._modules.clear()
-            known = self._modules[interpreter] = version, module
-        return heap.pointer(known[1] + heap.at.module_dict) if known[1] is not None else None

@@ -151,7 +151,7 @@ LAYOUTS: Final[dict[int, Layout]] = {
         "longest_ns:uint target:uint",
     ),
     Kind.STACK_SAMPLE: _layout(
-        StackSample, "pid:uint tid:uint since_ns:time site:site loop:text wait:wait peer:peer"
+        StackSample, "pid:uint tid:uint since_ns:time site:site loop:text wait:wait peer:peer thread:text"
     ),
     Kind.LOOP_TASKS: _layout(
         LoopTasks, "pid:uint tid:uint since_ns:time tasks:awaiting total:uint reason:text sockets:peers"

@@ -162,6 +162,15 @@ def test_a_sample_of_another_wait_names_nothing() -> None:
     assert [f["function"] for f in report["findings"]] == [None]
 
 
+@pytest.mark.parametrize(("read_at", "name"), [(START + 1, "fetch_0"), (START - 1, "agent")])
+def test_a_thread_has_the_name_that_python_gives_it(read_at: int, name: str) -> None:
+    """If it was read in that thread's life: a thread ID is given to another one, too."""
+    one = life(agent(call(S)))
+    kernels = observe([one])["threads"][0]["name"]
+    sample = StackSample(PID, PID, read_at, Site("fetch", "/x.py", 1, ()), thread="fetch_0")
+    assert observe([one], extra=(sample,))["threads"][0]["name"] == {"agent": kernels}.get(name, name)
+
+
 def test_samples_and_places_are_bounded() -> None:
     """A target that makes up functions, or whose slices are lost, fills no memory."""
     sites = Sites()

@@ -46,6 +46,9 @@ class Loop:
             raise StackError("torn")
         return SimpleNamespace(frames=LOOP)
 
+    def name(self, tid: int) -> str:
+        return ""
+
     def tasks(self, *_: Any) -> Tasks:
         if isinstance(self.found, StackError):
             raise self.found

@@ -22,6 +22,7 @@ from whyidle_daemon.pystack.objects import Objects, Types
 from whyidle_daemon.pystack.runtime import Interpreter, SymbolCache, discover, version_from_names
 from whyidle_daemon.pystack.tables import OBJECTS, TABLES
 from whyidle_daemon.pystack.tasks import TaskReader
+from whyidle_daemon.pystack.thread_names import ThreadNames
 from whyidle_daemon.pystack.threads import Threads, ThreadState
 from whyidle_daemon.pystack.walk import Walker
 
@@ -138,6 +139,7 @@ def test_random_memory_as_tasks(version: tuple[int, int], seed: int) -> None:
         Objects(memory.read, version, layout, TYPES),
         Threads(memory.read, target),
     )
+    names = ThreadNames(memory.read, target, tasks._objects)
     dice = random.Random(seed)
     tasks._meter.allow(1 << 30)
     for ask in (
@@ -146,6 +148,8 @@ def test_random_memory_as_tasks(version: tuple[int, int], seed: int) -> None:
         lambda p: heap.attribute(p, "data", "PySet_Type"),
         lambda p: tasks._coroutines.points(p, []),
         lambda p: list(tasks._lists.listed(p, [ThreadState(p, p, 0, 0)])),
+        lambda p: heap.numbered(p, 5, 1 << 16),
+        lambda p: names.name(ThreadState(p, p, 5, 5)),
         tasks._task,
         tasks._name,
     ):

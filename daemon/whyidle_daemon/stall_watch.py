@@ -62,6 +62,7 @@ class StallWatch:
 
     def _event(self, stall: Stall, start_ns: int) -> StallEvent:
         thread, sample = stall.thread, self._sampler.latest(stall.thread.tid)
+        called = sample.thread if sample is not None else ""
         site = sample.site if sample is not None and sample.since_ns == thread.last_ns else None
         end, state = thread.peer, state_of(thread.state, thread.syscall, thread.peer)
         if (task := self._awaiting(thread)) is not None:
@@ -71,7 +72,7 @@ class StallWatch:
             self._target,
             thread.pid,
             thread.tid,
-            self._proc.thread_name(thread.pid, thread.tid) or thread.comm,
+            called or self._proc.thread_name(thread.pid, thread.tid) or thread.comm,
             state,
             (thread.last_ns - start_ns) / NS,
             stall.duration_ns / NS,

@@ -64,3 +64,23 @@ def test_a_hung_search_is_seen_while_it_hangs(tmp_path: Path) -> None:
                 assert over.duration_s >= stall.duration_s
         finally:
             program.close()
+
+
+def test_a_thread_that_hangs_is_called_what_python_calls_it(tmp_path: Path) -> None:
+    """The kernel calls all of them like the program."""
+    start = "import threading\nthreading.Thread(target=main, name='search-worker').start()\n"
+    code = HUNG.removesuffix("main()\n") + start
+    with socket.create_server(("127.0.0.1", 0)) as server, Daemon(tmp_path) as daemon:
+        program = Program(code, str(server.getsockname()[1]))
+        try:
+            with daemon.client() as watcher, daemon.client() as owner:
+                watcher.send(Subscribe(1))
+                assert isinstance(watcher.receive(10), Subscribed)
+                owner.send(Observe(1, program.pid, ("hung",), 0))
+                assert isinstance(owner.receive(10), Observing)
+                program.go()
+                while (stall := next_stall(watcher)).tid == program.pid:  # waits for it
+                    pass
+                assert (stall.thread, stall.function) == ("search-worker", "search_web")
+        finally:
+            program.close()

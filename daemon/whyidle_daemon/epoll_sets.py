@@ -22,7 +22,7 @@ from whyidle_probes.events import Peer
 
 MAX_MEMBERS = 4096
 MAX_KNOWN = 16384
-MAX_SETS = 64  # that are kept as they were read
+MAX_SETS, MAX_KEPT_TEXT = 64, 1 << 16  # sets that are kept as they were read, and bytes of each
 _MAX_TABLE = 4 << 20
 _TABLE_COSTS = 100  # so many times what reading it took passes before it is read again
 _UNKNOWN_FOR_NS = 1_000_000_000
@@ -79,7 +79,7 @@ class EpollSets:
         last = self._last.pop((pid, descriptor), None)
         if last is None or last.text != text or now >= last.until_ns:
             last = self._found(pid, text, now)
-        if last.until_ns > now:
+        if last.until_ns > now and len(text) <= MAX_KEPT_TEXT:
             self._last[pid, descriptor] = last
             while len(self._last) > MAX_SETS:
                 self._last.popitem(last=False)

@@ -26,6 +26,7 @@ from whyidle_daemon.pystack.walk import Frame
 
 MAX_TASKS = 1000
 _MAX_TYPES = 64
+_MAX_REMEMBERED = 1 << 14  # bytes of a task and its coroutines; with more it is read every time
 _MAX_TASK_SIZE = 1024
 _MAX_NAME = 256
 _READS, _READS_OF_A_TASK = 20_000, 200  # 1 µs each; a task takes 60, finding the module once 2 a module
@@ -196,7 +197,8 @@ class TaskReader:
         if registered is not None and not running:
             matters = registered if awaiting.descriptor is None and awaiting.kind not in NO_SOCKET else None
             known = _Known(group_of(parts), task, matters)
-            if unchanged(self._pid, [known.memory])[0]:  # it did not move meanwhile
+            small = len(known.memory.content) <= _MAX_REMEMBERED
+            if small and unchanged(self._pid, [known.memory])[0]:  # it did not move meanwhile
                 self._known.keep(address, known)
         return task
 

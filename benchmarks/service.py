@@ -73,7 +73,7 @@ class Service:
                     "--cache",
                     cache,
                 ],
-                env={**os.environ, "NOTIFY_SOCKET": str(notify)},
+                env={**os.environ, "NOTIFY_SOCKET": str(notify), "PYTHONMALLOC": "malloc"},  # as in the unit
                 stderr=log,
             )
             try:

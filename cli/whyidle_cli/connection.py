@@ -28,7 +28,7 @@ from whyidle_wire.errors import Disconnected, Refused, WireError
 from whyidle_wire.records import Failure, Record, Welcome
 
 # -P: as root, a module that happens to lie in the current directory must not be imported.
-DAEMON: Final = [sys.executable, "-P", "-m", "whyidle_daemon.main"]
+DAEMON: Final = [sys.executable, "-P", "-m", "whyidle_daemon.start"]
 
 START_TIMEOUT_S: Final = 60.0
 """For a private daemon to compile and attach its probes; measured: under 2 s."""

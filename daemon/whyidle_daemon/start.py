@@ -1,0 +1,19 @@
+"""The entry point ``whyidled``: what must come before the first import of everything else."""
+
+from __future__ import annotations
+
+import sys
+
+from whyidle_daemon import without_tls
+
+
+def main() -> int:
+    """See :func:`whyidle_daemon.main.main`."""
+    without_tls.keep_out()
+    from whyidle_daemon.main import main as daemon  # noqa: PLC0415 (after the above)
+
+    return daemon()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,9 +7,9 @@ of large (128 KiB) the four tables of a zlib compressor and the room for a read 
 what is small and stays would take up their places one by one: the heap grew by a sixth in a quarter of an
 hour. Other C libraries have none of this, and need none of it.
 
-Python's own allocator of small objects keeps every page that a peak once used, and peaks are rare: it crept
-up by 2 % in an hour. The service has the C library's in its place (``PYTHONMALLOC=malloc`` in its unit), which
-takes 0.8 MB more.
+Python's own allocator of small objects keeps every page that a peak once used, and peaks are rare: it
+crept up by 2 % in an hour. The service has the C library's in its place (``PYTHONMALLOC=malloc`` in its
+unit), 0.8 MB more.
 """
 
 from __future__ import annotations

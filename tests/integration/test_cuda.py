@@ -243,6 +243,53 @@ def test_streams(libcuda: Path, probe: Probe, programs: list[Program]) -> None:
     assert slept.ns[Wait.SLEEP] >= 200_000_000
 
 
+QUEUED = (
+    JOB.replace("c.byref(context), 0, 0", "c.byref(context), 2, 0")
+    + """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+launch(1); sync()
+sys.stdin.readline()
+parent = os.getpid()
+if not os.fork():
+    while os.getppid() == parent: pass  # has the CPU whenever it is given away
+    os._exit(0)
+launch(1); sync()
+end = time.monotonic() + 0.2
+while time.monotonic() < end: sync()  # finds nothing to wait for, and gives the CPU away
+launch(1); sync()
+print("done", flush=True)
+sys.stdin.readline()
+"""
+)
+
+
+def test_who_waits_for_a_cpu_in_a_synchronisation_waits_for_no_gpu(
+    libcuda: Path, probe: Probe, programs: list[Program]
+) -> None:
+    """A gap stays one, although synchronisations in it took as long as somebody else's time slice."""
+    program = Program(QUEUED, str(libcuda))
+    programs.append(program)
+    probe.track(program.pid)
+    libraries = EngineLibraries(probe.kernel.attach_functions, Proc())
+    try:
+        program.go()
+
+        def engine() -> Engine | None:
+            libraries.scan(program.pid)
+            return next(iter(probe.kernel.engines(probe.number)), None)
+
+        wait_until(lambda: (found := engine()) is not None and not found.busy, "the first kernel")
+        program.go()
+        assert program.line() == "done"
+    finally:
+        libraries.close()
+    slept = [event for event in probe.events() if isinstance(event, Gap)][-1]
+    assert slept.end_ns - slept.start_ns >= 200_000_000
+    assert slept.ns is not None
+    assert slept.ns[Wait.RUNQUEUE] > 50_000_000
+
+
 LLAMA = """
 #define U unsigned
 int (*to_launch)(void *, U, U, U, U, U, U, U, void *, void **, void **);

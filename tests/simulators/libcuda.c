@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sched.h>
 #include <string.h>
 #include <time.h>
 
@@ -34,7 +35,7 @@ static ns_t busy_start, busy_end;
 static FILE *truth;
 static stream_t contexts[8];
 static __thread void *current, *below;
-static int spin;
+static int spin, yield;
 
 static ns_t clock_ns(void)
 {
@@ -87,6 +88,8 @@ static CUresult work(void *handle, ns_t takes)
 
 static CUresult wait_for(ns_t until)
 {
+	if (yield)
+		sched_yield();
 	for (ns_t now = clock_ns(); now < until; now = clock_ns()) {
 		struct timespec left = { (until - now) / 1000000000ULL, (until - now) % 1000000000ULL };
 		struct pollfd none = { -1, POLLIN, 0 };
@@ -126,6 +129,7 @@ EXPORT CUresult cuCtxCreate_v2(void **context, unsigned flags, CUdevice device)
 	static int made;
 	(void)device;
 	spin = spin || (flags & 1); /* CU_CTX_SCHED_SPIN */
+	yield = yield || (flags & 2); /* CU_CTX_SCHED_YIELD */
 	pthread_mutex_lock(&lock);
 	*context = &contexts[made++ % 8]; /* nothing but a name: streams say what runs where */
 	pthread_mutex_unlock(&lock);

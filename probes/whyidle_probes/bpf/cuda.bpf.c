@@ -16,6 +16,7 @@ struct wi_sync {
 	u64 enter_ns;
 	u64 calls;
 	u64 context;
+	u64 queued_ns; /* for how long the thread had waited for a CPU in its life */
 };
 BPF_TABLE("lru_hash", u32, struct wi_sync, syncs, 4096); /* by thread */
 
@@ -178,6 +179,11 @@ static __always_inline void cut_running(struct wi_thread *t, u32 state, u64 now)
 	}
 }
 
+static __always_inline u64 queued_ns(struct wi_thread *t)
+{
+	return t->ns[WI_RUNQUEUE] + t->ns[WI_THROTTLED];
+}
+
 static __always_inline int cuda_sync_enter(void)
 {
 	u64 id = bpf_get_current_pid_tgid();
@@ -188,7 +194,7 @@ static __always_inline int cuda_sync_enter(void)
 	u64 now = bpf_ktime_get_ns();
 	u64 context = cuda_context(id >> 32, tid);
 	struct wi_engine *e = cuda_engine(id >> 32, context);
-	struct wi_sync sync = { .enter_ns = now, .calls = e ? e->calls : 0, .context = context };
+	struct wi_sync sync = { .enter_ns = now, .calls = e ? e->calls : 0, .context = context, .queued_ns = queued_ns(t) };
 	syncs.update(&tid, &sync);
 	cut_running(t, t->flags & WI_THREAD_GPU ? WI_GPU : WI_RUNNING, now);
 	t->flags |= WI_THREAD_GPU;
@@ -220,8 +226,8 @@ static __always_inline int cuda_sync_return(void)
 		if (now > e->last_ns)
 			e->busy_ns += now - e->last_ns;
 		e->busy = 0;
-	} else if (took < WI_SYNC_WAITED_NS) {
-		return 0; /* there was nothing to wait for */
+	} else if (took < WI_SYNC_WAITED_NS + queued_ns(t) - sync->queued_ns) {
+		return 0; /* there was nothing to wait for, but perhaps a CPU */
 	} else if (e->last_ns >= c->launches_ns) { /* no launch since: another stream was busy until now */
 		if (now > e->last_ns)
 			e->busy_ns += now - e->last_ns;

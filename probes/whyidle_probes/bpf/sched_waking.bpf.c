@@ -20,7 +20,7 @@ BPF_TABLE("percpu_array", int, struct wi_socket_note, socket_notes, 1);
 #define WI_NOTE_LASTS_NS 20000 /* from the note to the waking: one call of the same softirq */
 
 /* Where a socket keeps who is to be woken: the head of a list. */
-static __always_inline u64 queue_of(u64 sk)
+static __always_inline u64 waiters_of(u64 sk)
 {
 	u64 queue = 0;
 	PROBE_READ(&queue, sk + offsetof(struct sock, sk_wq));
@@ -37,7 +37,7 @@ static __always_inline u64 after(u64 entry)
 static __always_inline void note_socket(u64 sk, u32 tcp_state)
 {
 	int zero = 0;
-	u64 queue = queue_of(sk);
+	u64 queue = waiters_of(sk);
 	if (!queue || after(queue) == queue) /* nobody to wake */
 		return;
 	struct wi_socket_note *note = socket_notes.lookup(&zero);
@@ -127,7 +127,7 @@ static __always_inline u64 poller_of(u16 state, u64 private)
  * waits once has left it before its thread is woken, and then the queue is empty that was not. */
 static __always_inline bool polls(u16 state, u64 task, u64 sk)
 {
-	u64 queue = queue_of(sk);
+	u64 queue = waiters_of(sk);
 	if (!queue)
 		return false;
 	u64 entry = after(queue);

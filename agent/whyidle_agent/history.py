@@ -48,7 +48,7 @@ class History:
         self._introduction = introduction
         self._budget = budget
         self._count = count
-        self._fixed = count(introduction)
+        self._fixed = self._introduced = count(introduction)
         self._steps: list[_Step] = []
         self._plan = ""  # the last one that left with its step, unless there is a later one
         self._summary = summary
@@ -72,12 +72,12 @@ class History:
         self._plan = "" if later else self._fitting(gone.plan) or self._plan
         if self._summary is not None and not gone.plan:
             self._summary.add([gone.line])
-        self._fixed = self._count(self._introduction) + self._count(self._head())
+        self._fixed = self._introduced + self._count(self._head())
 
     def _fitting(self, plan: str) -> str:
         """Return as many of a plan's lines as take up half of what the introduction leaves."""
         assert self._budget is not None
-        room = (self._budget - self._count(self._introduction)) // 2
+        room = (self._budget - self._introduced) // 2
         while plan and self._count(plan) > room:
             plan = plan[: plan[:-1].rfind("\n") + 1]
         return "" if plan == _PLAN else plan

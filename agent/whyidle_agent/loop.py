@@ -201,9 +201,9 @@ class Agent:
     def _think(self, number: int) -> Answer:
         task = self._task
         remembers = self._memory is not None
-        tools = (
-            schedule(number, task.loops, remembers) if task.scheduled else REMEMBERING if remembers else TOOLS
-        )
+        tools: tuple[str, ...] = REMEMBERING if remembers else TOOLS
+        if task.scheduled:
+            tools = schedule(number, task.loops, remembers)
         self._watcher.thinking(number)
         piece = tool_call(tools, task.style, task.tokens, task.queries)
         answer = self._brain.think(self._history.prompt(), piece, number, self._watcher.wrote)

@@ -21,9 +21,8 @@ from whyidle_agent.stats import Stats
 from whyidle_agent.text import for_prompt, one_line
 from whyidle_agent.tools import RESULTS_SHOWN, Observation, search_web
 
-Act = (
-    MakePlan | SearchWeb | ReadPage | WriteFile | ExecuteCode | Recall
-)  # every call but the one that ends the run
+# Every call but the one that ends the run.
+Act = MakePlan | SearchWeb | ReadPage | WriteFile | ExecuteCode | Recall
 _NO_MEMORY = Observation("there is no memory in this run", ok=False)
 
 

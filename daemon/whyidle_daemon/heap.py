@@ -37,9 +37,8 @@ def keep_small() -> None:
 
 def started() -> None:
     """What is there stays to the end: the collector of garbage need not look at it again."""
-    gc.collect()
-    gc.freeze()
     give_back()
+    gc.freeze()
 
 
 def give_back() -> None:

@@ -70,10 +70,9 @@ class _Group:
 
     __slots__ = ("inbound", "number", "peer", "ports", "since_ns", "site", "task", "wanted")
 
-    def __init__(self, task: Task, site: Site, member: Member | None, since_ns: int, wanted: bool) -> None:
-        self.task, self.site, self.since_ns, self.wanted = task, site, since_ns, wanted
-        self.peer = (member.peer if member is not None else None) or NO_PEER
-        self.inbound = member is not None and member.inbound
+    def __init__(self, chain: Chain, site: Site, peer: Peer, *, inbound: bool, since_ns: int) -> None:
+        self.task, self.wanted = chain.task, chain.wanted
+        self.site, self.peer, self.inbound, self.since_ns = site, peer, inbound, since_ns
         self.number, self.ports = 0, list[int]()
 
     def add(self, since_ns: int, port: int) -> None:
@@ -192,7 +191,8 @@ class LoopReader:
             what = place.number, task.kind, peer[:_LOCAL_PORT], peer[_LOCAL_PORT + 1 :], chain.wanted
             group = found.get(what)
             if group is None:
-                group = found[what] = _Group(task, place.site, member, since, chain.wanted)
+                inbound = member is not None and member.inbound
+                group = found[what] = _Group(chain, place.site, peer, inbound=inbound, since_ns=since)
             group.add(since, peer.local_port)
         self._seen[thread.pid] = seen
         if sum(map(len, self._seen.values())) > _MAX_SEEN:

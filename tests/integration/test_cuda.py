@@ -212,9 +212,9 @@ sys.stdin.readline()
 )
 
 
-def test_streams(libcuda: Path, probe: Probe, programs: list[Program]) -> None:
-    """An engine is idle from the last stream's end; a synchronisation without work cuts no gap in two."""
-    program = Program(STREAMS, str(libcuda))
+def in_two_parts(code: str, libcuda: Path, probe: Probe, programs: list[Program]) -> Engine:
+    """Run a program to its second line of input, the first when its first kernel is over; its engine then."""
+    program = Program(code, str(libcuda))
     programs.append(program)
     probe.track(program.pid)
     libraries = EngineLibraries(probe.kernel.attach_functions, Proc())
@@ -230,8 +230,14 @@ def test_streams(libcuda: Path, probe: Probe, programs: list[Program]) -> None:
         program.go()
         assert program.line() == "done"
         (last,) = probe.kernel.engines(probe.number)
+        return last
     finally:
         libraries.close()
+
+
+def test_streams(libcuda: Path, probe: Probe, programs: list[Program]) -> None:
+    """An engine is idle from the last stream's end; a synchronisation without work cuts no gap in two."""
+    last = in_two_parts(STREAMS, libcuda, probe, programs)
     assert is_cuda(last.context)
     assert last.context != CONTEXT_CUDA  # which one is known
     assert (last.calls, last.busy) == (4, False)
@@ -268,22 +274,7 @@ def test_who_waits_for_a_cpu_in_a_synchronisation_waits_for_no_gpu(
     libcuda: Path, probe: Probe, programs: list[Program]
 ) -> None:
     """A gap stays one, although synchronisations in it took as long as somebody else's time slice."""
-    program = Program(QUEUED, str(libcuda))
-    programs.append(program)
-    probe.track(program.pid)
-    libraries = EngineLibraries(probe.kernel.attach_functions, Proc())
-    try:
-        program.go()
-
-        def engine() -> Engine | None:
-            libraries.scan(program.pid)
-            return next(iter(probe.kernel.engines(probe.number)), None)
-
-        wait_until(lambda: (found := engine()) is not None and not found.busy, "the first kernel")
-        program.go()
-        assert program.line() == "done"
-    finally:
-        libraries.close()
+    in_two_parts(QUEUED, libcuda, probe, programs)
     slept = [event for event in probe.events() if isinstance(event, Gap)][-1]
     assert slept.end_ns - slept.start_ns >= 200_000_000
     assert slept.ns is not None

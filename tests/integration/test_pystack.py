@@ -415,6 +415,35 @@ def test_tasks_of_other_versions_are_unsupported(start: Start, name: str) -> Non
     assert caught.value.reason == "unsupported"
 
 
+TASKS_WITH_COROUTINES = r"""
+import asyncio
+async def inner():
+    await asyncio.sleep(1000)
+async def returns():
+    return inner()
+async def main():
+    ended = [asyncio.create_task(returns()) for _ in range(100)]
+    await asyncio.wait(ended)
+    held = asyncio.create_task(inner(), name="held")
+    await asyncio.sleep(0)
+    say(1)
+    await held
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("name", ["3.11", pythons.SYSTEM, "3.12", "3.13", "3.14", "3.15"])
+def test_a_coroutine_that_a_task_returned_is_not_what_it_runs(start: Start, name: str) -> None:
+    """Where tasks have their coroutine is learnt from any of them, whatever else it holds."""
+    target = start(name, TASKS_WITH_COROUTINES)
+    target.hear()
+    with StackReader(target.pid) as reader:
+        found = reader.tasks()
+    assert {task.name: task.frames[-1].function for task in found.tasks if task.name == "held"} == {
+        "held": "sleep"
+    }
+
+
 TASK_CHURN = r"""
 import asyncio
 async def nap():

@@ -133,6 +133,7 @@ class TaskReader:
         self._reads += 1
         if self._reads % _CLASSES_LAST == 0:
             self._instances.forget()
+            self._task_types.clear()
         more = False
         self._fresh = 0
         for address in self._lists.addresses():
@@ -222,22 +223,27 @@ class TaskReader:
     def _places(self, address: int, kind_of: int) -> tuple[int, int] | None:
         """Where tasks of a type have their coroutine (the name follows it), and how much to read.
 
-        The structure is private to a C file, so it is found by what it holds: the first coroutine.
+        The structure is private to a C file, so it is found by what it holds: a coroutine, and behind it a
+        name. A coroutine alone may be a result, or what took the place of something that the task gave back.
         """
         size = self._heap.pointer(kind_of + self._heap.at.type_basic_size) & ~7
         if not _LOOP < size <= _MAX_TASK_SIZE:
             return None
-        words = struct.unpack(f"<{size // 8}Q", self._read(address, size))
-        for index, word in enumerate(words[:-1]):
-            if index < _LOOP // 8 or word & 7 or not word:
-                continue
+        memory = self._read(address, size)
+        words = struct.unpack(f"<{size // 8}Q", memory)
+        for index in range(_LOOP // 8, len(words) - 1):
             try:
-                if self._heap.type_of(word) == self._heap.types["PyCoro_Type"]:
-                    return index * 8, size
+                if self._is_coroutine(words[index]) and self._name(words[index + 1]) is not None:
+                    same = self._read(address + _TYPE, size - _TYPE) == memory[_TYPE:]
+                    return (index * 8, size) if same else None
             except StackError as error:
                 if error.reason == "gone":
                     raise
         return None
+
+    def _is_coroutine(self, address: int) -> bool:
+        aligned = address and not address & 7
+        return bool(aligned) and self._heap.type_of(address) == self._heap.types["PyCoro_Type"]
 
     def _name(self, address: int) -> str | None:
         """A string, or since 3.12 the number of a task that nobody named."""

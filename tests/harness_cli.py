@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from harness import PATIENCE, wait_until
 from whyidle_wire.client import Client
+from whyidle_wire.records import Observe, Observing, StallEvent, Subscribe, Subscribed
 
 BIN = Path(sys.executable).parent
 NO_DISCOVERY = "[discovery]\nenabled = false\n"  # of what else runs on this machine
@@ -91,6 +93,25 @@ class Daemon:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextmanager
+def stalls(daemon: Daemon, pid: int) -> Iterator[Callable[[], StallEvent]]:
+    """One client has the process observed, another is told of its stalls: a call waits for the next."""
+    with daemon.client() as watcher, daemon.client() as owner:
+        watcher.send(Subscribe(1))
+        assert isinstance(watcher.receive(10), Subscribed)
+        owner.send(Observe(1, pid, ("hung",), 0))
+        assert isinstance(owner.receive(10), Observing)
+
+        def following() -> StallEvent:
+            while True:
+                record = watcher.receive(30)
+                assert record is not None, "no stall was reported"
+                if isinstance(record, StallEvent):
+                    return record
+
+        yield following
 
 
 class SearchServer:

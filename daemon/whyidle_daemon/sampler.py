@@ -15,7 +15,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager
 
 from whyidle_daemon.awaits import awaited
 from whyidle_daemon.facts import LoopTasks, Site, StackSample
@@ -239,11 +240,18 @@ class StackSampler:
 
     def _name(self, reader: StackReader, tid: int) -> str:
         """Read once, which may take as long as some stacks."""
+        with self._charged():
+            try:
+                return reader.name(tid)
+            except StackError:
+                return ""
+
+    @contextmanager
+    def _charged(self) -> Iterator[None]:
+        """What is done meanwhile counts as the readings that would take as long."""
         began = self._cpu_ns()
         try:
-            return reader.name(tid)
-        except StackError:
-            return ""
+            yield
         finally:
             self._budget -= (self._cpu_ns() - began) / LOOP_COSTS_NS
 
@@ -261,9 +269,8 @@ class StackSampler:
 
         ``thread`` is given if it sleeps for long enough to look at what each task waits for.
         """
-        began = self._cpu_ns()
-        reading = self._loops.read(reader, thread)
-        self._budget -= (self._cpu_ns() - began) / LOOP_COSTS_NS
+        with self._charged():
+            reading = self._loops.read(reader, thread)
         found = awaited(reading.tasks)
         if found is None:
             return frames, "waiting", reading

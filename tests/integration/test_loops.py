@@ -12,10 +12,8 @@ from typing import Any
 import pytest
 
 from harness import Program
-from harness_cli import Daemon, load, whyidle
+from harness_cli import Daemon, load, stalls, whyidle
 from unit.pystack import pythons
-from whyidle_wire.client import Client
-from whyidle_wire.records import Observe, Observing, StallEvent, Subscribe, Subscribed
 
 pytestmark = pytest.mark.bpf
 
@@ -95,14 +93,6 @@ def test_a_python_whose_tasks_cannot_be_read(tmp_path: Path, silent: list[int], 
     assert {end["port"] for end in loop["sockets"]} == set(silent)
 
 
-def next_stall(client: Client) -> StallEvent:
-    while True:
-        record = client.receive(30)
-        assert record is not None, "no stall was reported"
-        if isinstance(record, StallEvent):
-            return record
-
-
 def test_a_search_that_hangs_in_a_loop_is_seen_while_it_hangs(tmp_path: Path) -> None:
     """The loop sleeps as it should, but the main task waits for an answer: with function and peer."""
     code = AGENT.replace("timeout=1.5", "timeout=60").replace(
@@ -113,14 +103,10 @@ def test_a_search_that_hangs_in_a_loop_is_seen_while_it_hangs(tmp_path: Path) ->
         port = server.getsockname()[1]
         program = Program(code, str(port), str(port))
         try:
-            with daemon.client() as watcher, daemon.client() as owner:
-                watcher.send(Subscribe(1))
-                assert isinstance(watcher.receive(10), Subscribed)
-                owner.send(Observe(1, program.pid, ("hung",), 0))
-                assert isinstance(owner.receive(10), Observing)
+            with stalls(daemon, program.pid) as next_stall:
                 program.go()
                 connections = [server.accept()[0] for _ in range(3)]
-                stall = next_stall(watcher)
+                stall = next_stall()
                 assert program.process.poll() is None
                 assert (stall.pid, stall.state, stall.function) == (program.pid, "network", "ask")
                 assert stall.peer is not None
@@ -129,7 +115,7 @@ def test_a_search_that_hangs_in_a_loop_is_seen_while_it_hangs(tmp_path: Path) ->
                 for connection in connections:
                     connection.send(b"x")
                     connection.close()
-                while not (over := next_stall(watcher)).ended:
+                while not (over := next_stall()).ended:
                     pass
                 assert over.start_s == stall.start_s
         finally:

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import Program
-from harness_cli import Daemon
-from whyidle_wire.client import Client
-from whyidle_wire.records import Observe, Observing, StallEvent, Subscribe, Subscribed
+from harness_cli import Daemon, stalls
 
 pytestmark = pytest.mark.bpf
 
@@ -25,28 +23,16 @@ main()
 """
 
 
-def next_stall(client: Client) -> StallEvent:
-    while True:
-        record = client.receive(30)
-        assert record is not None, "no stall was reported"
-        if isinstance(record, StallEvent):
-            return record
-
-
 def test_a_hung_search_is_seen_while_it_hangs(tmp_path: Path) -> None:
     """While a call hangs, subscribers learn thread, function, line and peer, and then its end."""
     with socket.create_server(("127.0.0.1", 0)) as server, Daemon(tmp_path) as daemon:
         port = server.getsockname()[1]
         program = Program(HUNG, str(port))
         try:
-            with daemon.client() as watcher, daemon.client() as owner:
-                watcher.send(Subscribe(1))
-                assert isinstance(watcher.receive(10), Subscribed)
-                owner.send(Observe(1, program.pid, ("hung",), 0))
-                assert isinstance(owner.receive(10), Observing)
+            with stalls(daemon, program.pid) as next_stall:
                 program.go()
                 connection, _ = server.accept()
-                stall = next_stall(watcher)
+                stall = next_stall()
                 assert program.process.poll() is None  # it hangs still
                 assert (stall.pid, stall.tid, stall.state) == (program.pid, program.pid, "network")
                 assert stall.peer is not None
@@ -58,7 +44,7 @@ def test_a_hung_search_is_seen_while_it_hangs(tmp_path: Path) -> None:
                 assert stall.duration_s >= 1.0
                 connection.send(b"x")
                 connection.close()
-                over = next_stall(watcher)
+                over = next_stall()
                 assert over.ended
                 assert over.start_s == stall.start_s
                 assert over.duration_s >= stall.duration_s
@@ -73,13 +59,9 @@ def test_a_thread_that_hangs_is_called_what_python_calls_it(tmp_path: Path) -> N
     with socket.create_server(("127.0.0.1", 0)) as server, Daemon(tmp_path) as daemon:
         program = Program(code, str(server.getsockname()[1]))
         try:
-            with daemon.client() as watcher, daemon.client() as owner:
-                watcher.send(Subscribe(1))
-                assert isinstance(watcher.receive(10), Subscribed)
-                owner.send(Observe(1, program.pid, ("hung",), 0))
-                assert isinstance(owner.receive(10), Observing)
+            with stalls(daemon, program.pid) as next_stall:
                 program.go()
-                while (stall := next_stall(watcher)).tid == program.pid:  # waits for it
+                while (stall := next_stall()).tid == program.pid:  # waits for it
                     pass
                 assert (stall.thread, stall.function) == ("search-worker", "search_web")
         finally:

@@ -1,9 +1,9 @@
 """Who may see what, by the credentials that the kernel gives for the other end of a socket.
 
 Root and the configured group see everything. Anybody else is refused, or, where the administrator allows it,
-sees the processes that are his own: those that act as him alone, in all four of their user IDs, and hold no
-capability. That is the kernel's own rule for who may look into a process, so this daemon tells nobody
-anything that he could not have found out by himself.
+sees the processes that are his own: those that act as him alone, in all four of their user IDs, and as one
+group, hold no capability and are dumpable. That is the kernel's own rule for who may look into a process, so
+this daemon tells nobody anything that he could not have found out by himself.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Access:
 
     def owner(self, pid: int) -> int | None:
         """The user whose process it is and who may look into it; ``None``: root alone."""
-        return owner_of(pid, self._proc)
+        return self._proc.sole_owner(pid)
 
     def _in_group(self, peer: Peer) -> bool:
         try:
@@ -68,14 +68,6 @@ class Access:
             return pwd.getpwuid(peer.uid).pw_name in group.gr_mem
         except (KeyError, OverflowError):
             return False
-
-
-def owner_of(pid: int, proc: Proc) -> int | None:
-    """As :meth:`Access.owner`."""
-    owners = proc.owners(pid)
-    if owners is None or len(set(owners)) != 1 or proc.privileged(pid):
-        return None
-    return owners.real
 
 
 class Budget:

@@ -113,12 +113,23 @@ class Proc:
                 return Owners(*(int(number) for number in line.split()[1:5]))
         return None
 
-    def privileged(self, pid: int) -> bool:
-        """Has capabilities, or cannot be read: what a user may not look into although it is his."""
-        for line in self.read(pid, "status").splitlines():
-            if line.startswith(b"CapPrm:"):
-                return int(line.split()[1], 16) != 0
-        return True
+    def sole_owner(self, pid: int) -> int | None:
+        """The user that a process acts as, if it acts as nobody else and he may look into it.
+
+        Not one that acts as another user or group too, holds a capability, or is undumpable: one that changed
+        its credentials or keeps secrets, whose files in /proc belong to root.
+        """
+        said = dict(line.split(b":", 1) for line in self.read(pid, "status").splitlines() if b":" in line)
+        if not {b"Uid", b"Gid", b"CapPrm"} <= said.keys():
+            return None
+        users, groups = (set(said[name].split()) for name in (b"Uid", b"Gid"))
+        if len(users) != 1 or len(groups) != 1 or int(said[b"CapPrm"], 16) != 0:
+            return None
+        owner = int(users.pop())
+        try:
+            return owner if os.stat(self.path(pid, "mem")).st_uid == owner else None  # noqa: PTH116
+        except OSError:
+            return None
 
     def link(self, pid: int, name: str) -> str | None:
         try:

@@ -40,9 +40,10 @@ _FINDING: Final = (
 
 
 def redacted(report: dict[str, Any], own: Own) -> dict[str, Any]:
-    """A copy of a report without what belongs to others; sums and times stay as they are."""
-    if all(own(pid) for pid in _pids(report)):
-        return report
+    """A copy of a report without what belongs to others; sums and times stay as they are.
+
+    For a tree that is not wholly his. The report cannot tell: of many processes it leaves some out.
+    """
     target = report["target"]
     engines = {
         engine["id"]: engine["id"] if _is_own(engine, own) else f"{HIDDEN} {number}"
@@ -79,21 +80,6 @@ def redacted(report: dict[str, Any], own: Own) -> dict[str, Any]:
 def redacted_finding(finding: dict[str, Any]) -> dict[str, Any]:
     """A finding of his in a tree that is not wholly his."""
     return {**_only(finding, _FINDING), "peer": _peer(finding["peer"]), "advice": ADVICE}
-
-
-def _pids(report: dict[str, Any]) -> set[int]:
-    """Every process that the report speaks of, at whatever depth."""
-    found: set[int] = set()
-    rest: list[Any] = [report]
-    while rest:
-        item = rest.pop()
-        if isinstance(item, dict):
-            if isinstance(item.get("pid"), int):
-                found.add(item["pid"])
-            rest.extend(item.values())
-        elif isinstance(item, list | tuple):
-            rest.extend(item)
-    return found
 
 
 def _only(item: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

@@ -90,8 +90,9 @@ class Requests:
         self._targets.drain_waits()
         report = session.target.finish(request.exit_status)
         session.findings = report["findings"]
-        if client.scope is not Scope.ALL:
-            report = redacted(report, lambda pid: session.target.owned_by(pid, client.peer.uid))
+        uid = client.peer.uid
+        if client.scope is not Scope.ALL and not session.target.wholly_owned_by(uid):
+            report = redacted(report, lambda pid: session.target.owned_by(pid, uid))
         client.answer(Report(request.observation, report))
         return session
 

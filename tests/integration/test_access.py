@@ -191,6 +191,14 @@ def test_his_process_with_powers_that_he_lacks_is_not_his(daemon: Daemon) -> Non
         assert setuid.stdout
         assert setuid.stdout.readline() == "mixed\n"
         assert ask(client, Observe(1, setuid.pid, ("x",), 0.0), Observing).code == "permission"
+    changed = f"import os; os.setresgid(0, {GROUP}, {GROUP}); os.setresuid({ALICE}, {ALICE}, {ALICE})"
+    quiet = "import ctypes; ctypes.CDLL(None).prctl(4, 0)"  # PR_SET_DUMPABLE: it has something to hide
+    for code, who in ((changed, powers), (quiet, {})):
+        says = code + "; print('ready', flush=True); input()"
+        with program(0 if who else ALICE, says, **who) as his, client_of(daemon, ALICE) as client:
+            assert his.stdout
+            assert his.stdout.readline() == "ready\n"
+            assert ask(client, Observe(1, his.pid, ("x",), 0.0), Observing).code == "permission"
     capable = ["setpriv", f"--reuid={ALICE}", f"--regid={ALICE}", "--clear-groups",
                "--inh-caps=+net_raw", "--ambient-caps=+net_raw", "/bin/sleep", "60"]  # fmt: skip
     with subprocess.Popen(capable) as running:

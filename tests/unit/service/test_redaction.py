@@ -5,13 +5,21 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import jsonschema
 import pytest
 import report_schema
 
+from whyidle_daemon.access import Peer, Scope
+from whyidle_daemon.clients import Client
+from whyidle_daemon.owners import Owners
 from whyidle_daemon.redaction import ADVICE, HIDDEN, redacted, redacted_finding
+from whyidle_daemon.requests import Requests
+from whyidle_daemon.sessions import Session, Sessions
+from whyidle_daemon.target import Target
+from whyidle_wire.records import Finish
 
 SAMPLE = Path(__file__).parents[1] / "cli" / "sample_report.json"
 SECRET = "s3cret"
@@ -78,11 +86,58 @@ def test_sums_stay(report: dict[str, Any]) -> None:
     assert [c["seconds"] for c in mine["idle_by_cause"]] == [c["seconds"] for c in report["idle_by_cause"]]
 
 
-def test_a_tree_wholly_his_is_shown_as_it_is(report: dict[str, Any]) -> None:
-    """Nothing is kept from whoever owns all of it."""
-    assert redacted(report, lambda pid: True) == report
-
-
 def test_a_finding_streamed_from_a_mixed_tree(report: dict[str, Any]) -> None:
     """The same holds for what a subscriber gets."""
     assert SECRET not in json.dumps(redacted_finding(report["findings"][0]))
+
+
+class Tree:
+    """A target: who owns all of it, and its report, in which not every process has a place."""
+
+    def __init__(self, wholly: bool, report: dict[str, Any]) -> None:
+        self.number, self.wholly, self.report = 1, wholly, report
+
+    def finish(self, exit_status: int | None) -> dict[str, Any]:
+        return self.report
+
+    def owned_by(self, pid: int, uid: int) -> bool:
+        return pid == MINE
+
+    def wholly_owned_by(self, uid: int) -> bool:
+        return self.wholly
+
+
+@pytest.mark.parametrize("wholly", [True, False])
+def test_only_a_tree_wholly_his_is_shown_as_it_is(report: dict[str, Any], wholly: bool) -> None:
+    """The tree decides: another's process may be left out of a report that still quotes its command line."""
+    report["processes"] = [process for process in report["processes"] if process["pid"] == MINE]
+    report["threads"] = [thread for thread in report["threads"] if thread["pid"] == MINE]
+    answers: list[Any] = []
+    client = cast(
+        Client,
+        SimpleNamespace(scope=Scope.OWN, peer=Peer(1, 1000, 1000), answer=answers.append),
+    )
+    session = Session(client, cast(Target, Tree(wholly, report)), 0)
+    sessions = Sessions(cast(Any, None))
+    sessions.add(session)
+    nothing: Any = SimpleNamespace(drain_waits=lambda: None)
+    Requests(nothing, sessions, nothing, nothing, None).finish(client, Finish(1))
+    assert (SECRET in json.dumps(answers[0].report)) == wholly
+
+
+def test_a_tree_is_not_wholly_his_any_more_once_anothers_was_in_it() -> None:
+    """Not when that ended, nor when it became his: what is told of it may still be in the sums."""
+    users = {1: 1000, 2: 1000, 3: 0}
+    proc: Any = SimpleNamespace(sole_owner=users.__getitem__)
+    owners = Owners(proc)
+    assert not owners.owns_all(1000)  # nothing is known of it
+    owners.learn(1)
+    owners.learn(2)
+    assert owners.owns_all(1000)
+    owners.learn(3)
+    assert not owners.owns_all(1000)
+    users[3] = 1000
+    owners.learn(3)
+    assert not owners.owns_all(1000)
+    owners.keep([1, 2])
+    assert owners.owns_all(1000)

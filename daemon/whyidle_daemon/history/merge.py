@@ -1,8 +1,8 @@
 """One report over several parts of the history. Pure.
 
 Sums are sums of the parts' sums, so the contract's equations still hold: a thread's states add up to its
-time, busy and idle to the time the engine was observed. What cannot be summed (percentiles of latency) is
-``None`` when more than one part has it. Sections that only a whole observation can have are left out.
+time, busy and idle to the time the engine was observed. Sections that only a whole observation can have are
+left out.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final
 
+from whyidle_daemon.history.merge_engines import merged_engines
 from whyidle_daemon.history.merge_loops import merged_loops
 from whyidle_daemon.report import MAX_GAPS, MAX_REPORTED_CAUSES
 
@@ -32,7 +33,7 @@ def merged(reports: Iterable[Report]) -> Report:
         return parts[0]
     start = _began(parts[0])
     offsets = [_began(part) - start for part in parts]
-    engines = _engines(parts)
+    engines = merged_engines(parts, offsets)
     total_idle = sum(cause["seconds"] for part in parts for cause in part["idle_by_cause"])
     return {
         "schema": parts[-1]["schema"],
@@ -111,27 +112,6 @@ def _threads(parts: list[Report]) -> list[dict[str, Any]]:
             for state, s in thread["states"].items():
                 known["states"][state] = known["states"].get(state, 0.0) + s
     return sorted(found.values(), key=lambda thread: -thread["wall_s"])
-
-
-def _engines(parts: list[Report]) -> list[dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for part in parts:
-        for engine in part["engines"]:
-            known = found.get(engine["id"])
-            if known is None:
-                found[engine["id"]] = dict(engine)
-                continue
-            known["finest"] = known.get("finest", True) or engine.get("finest", True)
-            for name in ("busy_s", "idle_s", "idle_attributed_s"):
-                known[name] += engine[name]
-            known["calls"] = known.get("calls", 0) + engine.get("calls", 0)
-            peaks = [x for x in (known["memory_peak_bytes"], engine["memory_peak_bytes"]) if x is not None]
-            known["memory_peak_bytes"] = max(peaks, default=None)
-            if engine["latency_s"] is not None:
-                known["latency_s"] = engine["latency_s"] if known["latency_s"] is None else None
-            observed = known["busy_s"] + known["idle_s"]
-            known["utilization_mean"] = known["busy_s"] / observed if observed else None
-    return list(found.values())
 
 
 def _gaps(parts: list[Report], offsets: list[float]) -> list[dict[str, Any]]:

@@ -167,6 +167,58 @@ def test_sums_of_two_parts() -> None:
         assert both["loss"]["events_lost"] == 2 * first["loss"]["events_lost"]
 
 
+def test_what_an_engine_did_in_three_parts() -> None:
+    """Counts and seconds are summed, peaks are peaks; a percentile of one part is none of all."""
+    parts = []
+    for number in (1, 2, 3):
+        one = part(f"2026-11-26T10:{number}0:00Z")
+        engine = {
+            **one["engines"][0],
+            "id": "llama:1",
+            "calls": number,
+            "failed_calls": number,
+            "calls_unseen_s": float(number),
+            "latency_s": {"count": number, "p50": 1.0, "p95": 1.0, "p99": 1.0},
+            "tokens": {"prompt": number, "decoded": 10, "prompt_s": 0.5, "decode_s": 1.0},
+            "context": {"size": 512, "fill": number, "fill_peak": 100 - number},
+            "drivers": [number],
+            "inferences": [
+                {"start_s": at, "latency_s": 1.0, "prompt_tokens": 1, "decoded_tokens": 1, "fill": 1}
+                for at in range(60)
+            ],
+        }
+        gpu = {
+            **one["engines"][0],
+            **{
+                "id": "GPU-0",
+                "latency_s": None,
+                "memory_peak_bytes": 10 * number,
+                "throttled": {"heat": 1.0},
+            },
+            **{"copy_s": 1.0, "idle_scattered_s": 2.0, "unseen_s": 3.0, "other_processes": 4 - number},
+            **{"busy_s": 1.0, "idle_s": number - 1.0, "power_mean_w": 100.0 * number, "unknown": ["power"]},
+            "processes": [{"pid": 7, "memory_peak_bytes": 40 - number}],
+        }
+        parts.append({**one, "engines": [engine, gpu]})
+    both = merged(parts)
+    report_schema._VALIDATOR.validate(both)
+    engine, gpu = both["engines"]
+    assert (engine["calls"], engine["failed_calls"], engine["calls_unseen_s"]) == (6, 6, 6.0)
+    assert engine["latency_s"] is None
+    assert engine["tokens"] == {"prompt": 6, "decoded": 30, "prompt_s": 1.5, "decode_s": 3.0}
+    assert engine["context"] == {"size": 512, "fill": 3, "fill_peak": 99}
+    assert engine["drivers"] == [1, 2, 3]
+    starts = [span["start_s"] for span in engine["inferences"]]
+    assert len(starts) == 100
+    assert starts == sorted(starts)
+    assert starts[-1] > 1200
+    assert (gpu["copy_s"], gpu["idle_scattered_s"], gpu["unseen_s"]) == (3.0, 6.0, 9.0)
+    assert (gpu["memory_peak_bytes"], gpu["other_processes"], gpu["throttled"]) == (30, 3, {"heat": 3.0})
+    assert gpu["power_mean_w"] == pytest.approx((100 * 1 + 200 * 2 + 300 * 3) / 6)
+    assert gpu["processes"] == [{"pid": 7, "memory_peak_bytes": 39}]
+    assert parts[0]["engines"][0]["inferences"][0]["start_s"] == 0  # the parts stay as they were
+
+
 def test_a_gap_over_the_cut_is_one() -> None:
     """The hang that lasts for hours is not told in pieces."""
     cause = {"state": "network", "share": 1.0, "pid": 1, "tid": 1, "function": "f", "peer": None}

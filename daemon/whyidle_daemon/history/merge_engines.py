@@ -1,0 +1,100 @@
+"""The engines of several parts of the history as one. Pure.
+
+Seconds and counts are summed, peaks are peaks, what an engine is or holds now is what the last part says.
+Percentiles cannot be summed: latency is ``None`` when more than one part has it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+MAX_INFERENCES: Final = 100
+_SUMMED: Final = (
+    *("busy_s", "idle_s", "idle_attributed_s", "calls", "failed_calls", "calls_unseen_s"),
+    *("launches_unseen_s", "copy_s", "idle_scattered_s", "unseen_s"),
+)
+_PEAKS: Final = ("memory_peak_bytes", "other_processes")
+
+Engine = dict[str, Any]
+
+
+def merged_engines(parts: list[dict[str, Any]], offsets: list[float]) -> list[Engine]:
+    """In the order in which they appeared. ``offsets``: seconds from the first part's begin to each one's."""
+    of: dict[str, list[Engine]] = {}
+    for part, offset in zip(parts, offsets, strict=True):
+        for engine in part["engines"]:
+            of.setdefault(engine["id"], []).append(_moved(engine, offset))
+    return [_merged(pieces) if len(pieces) > 1 else pieces[0] for pieces in of.values()]
+
+
+def _moved(engine: Engine, offset: float) -> Engine:
+    if not engine.get("inferences"):
+        return dict(engine)
+    spans = [{**span, "start_s": span["start_s"] + offset} for span in engine["inferences"]]
+    return {**engine, "inferences": spans}
+
+
+def _merged(pieces: list[Engine]) -> Engine:
+    found: Engine = {}
+    for piece in pieces:
+        found |= {name: value for name, value in piece.items() if value is not None or name not in found}
+    found |= {name: sum(_values(pieces, name)) for name in _SUMMED if _values(pieces, name)}
+    found |= {name: max(_values(pieces, name)) for name in _PEAKS if _values(pieces, name)}
+    latencies = _values(pieces, "latency_s")
+    found["latency_s"] = latencies[0] if len(latencies) == 1 else None
+    observed = found["busy_s"] + found["idle_s"]
+    found["utilization_mean"] = found["busy_s"] / observed if observed else None
+    found["finest"] = any(piece.get("finest", True) for piece in pieces)
+    for name in ("tokens", "throttled"):
+        if name in found:
+            found[name] = _sums(_values(pieces, name))
+    if "context" in found:
+        found["context"] = _context(_values(pieces, "context"))
+    for name in ("drivers", "unknown"):
+        if name in found:
+            found[name] = sorted({item for items in _values(pieces, name) for item in items})
+    if "processes" in found:
+        found["processes"] = _processes([user for users in _values(pieces, "processes") for user in users])
+    if found.get("power_mean_w") is not None:
+        found["power_mean_w"] = _mean_power(pieces)
+    if "inferences" in found:
+        found["inferences"] = _some([span for spans in _values(pieces, "inferences") for span in spans])
+    return found
+
+
+def _values(pieces: list[Engine], name: str) -> list[Any]:
+    return [piece[name] for piece in pieces if piece.get(name) is not None]
+
+
+def _sums(items: list[dict[str, Any]]) -> dict[str, Any]:
+    names = dict.fromkeys(name for item in items for name in item)
+    return {name: sum(item.get(name, 0) for item in items) for name in names}
+
+
+def _context(items: list[dict[str, Any]]) -> dict[str, Any]:
+    return {**items[-1], "fill_peak": max(item["fill_peak"] for item in items)}
+
+
+def _processes(users: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Users of a GPU: each with its peak, otherwise as the last part has it."""
+    found: dict[int, dict[str, Any]] = {}
+    for user in users:
+        before = found.get(user["pid"], user)
+        peaks = _values([before, user], "memory_peak_bytes")
+        found[user["pid"]] = {**user, "memory_peak_bytes": max(peaks, default=None)}
+    return list(found.values())
+
+
+def _mean_power(pieces: list[Engine]) -> float | None:
+    """In W, each part's for as long as it was observed."""
+    known = [piece for piece in pieces if piece.get("power_mean_w") is not None]
+    total = sum(piece["busy_s"] + piece["idle_s"] for piece in known)
+    parts = sum(piece["power_mean_w"] * (piece["busy_s"] + piece["idle_s"]) for piece in known)
+    return parts / total if total else None
+
+
+def _some(spans: list[Any]) -> list[Any]:
+    """At most as many as one report has, evenly chosen."""
+    if len(spans) <= MAX_INFERENCES:
+        return spans
+    return [spans[index * len(spans) // MAX_INFERENCES] for index in range(MAX_INFERENCES)]

@@ -7,6 +7,7 @@ worst a file whose last seconds are missing.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import itertools
 import logging
@@ -16,6 +17,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -29,18 +31,32 @@ FOLDER: Final = "recordings"
 MODE: Final = 0o640
 SHARE_OF_PART: Final = 1 / 32
 """No part takes more than this of the room: pruning never has to wait for one that is written."""
-_NAME: Final = re.compile(r"^(\d{8}T\d{6}Z)-(\d+)-(\d+)\.rec$")
+LEAST_BYTES: Final = 48 << 10
+"""A part takes at least so much of the room: of many small files each costs time, too."""
+_NAME: Final = re.compile(r"^(\d{8})T([01]\d|2[0-3])([0-5]\d)([0-5]\d)Z-(\d+)-(\d+)\.rec$")
 _TRIES: Final = 1000
 
 
 class Part(NamedTuple):
-    """A file: begun and last written when (seconds since 1970), of which process, how large (bytes)."""
+    """A file: begun and last written when (seconds since 1970), of which process, and its bytes on disk."""
 
     path: Path
     begun_s: float
     written_s: float
     pid: int
     size: int
+
+
+class _Kept(NamedTuple):
+    """A part that nobody writes any more. In the order of names, which is that of begin."""
+
+    name: str
+    written_s: float
+    size: int
+
+    @classmethod
+    def of(cls, part: Part) -> _Kept:
+        return cls(part.path.name, part.written_s, part.size)
 
 
 class Store:
@@ -51,6 +67,7 @@ class Store:
         self.config = config
         self._clock = clock
         self._outputs: list[Output] = []
+        self._kept: list[_Kept] | None = None  # listed once: this is the only writer
         self._failed: str | None = None
         with contextlib.suppress(OSError):  # said when there is something to keep
             self._make_folder()
@@ -99,17 +116,29 @@ class Store:
         raise AssertionError  # count() does not end
 
     def prune(self) -> None:
-        """Remove what is too old, then the oldest until the rest has room. What is being written stays."""
+        """Remove the oldest until none is too old and all have room. What is being written stays."""
+        closed = [output.path for output in self._outputs if output.closed]
         self._outputs = [output for output in self._outputs if not output.closed]
-        written = {output.path for output in self._outputs}
-        found = [part for part in parts(self.folder) if str(part.path) not in written]
+        if self._kept is None:
+            written = {output.path for output in self._outputs}
+            self._kept = [_Kept.of(part) for part in parts(self.folder) if str(part.path) not in written]
+        else:
+            for name in map(os.path.basename, closed):
+                with contextlib.suppress(OSError):  # somebody else removed it
+                    about = os.stat(self.folder / name)  # noqa: PTH116 (as os.scandir's are)
+                    bisect.insort(self._kept, _Kept(name, about.st_mtime, _on_disk(about)))
         too_old = self._clock() - self.config.max_age_days * 86400
-        room = self.max_bytes - sum(output.size for output in self._outputs)
-        for part in reversed(found):  # the newest first
-            room -= part.size
-            if part.written_s < too_old or room < 0:
-                with contextlib.suppress(OSError):
-                    part.path.unlink()
+        over = sum(max(LEAST_BYTES, output.size) for output in self._outputs) - self.max_bytes
+        over += sum(max(LEAST_BYTES, kept.size) for kept in self._kept)
+        gone = 0
+        for kept in self._kept:
+            if over <= 0 and kept.written_s >= too_old:
+                break
+            gone += 1
+            over -= max(LEAST_BYTES, kept.size)
+            with contextlib.suppress(OSError):
+                os.unlink(self.folder / kept.name)  # noqa: PTH108
+        del self._kept[:gone]
 
 
 def parts(folder: Path) -> list[Part]:
@@ -129,5 +158,17 @@ def _parts(folder: Path) -> Iterator[Part]:
                 about = entry.stat(follow_symlinks=False)
                 if not stat.S_ISREG(about.st_mode):
                     continue
-                begun = datetime.strptime(match[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
-                yield Part(Path(entry.path), begun, about.st_mtime, int(match[2]), about.st_size)
+                hours, minutes, seconds, pid = map(int, match.group(2, 3, 4, 5))
+                begun = _day(match[1]) + hours * 3600 + minutes * 60 + seconds
+                yield Part(Path(entry.path), begun, about.st_mtime, pid, _on_disk(about))
+
+
+def _on_disk(about: os.stat_result) -> int:
+    """Bytes."""
+    return max(about.st_size, about.st_blocks * 512)
+
+
+@lru_cache(maxsize=64)
+def _day(text: str) -> float:
+    """Its begin, in seconds since 1970: parsing one takes longer than all else that is done with a file."""
+    return datetime.strptime(text, "%Y%m%d").replace(tzinfo=UTC).timestamp()

@@ -17,7 +17,7 @@ from whyidle_cli.main import main
 from whyidle_daemon.config import History
 from whyidle_daemon.history.heartbeat import Heartbeat, blind_ns, now_ns
 from whyidle_daemon.history.merge import merged
-from whyidle_daemon.history.store import Store, parts
+from whyidle_daemon.history.store import LEAST_BYTES, Store, parts
 
 SAMPLE = json.loads((Path(__file__).parents[1] / "cli" / "sample_report.json").read_text())
 NOW = 1_800_000_000.0
@@ -70,6 +70,33 @@ def test_the_oldest_goes_first(tmp_path: Path) -> None:
     assert [part.pid for part in parts(store.folder)] == list(range(23, 30))
     assert (store.folder / "notes.txt").exists()
     assert (store.folder / "20270101T000000Z-1-1.rec").is_symlink()
+
+
+def test_many_small_parts_have_their_share_of_the_room(tmp_path: Path) -> None:
+    """Programs that live for a second leave a file each: those are bounded, and looked at once."""
+    clock = Clock()
+    store = Store(tmp_path, History(max_megabytes=32), clock)
+    most = (32 * MIB) // LEAST_BYTES
+    for number in range(2 * most):
+        minutes, seconds = divmod(number, 60)
+        path = store.folder / f"20270114T{minutes // 60:02}{minutes % 60:02}{seconds:02}Z-{number}-1.rec"
+        path.touch()
+        os.utime(path, (NOW, NOW))
+    store.prune()
+    assert [part.pid for part in parts(store.folder)] == list(range(most, 2 * most))
+    listed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.scandir", listed.append)
+        for _ in range(3):
+            output = store.new(7)
+            assert output is not None
+            output.close(5)
+            os.utime(output.path, (NOW, NOW))
+            store.prune()
+    assert not listed
+    left = parts(store.folder)
+    assert len(left) == most
+    assert [part.pid for part in left[-3:]] == [7, 7, 7]
 
 
 def test_what_is_being_written_stays(tmp_path: Path) -> None:

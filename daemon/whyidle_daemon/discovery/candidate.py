@@ -1,11 +1,13 @@
 """What the rules may ask about a process, read from /proc when they ask, and at most once.
 
-All of it is the process's own text. A process that is gone, or that may not be read, has no executable, no
-files and no environment, and so matches nothing that asks for them.
+All of it is the process's own text, and as much of it is looked at as a real program has. A process that is
+gone, or that may not be read, has no executable, no files and no environment, and so matches nothing that
+asks for them.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import pwd
 from functools import cached_property, lru_cache
@@ -16,7 +18,10 @@ from whyidle_daemon.discovery.placement import Placement, placement_of
 from whyidle_daemon.proc import Proc
 
 _MAX_ENVIRONMENT: Final = 64 << 10
+_MAX_VARIABLES: Final = 1024
 _MAX_FILES: Final = 4096
+_MAX_MAPPINGS: Final = 8192
+_MAX_PLACES: Final = 16  # of packages: each is looked into for each of a rule's
 _GPU_MAJORS: Final = ("/dev/nvidia", "/dev/kfd", "/dev/dri/renderD", "/dev/accel/", "/dev/dxg")
 _NOT_A_GPU: Final = ("/dev/nvidiactl", "/dev/nvidia-modeset")
 _SITE_PACKAGES: Final = ("/site-packages/", "/dist-packages/")
@@ -63,14 +68,15 @@ class Candidate:
 
     @cached_property
     def environment(self) -> tuple[str, ...]:
-        """``NAME=VALUE``, as it was at exec, the first 64 KiB. Values are compared, never kept."""
-        raw = self._proc.read(self.pid, "environ", _MAX_ENVIRONMENT)
-        return tuple(item.decode("utf-8", "replace") for item in raw.split(b"\0") if b"=" in item)
+        """``NAME=VALUE``, as it was at exec, the first of them. Values are compared, never kept."""
+        items = self._proc.read(self.pid, "environ", _MAX_ENVIRONMENT).split(b"\0", _MAX_VARIABLES)
+        return tuple(item.decode("utf-8", "replace") for item in items[:_MAX_VARIABLES] if b"=" in item)
 
     @cached_property
     def mapped(self) -> frozenset[str]:
         """Paths of mapped files."""
-        return frozenset(mapping.path.removesuffix(" (deleted)") for mapping in self._proc.mappings(self.pid))
+        mappings = itertools.islice(self._proc.mappings(self.pid), _MAX_MAPPINGS)
+        return frozenset(mapping.path.removesuffix(" (deleted)") for mapping in mappings)
 
     @cached_property
     def holds_gpu(self) -> bool:
@@ -83,11 +89,11 @@ class Candidate:
     @cached_property
     def site_packages(self) -> frozenset[Path]:
         """Where the process has compiled Python modules from, as seen through its own root."""
-        found = set()
+        found: set[str] = set()
         for path in self.mapped:
             for part in _SITE_PACKAGES:
                 at = path.find(part)
-                if at >= 0:
+                if at >= 0 and len(found) < _MAX_PLACES:
                     found.add(path[: at + len(part) - 1])
         return frozenset(self._proc.path(self.pid, "root", path.lstrip("/")) for path in found)
 

@@ -5,15 +5,17 @@ notices execs and the mapping of engine libraries and wakes us at most once per 
 first: by then the short-lived are gone. What does not match is looked at again a few times, later and later,
 as a program may open its GPU long after it began; mapping an engine's library starts that anew.
 
-A look costs about 0.1 ms. There are at most ``LOOKS`` in one turn and, but for what was there at the start,
-one turn per ``TURN_S``, so that a host that starts thousands of processes per second costs a bounded share of
-one core; the queue is bounded too, and when it overflowed /proc is looked through instead.
+A look costs about 0.1 ms, and some milliseconds if a process makes it hard. There are at most ``LOOKS`` or
+``LOOKING_S`` in one turn and, but for what was there at the start, one turn per ``TURN_S``, so that a host
+that starts thousands of processes per second costs a bounded share of one core; the queue is bounded too, and
+when it overflowed /proc is looked through instead.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 SETTLE_S: Final = 1.0
 TURN_S: Final = 0.25
 LOOKS: Final = 25
+LOOKING_S: Final = 0.02
 AGAIN_S: Final = (4.0, 15.0, 60.0)
 MAX_QUEUE: Final = 4096
 RESCAN_S: Final = 10.0
@@ -173,12 +176,16 @@ class Discovery:
             self._next_rescan = now + RESCAN_S
             self._look_through()
         due = [pid for pid, (when, _) in self._queue.items() if when <= now]
+        until, looked = time.monotonic() + LOOKING_S, 0
         for pid in due[:LOOKS]:
             _, looks = self._queue.pop(pid)
             if self._look(pid) and looks < len(AGAIN_S):
                 self._put(pid, now + AGAIN_S[looks], looks + 1)
-        if len(due) > LOOKS or self._rescan:
-            hurry = any(self._queue[pid][0] == 0.0 for pid in due[LOOKS:])
+            looked += 1
+            if time.monotonic() >= until:
+                break
+        if len(due) > looked or self._rescan:
+            hurry = any(self._queue[pid][0] == 0.0 for pid in due[looked:])
             self._schedule(0.0 if hurry else TURN_S)
         elif self._queue:
             self._schedule(max(TURN_S, min(when for when, _ in self._queue.values()) - now))

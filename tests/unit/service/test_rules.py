@@ -91,6 +91,18 @@ def test_an_agent_by_what_is_installed_beside_its_modules(host: Host) -> None:
     assert host.match() == "agent's packages"
 
 
+def test_a_process_cannot_make_a_look_long(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty thousand mapped modules, each in an environment of its own, and as many variables."""
+    host.maps(*(f"/venv/{number}/site-packages/x.so" for number in range(60_000)))
+    (host.process / "environ").write_bytes(b"a=\0" * 20_000)
+    looked: list[object] = []
+    monkeypatch.setattr("os.path.isdir", looked.append)
+    assert host.match() is None
+    assert 0 < len(looked) < 1000
+    assert len(Candidate(PID, Proc(host.root)).environment) <= 1024
+    assert len(Candidate(PID, Proc(host.root)).mapped) <= 8192
+
+
 def test_by_gpu_and_library(host: Host) -> None:
     """CUDA in Python counts once it holds a GPU: importing it to count devices does not."""
     host.maps("/usr/lib/x86_64-linux-gnu/libcuda.so.1").opens("/dev/null", "/dev/nvidiactl")

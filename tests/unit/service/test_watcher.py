@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import pytest
 import uvloop
 
 from whyidle_daemon.config import Discovery as DiscoveryConfig
-from whyidle_daemon.discovery.watcher import TURN_S, Discovery
+from whyidle_daemon.discovery.watcher import LOOKING_S, TURN_S, Discovery
 
 
 def watcher() -> Discovery:
@@ -77,3 +78,29 @@ def test_a_hundred_reloads_leave_one_timer() -> None:
         return len(turns)
 
     assert uvloop.run(scene()) <= 2  # the second, if the first came a moment before it was due
+
+
+def test_a_turn_ends_although_looks_are_long() -> None:
+    """What is left is looked at in the turns after, and the loop does other things in between."""
+
+    async def scene() -> list[int]:
+        found = watcher()
+        looks: list[int] = []
+
+        def look(pid: int) -> bool:
+            looks.append(pid)
+            end = time.monotonic() + LOOKING_S
+            while time.monotonic() < end:
+                pass
+            return False
+
+        found._look = look  # type: ignore[method-assign]
+        found.look_at([1, 2, 3])
+        turns = []
+        while len(looks) < 3:
+            await asyncio.sleep(0)
+            turns.append(len(looks))
+        found.close()
+        return turns
+
+    assert {1, 2} <= set(uvloop.run(scene()))

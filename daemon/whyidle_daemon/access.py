@@ -88,3 +88,22 @@ class Budget:
             return False
         self._tokens -= 1
         return True
+
+
+class Account:
+    """CPU time of the daemon that one user may have: ``SHARE`` of it, that of four seconds saved up."""
+
+    SHARE: Final = 0.1
+
+    def __init__(self) -> None:
+        self._balance_s = self.SHARE * BURST_S
+        self._at_s: float | None = None
+
+    def charge(self, seconds: float, now_s: float) -> float:
+        """Spend it; returns the seconds until what was overdrawn is earned, 0 if nothing is."""
+        if self._at_s is not None:
+            earned = max(0.0, now_s - self._at_s) * self.SHARE
+            self._balance_s = min(self.SHARE * BURST_S, self._balance_s + earned)
+        self._at_s = now_s
+        self._balance_s -= seconds
+        return max(0.0, -self._balance_s / self.SHARE)

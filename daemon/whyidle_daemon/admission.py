@@ -7,15 +7,18 @@ in all and per user, a time in which to say Hello, requests per second. Root kee
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Final
 
-from whyidle_daemon.access import Access, Budget, Scope
+from whyidle_daemon.access import Access, Account, Budget, Scope
 from whyidle_daemon.clients import Client
+from whyidle_daemon.subordinates import Subordinates
 from whyidle_wire.records import FailureCode
 
 MAX_CLIENTS: Final = 64
 MAX_UNPRIVILEGED: Final = 32
 HELLO_S: Final = 10.0
+MAX_ACCOUNTS: Final = 1024
 
 
 class Admission:
@@ -24,6 +27,8 @@ class Admission:
     def __init__(self, access: Access) -> None:
         self.access = access
         self._clients: set[Client] = set()
+        self._accounts: dict[int, Account] = {}
+        self._subordinates = Subordinates()
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -35,6 +40,7 @@ class Admission:
     def admit(self, client: Client) -> bool:
         """Let a new connection in, or tell it why not and close it."""
         client.scope = self.access.scope(client.peer)
+        client.user = self._subordinates.owner(client.peer.uid)
         client.budget = Budget(self.access.config.requests_per_second)
         refusal = self._refusal(client)
         self._clients.add(client)
@@ -57,11 +63,22 @@ class Admission:
         client.close()
         return False
 
+    def charge(self, client: Client, seconds: float) -> None:
+        """The daemon's CPU time that a request took. Of a user with debts nothing is heard for a while."""
+        if client.scope is Scope.ALL:
+            return
+        if client.user not in self._accounts and len(self._accounts) >= MAX_ACCOUNTS:
+            self._accounts.clear()
+        account = self._accounts.setdefault(client.user, Account())
+        wait_s = account.charge(seconds, time.monotonic())
+        if wait_s > 0:
+            client.hold(wait_s)
+
     def _refusal(self, client: Client) -> tuple[str, str, str] | None:
         if client.scope is Scope.NONE:
             hint = f"run as root, or join the group {self.access.config.group} and log in again"
             return FailureCode.PERMISSION, "this user may not use the daemon", hint
-        same = sum(other.peer.uid == client.peer.uid for other in self._clients)
+        same = sum(other.user == client.user for other in self._clients)
         if same >= self.access.config.connections_per_user:
             return FailureCode.LIMIT, f"{same} clients of this user are connected already", "close one first"
         unprivileged = sum(other.scope is not Scope.ALL for other in self._clients)

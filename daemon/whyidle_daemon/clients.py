@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 QUEUE_RECORDS = 1024
 QUEUE_BYTES = 4 << 20
 MAX_ANSWERS = 256
+MAX_ANSWERS_BYTES = 4 << 20
 _SOCKET_BYTES = 256 << 10
 _SO_PEERGROUPS = 59
 _MAX_GROUPS = 256  # what Python's getsockopt has room for
@@ -42,9 +43,13 @@ class Client(asyncio.Protocol):
     ) -> None:
         self._on_open, self._on_record, self._on_close = on_open, on_record, on_close
         self._reader = FrameReader(MAX_TO_DAEMON)
+        self._asked: deque[Record] = deque()  # what is not looked at yet: at most what came at once
+        self._wrong = ""
+        self._held = False
         self._transport: asyncio.Transport | None = None
         self._paused = False
         self._answers: deque[bytes] = deque()
+        self._answers_bytes = 0
         self._stream: deque[bytes] = deque()
         self._stream_bytes = 0
         self._dropped = 0
@@ -52,6 +57,7 @@ class Client(asyncio.Protocol):
         self.name = "?"
         self.greeted = False
         self.peer = NOBODY
+        self.user = NOBODY.uid  # whose limits count: of a subordinate user ID, its owner's
         self.scope = Scope.NONE
         self.budget: Budget | None = None
 
@@ -66,17 +72,35 @@ class Client(asyncio.Protocol):
         self._on_close(self)
 
     def data_received(self, data: bytes) -> None:
-        wrong = ""
         try:
-            records = self._reader.feed(data)
+            self._asked.extend(self._reader.feed(data))
         except WireError as error:
-            records, wrong = error.records, str(error)
-        for record in records:
+            self._asked.extend(error.records)
+            self._wrong = str(error)
+        self._look()
+
+    def hold(self, seconds: float) -> None:
+        """Look at nothing that the client asks until then."""
+        if not self._held and self._transport is not None:
+            self._held = True
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_later(seconds, self._go_on)
+
+    def _go_on(self) -> None:
+        self._held = False
+        self._look()
+        if not self._held and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _look(self) -> None:
+        while self._asked and not self._held:
             if self._transport is None or self._transport.is_closing():
                 return
-            self._on_record(self, record)
-        if wrong:
-            self.fail(0, FailureCode.BAD_REQUEST, wrong, "speak the protocol that whyidle schema prints")
+            self._on_record(self, self._asked.popleft())
+        if self._wrong and not self._held:
+            self.fail(
+                0, FailureCode.BAD_REQUEST, self._wrong, "speak the protocol that whyidle schema prints"
+            )
             self.close()
 
     def pause_writing(self) -> None:
@@ -88,9 +112,13 @@ class Client(asyncio.Protocol):
 
     def answer(self, record: Record) -> None:
         """Send something that the client asked for: it is never dropped."""
-        self._answers.append(encode(record))
+        frame = encode(record)
+        self._answers.append(frame)
+        self._answers_bytes += len(frame)
         self._flush()
-        if len(self._answers) > MAX_ANSWERS:
+        if len(self._answers) > MAX_ANSWERS or (
+            len(self._answers) > 1 and self._answers_bytes > MAX_ANSWERS_BYTES
+        ):
             log.warning("client %r of user %d reads none of its answers: dropped", self.name, self.peer.uid)
             self.abort()
 
@@ -122,21 +150,23 @@ class Client(asyncio.Protocol):
         """Close at once, whatever it has not read yet."""
         self._answers.clear()
         self._stream.clear()
-        self._stream_bytes = 0
+        self._answers_bytes = self._stream_bytes = 0
         if self._transport is not None:
             self._transport.abort()
 
     @property
     def queued_bytes(self) -> int:
         """Memory that this client holds in the daemon."""
-        return self._stream_bytes + sum(map(len, self._answers))
+        return self._stream_bytes + self._answers_bytes
 
     def _flush(self) -> None:
         transport = self._transport
         if transport is None or transport.is_closing():
             return
         while self._answers and not self._paused:
-            transport.write(self._answers.popleft())
+            answer = self._answers.popleft()
+            self._answers_bytes -= len(answer)
+            transport.write(answer)
         if self._dropped and not self._paused and self._stream:
             transport.write(encode(Dropped(self._dropped)))
             self._dropped = 0

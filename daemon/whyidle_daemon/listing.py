@@ -14,6 +14,7 @@ from whyidle_daemon.target import NS
 from whyidle_probes.events import is_cuda
 
 _MAX_ENGINES = 16
+_MAX_COMMAND = 4096  # characters: a row is to be read, and there are many
 
 
 def target_object(session: Session, found: Found | None, proc: Proc) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def target_object(session: Session, found: Found | None, proc: Proc) -> dict[str
         "pid": target.roots[0],
         "uid": uid,
         "user": user_name(uid) if uid is not None else None,
-        "command": list(target.observation.command),
+        "command": _clipped(target.observation.command),
         "container": placement.container._asdict() if placement.container is not None else None,
         "pod": placement.pod,
         "unit": placement.unit,
@@ -60,6 +61,16 @@ def target_object(session: Session, found: Found | None, proc: Proc) -> dict[str
         "state_share": share,
         "wait": progress.wait,
     }
+
+
+def _clipped(command: tuple[str, ...]) -> list[str]:
+    words, room = [], _MAX_COMMAND
+    for word in command:
+        if room <= 0:
+            break
+        words.append(word[:room])
+        room -= len(word) + 1
+    return words
 
 
 def top_state(snapshot: Snapshot, roots: tuple[int, ...]) -> tuple[str | None, float | None]:

@@ -18,6 +18,8 @@ from whyidle_daemon.targets import Targets
 from whyidle_wire.records import FailureCode, Finish, Observe, Observing, Report
 
 MAX_TARGETS = 64
+MAX_UNPRIVILEGED = 48  # of them; the rest is root's
+MAX_ROOTS = 64
 
 Refusal = tuple[str, str, str]
 """Code, message, hint."""
@@ -43,7 +45,13 @@ class Requests:
 
     def observe(self, client: Client, request: Observe) -> Session | None:
         """Begin to observe, or say why not. A process that discovery observes is handed over."""
-        roots = (request.pid, *request.pids)
+        roots = tuple(dict.fromkeys((request.pid, *request.pids)))
+        if len(roots) > MAX_ROOTS:
+            message = f"{len(roots)} processes in one observation, and {MAX_ROOTS} are the most"
+            client.fail(
+                request.request, FailureCode.LIMIT, message, "give their parent, whose tree is observed"
+            )
+            return None
         if not self._proc.initial_namespace():
             message = (
                 "the daemon runs in a PID namespace, where processes have other numbers than in the kernel"
@@ -154,11 +162,13 @@ class Requests:
             message = "only root and the daemon's group may record"
             return FailureCode.PERMISSION, message, f"join the group {self.access.config.group}"
         asked = [session for session in self._sessions if session.client is not None]
-        theirs = [s for s in asked if s.client is not None and s.client.peer.uid == client.peer.uid]
-        limit = self.access.config.observations_per_user
-        if len(theirs) >= limit or len(asked) >= MAX_TARGETS:
-            message = f"{len(theirs)} observations of this user are running already"
+        theirs = sum(s.client is not None and s.client.user == client.user for s in asked)
+        if theirs >= self.access.config.observations_per_user:
+            message = f"{theirs} observations of this user are running already"
             return FailureCode.LIMIT, message, "end one first"
+        if len(asked) >= (MAX_TARGETS if client.scope is Scope.ALL else MAX_UNPRIVILEGED):
+            message = f"{len(asked)} observations are running already"
+            return FailureCode.LIMIT, message, "wait until one ends"
         for session in self._sessions.of(roots):
             if session.client is not None:
                 message = f"process {session.target.roots[0]} is being observed for another client"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,12 +162,14 @@ class Server:
     def _on_record(self, client: Client, record: Record) -> None:
         if not self._admission.spend(client):
             return
+        began = time.thread_time()
         try:
             self._dispatch(client, record)
         except Exception:  # a mistake of ours in one observation must not cost the others theirs
             log.exception("request %s failed", type(record).__name__)
             message = "the daemon made a mistake in this request, which is in its log"
             client.fail(getattr(record, "request", 0), FailureCode.INTERNAL, message, "report it, please")
+        self._admission.charge(client, time.thread_time() - began)
 
     def _dispatch(self, client: Client, record: Record) -> None:
         if not client.greeted:

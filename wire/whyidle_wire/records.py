@@ -71,7 +71,7 @@ class Failure(Record):
 
 @dataclass(frozen=True, slots=True)
 class Observe(Record):
-    """Client to daemon: observe ``pid``, the processes of ``pids``, and all descendants of them.
+    """Client to daemon: observe ``pid``, the processes of ``pids`` (64 in all), and their descendants.
 
     Answered by Observing or Failure, then Progress every ``progress_interval_s`` seconds (0: never), Ended
     when all the processes have gone, and Report after Finish. The observation ends with the connection.

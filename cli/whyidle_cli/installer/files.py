@@ -20,6 +20,7 @@ class Written:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self.known: dict[str, str] = {}
+        self._before: dict[Path, tuple[bytes, int] | None] = {}  # content and mode; None: not there
         self.upgrade = layout.installed.exists()
         try:
             text = layout.installed.read_text()
@@ -38,8 +39,10 @@ class Written:
             old = path.read_bytes()
             if old != text.encode() and digest(old) != self.known.get(self._key(path)):
                 saved = path.with_name(path.name + SAVED)
+                self._remember(saved)
                 write(saved, old, mode)
                 said = f"{path} was not as whyidle had written it: kept as {saved.name}"
+        self._remember(path)
         write(path, text.encode(), mode)
         self.known[self._key(path)] = digest(text.encode())
         return said
@@ -47,7 +50,22 @@ class Written:
     def forget(self, path: Path) -> None:
         """Remove a file that an earlier version wrote and this one does not need."""
         if self.known.pop(self._key(path), None) is not None:
+            self._remember(path)
             path.unlink(missing_ok=True)
+
+    def restore(self) -> bool:
+        """Put back what was there before; true if there was anything to put back, or away."""
+        for path, before in self._before.items():
+            if before is None:
+                path.unlink(missing_ok=True)
+            else:
+                write(path, *before)
+        return bool(self._before)
+
+    def _remember(self, path: Path) -> None:
+        if path not in self._before:
+            there = path.is_file() and not path.is_symlink()
+            self._before[path] = (path.read_bytes(), path.stat().st_mode & 0o7777) if there else None
 
     def save(self, version: str) -> None:
         """Write the list."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ def install(
 ) -> str:
     """Install, or upgrade in place; returns the version. Raises InstallFailed and leaves what was there."""
     host.require(layout.live)
+    os.umask(0o022)  # everybody may run what is installed, whatever root's shell says
     written = Written(layout)
     before = layout.current.readlink() if layout.current.is_symlink() else None
     wanted = not written.upgrade or not layout.live or quietly("systemctl", "is-enabled", "--quiet", SERVICE)
@@ -56,7 +58,7 @@ def install(
         if layout.live:
             _start(wanted)
     except BaseException:
-        _undo(layout, before, folder)
+        _undo(layout, written, before, folder)
         raise
     written.save(version)
     for old in layout.versions.iterdir():
@@ -129,9 +131,11 @@ def _start(wanted: bool) -> None:
         ) from None
 
 
-def _undo(layout: Layout, before: Path | None, folder: Path) -> None:
-    """The version before, if there was one, serves on."""
+def _undo(layout: Layout, written: Written, before: Path | None, folder: Path) -> None:
+    """The version before, if there was one, serves on, under its own units."""
     with contextlib.suppress(InstallFailed, OSError):
+        if written.restore() and layout.live:
+            call("systemctl", "daemon-reload")
         if before is not None and layout.at(str(before)).exists():
             changed = layout.current.readlink() != before
             files.link(layout.current, str(before))

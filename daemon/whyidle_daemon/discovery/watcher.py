@@ -28,6 +28,7 @@ from whyidle_daemon.history.heartbeat import blind_ns
 from whyidle_daemon.history.keeper import Keeper
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.sessions import Session, Sessions
+from whyidle_daemon.subordinates import Subordinates
 from whyidle_daemon.target import TargetGoneError
 from whyidle_daemon.targets import Targets
 
@@ -78,6 +79,7 @@ class Discovery:
         self._next_rescan = 0.0
         self._full = False
         self._closed = self._started = False
+        self._subordinates = Subordinates()
         self.on_start: Callable[[Session], None] = lambda session: None
         self._set(config)
 
@@ -206,10 +208,18 @@ class Discovery:
         return False
 
     def _has_room(self, uid: int | None) -> bool:
-        """Of the targets, nobody but root may have more than half: anybody can start what a rule names."""
+        """Nobody but root may have more than half of the targets, nor all others together the last eighth.
+
+        Anybody can start what a rule names, and act as many users in a name space of his own.
+        """
         most = self._config.max_targets
-        theirs = sum(found.uid == uid for found, _ in self._found.values())
-        return len(self._found) < most and (uid == 0 or theirs < max(1, most // 2))
+        if uid == 0:
+            return len(self._found) < most
+        users = [self._subordinates.owner(found.uid) for found, _ in self._found.values() if found.uid]
+        theirs = users.count(self._subordinates.owner(uid)) if uid is not None else 0
+        return (
+            len(self._found) < most and len(users) < max(1, most - most // 8) and theirs < max(1, most // 2)
+        )
 
     def _observe(self, candidate: Candidate, rule: str, early: bool) -> None:
         if not self._has_room(candidate.uid):

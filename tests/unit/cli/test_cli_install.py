@@ -162,6 +162,37 @@ def test_a_masked_unit_stays_masked(layout: Layout) -> None:
     assert (layout.units / SERVICE).readlink() == Path("/dev/null")
 
 
+def test_an_upgrade_that_fails_late_leaves_the_units_before(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version before serves on under the unit that it came with, not under its successor's."""
+    install(layout, "wheel", environment("1.0"))
+    unit, socket = layout.units / SERVICE, layout.units / "whyidled.socket"
+    unit.write_text("[Service]\nExecStart=/as/1.0/had/it\n")
+    socket.unlink()
+    files = {path: path.read_bytes() for path in layout.root.rglob("*") if path.is_file()}
+
+    def fail(layout: Layout) -> None:
+        raise InstallFailed("no such group", "later")
+
+    monkeypatch.setattr("whyidle_cli.installer.install._accounts", fail)
+    with pytest.raises(InstallFailed, match="no such group"):
+        install(layout, "wheel", environment("2.0"))
+    assert {path: path.read_bytes() for path in layout.root.rglob("*") if path.is_file()} == files
+    assert layout.current.readlink().name == "1"
+
+
+def test_whatever_roots_umask_everybody_may_run_it(layout: Layout) -> None:
+    """A hardened root has 077; members of the group run the client nevertheless."""
+    before = os.umask(0o077)
+    try:
+        install(layout, "wheel", environment())
+    finally:
+        os.umask(before)
+    for path in (layout.prefix, layout.versions, layout.versions / "1", layout.versions / "1/bin"):
+        assert path.stat().st_mode & 0o777 == 0o755
+
+
 def test_a_build_that_fails_leaves_the_version_before(layout: Layout) -> None:
     """No package index, a full disk: what serves serves on."""
     install(layout, "wheel", environment("1.0"))

@@ -1,0 +1,192 @@
+"""What requests cost is their user's own: time, memory, and whose limits count."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whyidle_daemon.access import BURST_S, Access, Account, Peer, Scope
+from whyidle_daemon.admission import Admission
+from whyidle_daemon.clients import MAX_ANSWERS_BYTES, Client
+from whyidle_daemon.config import Access as AccessConfig
+from whyidle_daemon.config import Discovery as DiscoveryConfig
+from whyidle_daemon.discovery.watcher import Discovery
+from whyidle_daemon.listing import _clipped
+from whyidle_daemon.requests import MAX_ROOTS, Requests
+from whyidle_daemon.subordinates import Subordinates
+from whyidle_wire.codec import encode
+from whyidle_wire.records import Observe, Record, Status, StatusReply
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 10)), max_size=50))
+def test_nobody_gets_more_than_his_share(requests: list[tuple[float, float]]) -> None:
+    """Who waits as long as he is told has had his share of the time, what was saved up and one request."""
+    account, now, spent = Account(), 0.0, 0.0
+    most = max((seconds for seconds, _ in requests), default=0.0)
+    for seconds, pause in requests:
+        now += pause
+        wait = account.charge(seconds, now)
+        spent += seconds
+        assert wait >= 0
+        now += wait
+        assert spent <= Account.SHARE * (now + BURST_S) + most + 1e-6
+
+
+def test_whose_a_subordinate_user_is(tmp_path: Path) -> None:
+    """Names and numbers; lines that are none say nothing; a changed file is read again."""
+    path = tmp_path / "subuid"
+    assert Subordinates(path).owner(100_001) == 100_001
+    path.write_text(
+        "root:100000:65536\n1234:200000:10\nno-such-user-at-all:300000:5\n:::\nx\nroot:a:b\n\xff:1:1\n"
+    )
+    found = Subordinates(path)
+    wanted = {99_999: 99_999, 100_000: 0, 165_535: 0, 165_536: 165_536, 200_009: 1234, 300_001: 300_001}
+    assert {uid: found.owner(uid) for uid in wanted} == wanted
+    path.write_text("77:100000:65536\n")
+    os.utime(path, ns=(1, 1))
+    assert found.owner(100_000) == 77
+    path.unlink()
+    assert found.owner(100_000) == 100_000
+
+
+def scene(play: Any) -> Any:
+    """Run it on the daemon's loop, with a client at one end of a socket pair; it is given what was asked."""
+
+    async def whole() -> Any:
+        asked: list[Record] = []
+        ours, theirs = socket.socketpair()
+        client = Client(lambda _: None, lambda _, record: asked.append(record), lambda _: None)
+        await asyncio.get_running_loop().create_connection(lambda: client, sock=ours)
+        with theirs:
+            theirs.setblocking(False)
+            try:
+                return await play(client, theirs, asked)
+            finally:
+                client.abort()
+
+    return uvloop.run(whole())
+
+
+def test_of_a_user_with_debts_nothing_is_heard_for_a_while() -> None:
+    """What came in the meantime is looked at then, in order: nothing is lost."""
+
+    async def play(client: Client, theirs: socket.socket, asked: list[Record]) -> None:
+        client.hold(0.05)
+        theirs.sendall(b"".join(encode(Status(number)) for number in range(5)))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert asked == []
+        while len(asked) < 5:
+            await asyncio.sleep(0.01)
+        assert asked == [Status(number) for number in range(5)]
+
+    scene(play)
+
+
+def test_the_account_is_the_users_and_root_has_none() -> None:
+    """Two connections share it; whoever sees everything is never held up."""
+    admission = Admission(Access(AccessConfig(), cast(Any, None)))
+    held: list[tuple[str, float]] = []
+
+    def client(name: str, user: int, scope: Scope) -> Client:
+        found = SimpleNamespace(user=user, scope=scope, hold=lambda wait_s: held.append((name, wait_s)))
+        return cast(Client, found)
+
+    admission.charge(client("one", 1000, Scope.OWN), Account.SHARE * BURST_S)
+    assert held == []
+    admission.charge(client("root", 0, Scope.ALL), 100.0)
+    admission.charge(client("bob", 1001, Scope.OWN), 0.001)
+    assert held == []
+    admission.charge(client("two", 1000, Scope.OWN), 0.1)
+    ((name, wait_s),) = held
+    assert name == "two"
+    assert wait_s == pytest.approx(0.1 / Account.SHARE, rel=0.2)
+
+
+def test_answers_that_nobody_reads_are_bounded_in_bytes() -> None:
+    """A few large ones are as many as many small ones."""
+    large = StatusReply(1, {"text": "x" * (MAX_ANSWERS_BYTES // 3)})
+
+    async def play(client: Client, theirs: socket.socket, asked: list[Record]) -> None:
+        sent = 0
+        while client._transport is not None and not client._transport.is_closing():
+            client.answer(large)
+            sent += 1
+            await asyncio.sleep(0)
+            assert client.queued_bytes <= 2 * MAX_ANSWERS_BYTES
+            assert sent < 50
+        assert client.queued_bytes == 0
+
+    scene(play)
+
+
+@given(st.lists(st.text(max_size=3000), max_size=20))
+def test_a_command_in_a_list_is_short(command: list[str]) -> None:
+    """What fits is whole."""
+    found = _clipped(tuple(command))
+    assert sum(map(len, found)) <= 4096
+    if len(" ".join(command)) <= 4096:
+        assert found == command
+
+
+def test_an_observation_has_a_bounded_number_of_roots() -> None:
+    """Each is looked at, and the same one once."""
+    looked: list[int] = []
+
+    def exists(pid: int) -> bool:
+        looked.append(pid)
+        return False
+
+    proc: Any = SimpleNamespace(initial_namespace=lambda: True, exists=exists)
+    said: list[str] = []
+    client: Any = SimpleNamespace(fail=lambda request, code, message, hint: said.append(code))
+    nothing = cast(Any, None)
+    requests = Requests(nothing, nothing, proc, nothing, None)
+    assert requests.observe(client, Observe(1, 5, ("x",), 0, None, tuple(range(6, 6 + MAX_ROOTS)))) is None
+    assert (said, looked) == (["limit"], [])
+    assert requests.observe(client, Observe(1, 5, ("x",), 0, None, (5,) * 4000)) is None
+    assert (said, looked) == (["limit", "no_process"], [5])
+
+
+def test_root_finds_room_whoever_came_first() -> None:
+    """One user has half of the targets at most, however many he acts as, and all but root seven eighths."""
+    nothing = cast(Any, None)
+    found = Discovery(DiscoveryConfig(max_targets=16), nothing, nothing, nothing, 1)
+    found._subordinates = cast(Any, SimpleNamespace(owner=lambda uid: 1000 if uid >= 100_000 else uid))
+
+    def fill(uid: int) -> int:
+        count = 0
+        while found._has_room(uid + count if uid >= 100_000 else uid):
+            entry = SimpleNamespace(uid=uid + count if uid >= 100_000 else uid)
+            found._found[len(found._found)] = cast(Any, (entry, None))
+            count += 1
+        return count
+
+    assert fill(100_000) == 8
+    assert fill(1000) == 0
+    assert fill(1001) == 6
+    assert fill(0) == 2
+
+
+def test_connections_of_a_subordinate_user_are_its_owners() -> None:
+    """Otherwise a user could have as many as the whole daemon has."""
+
+    async def connect() -> list[bool]:
+        config = AccessConfig(others="own", connections_per_user=2)
+        admission = Admission(Access(config, cast(Any, None)))
+        admission._subordinates = cast(Any, SimpleNamespace(owner=lambda uid: 1000))
+        clients = [Client(lambda _: None, lambda *_: None, lambda _: None) for _ in range(3)]
+        for number, client in enumerate(clients):
+            client.peer = Peer(1, 100_000 + number, 100_000)
+        return [admission.admit(client) for client in clients]
+
+    assert asyncio.run(connect()) == [True, True, False]

@@ -177,7 +177,7 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
         await loop.create_unix_connection(server.connection, sock=sockets.connected(options.connection_fd))
     else:
         assert listener is not None
-        sockets.open_to(listener, config.access.others != "none")
+        sockets.open_to(listener, config.access.others != "none", config.access.group)
         loop.add_signal_handler(signal.SIGHUP, _reload, options, server, listener)
         serving = await loop.create_unix_server(server.connection, sock=listener)
         await server.export(config.metrics)
@@ -210,7 +210,7 @@ def _reload(options: argparse.Namespace, server: Server, listener: socket.socket
         log.error("not reloaded, the configuration stays as it was: %s", error)
     else:
         logging.getLogger().setLevel(_level(options, config))
-        sockets.open_to(listener, config.access.others != "none")
+        sockets.open_to(listener, config.access.others != "none", config.access.group)
         server.reload(config)
         _tasks.add(task := asyncio.get_running_loop().create_task(server.export(config.metrics)))
         task.add_done_callback(_tasks.discard)

@@ -6,12 +6,15 @@ import contextlib
 import errno
 import fcntl
 import grp
+import logging
 import os
 import socket
 import stat
 from pathlib import Path
 
 from whyidle_daemon.errors import StartError
+
+log = logging.getLogger(__name__)
 
 _LISTEN_FDS_START = 3
 
@@ -83,7 +86,7 @@ def bind(path: Path, group: str) -> socket.socket:
             listener.bind(str(path))
         finally:
             os.umask(old)
-        _hand_to_group(path, group)
+        _hand_to(group, path)
         listener.listen(64)
     except OSError as error:
         listener.close()
@@ -93,9 +96,17 @@ def bind(path: Path, group: str) -> socket.socket:
     return listener
 
 
-def _hand_to_group(path: Path, group: str) -> None:
-    with contextlib.suppress(KeyError, PermissionError):
-        os.chown(path, -1, grp.getgrnam(group).gr_gid)
+def _hand_to(group: str, path: str | Path) -> bool:
+    """Whether the socket is that group's, now or before. A group that does not exist has no members."""
+    try:
+        wanted = grp.getgrnam(group).gr_gid
+        if os.stat(path).st_gid != wanted:  # noqa: PTH116 (may be bytes)
+            os.chown(path, -1, wanted)
+    except KeyError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def remove(path: Path) -> None:
@@ -103,8 +114,15 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def open_to(listener: socket.socket, everybody: bool) -> None:
+def open_to(listener: socket.socket, everybody: bool, group: str) -> None:
     """Let everybody connect, or the owner and the group alone. What they may ask for is decided later."""
     path = listener.getsockname()
     with contextlib.suppress(OSError):
         os.chmod(path, 0o666 if everybody else 0o660)  # noqa: PTH101 (may be bytes)
+    if not everybody and not _hand_to(group, path):
+        log.warning(
+            "members of %s cannot connect: the socket is another group's; for systemd's, "
+            "systemctl edit whyidled.socket, [Socket] SocketGroup=%s, and restart it",
+            group,
+            group,
+        )

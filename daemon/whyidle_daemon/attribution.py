@@ -44,7 +44,10 @@ class ThreadTime(NamedTuple):
 
 
 class ThreadTable:
-    """Threads that ended. Beyond the limit the shortest lives are summed, those of ``keep`` never."""
+    """Threads that ended. Beyond the limit the shortest lives are summed, and those of ``keep`` last.
+
+    Of those, engines' drivers, the oldest go: a server may make a thread for each request.
+    """
 
     def __init__(self, limit: int = MAX_EXITED) -> None:
         self.exited: dict[tuple[int, int, int], Thread] = {}
@@ -57,15 +60,17 @@ class ThreadTable:
         self.exited[thread.pid, thread.tid, thread.first_ns] = thread
         if len(self.exited) < self._limit * 2:
             return
-        ranked = sorted(self.exited.items(), key=lambda item: item[1].end_ns - item[1].first_ns)
+        ranked = sorted(self.exited.items(), key=lambda item: _worth(item[1], keep))
         for key, ended in ranked[: -self._limit]:
-            if ended.tid in keep:
-                continue
             del self.exited[key]
             self.omitted += 1
             for wait, ns in enumerate(ended.ns):
                 self.omitted_ns[wait] += ns
             processes.add_cpu(ended.pid, ended.last_ns, ended.ns[Wait.RUNNING])
+
+
+def _worth(ended: Thread, keep: set[int]) -> tuple[bool, int]:
+    return (True, ended.end_ns) if ended.tid in keep else (False, ended.end_ns - ended.first_ns)
 
 
 def states_of(waits: Iterable[int], groups: Iterable[WaitGroup] = ()) -> dict[str, int]:

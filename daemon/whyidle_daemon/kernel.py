@@ -228,6 +228,11 @@ class Kernel:
             structs.decode_engine(key, value) for key, value in self._engines.items() if value[:4] == wanted
         ]
 
+    def forget_engines(self, which: Iterable[tuple[int, int]]) -> None:
+        """Contexts of programs that ended, by PID and context: nothing else makes room for others."""
+        for pid, context in which:
+            self._engines.delete(structs.engine_key(pid, context))
+
     def drain_waits(self) -> list[ShortWaits]:
         """Short socket waits since the last call, of all targets."""
         return [structs.decode_wait(key, value) for key, value in self._waits.drain()]

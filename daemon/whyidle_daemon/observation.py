@@ -62,6 +62,7 @@ from whyidle_daemon.waits import PIPES, WaitKey
 from whyidle_daemon.wakes import Wakes
 from whyidle_daemon.whatif import what_if
 from whyidle_probes.events import (
+    Engine,
     Exec,
     Exit,
     Fork,
@@ -332,6 +333,11 @@ class Observation:
     def names(self) -> Iterator[HostName]:
         """How addresses were resolved, as it was told: for an observation that takes over from this one."""
         return self._hosts.all()
+
+    def is_over(self, engine: Engine, now_ns: int) -> bool:
+        """Whether the program whose context it was has ended, or was replaced by another."""
+        process = self._processes.find(engine.pid, engine.last_ns)
+        return process is not None and process.image_end(engine.last_ns, now_ns) < now_ns
 
     # --- out -------------------------------------------------------------------------------------------
 

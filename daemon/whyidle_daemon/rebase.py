@@ -35,7 +35,8 @@ class Base:
         if isinstance(record, Gap):
             return self._gap(record)
         if isinstance(record, Thread):
-            return self.thread(record)
+            # One that ended while the totals were read is in none of them: all its time was before.
+            return self.thread(record) if not 0 < record.end_ns <= self.start_ns else None
         if isinstance(record, Inference):  # one that was under way at the cut took as long as it took
             return record if record.end_ns > self.start_ns else None
         if isinstance(record, StackSample | LoopTasks):

@@ -18,6 +18,7 @@ from whyidle_daemon.waits import WaitKey
 NS = 1_000_000_000
 MAX_REPORTED_PROCESSES = 1000
 MAX_REPORTED_CAUSES = 200
+MAX_DRIVERS = 1000
 MAX_GAPS = 100
 
 
@@ -148,7 +149,7 @@ def engine_objects(
                 "memory_peak_bytes": None,
                 "utilization_mean": engine.busy_ns / observed if observed else None,
                 "calls": engine.calls,
-                "drivers": sorted(engine.drivers),
+                "drivers": sorted(engine.drivers)[:MAX_DRIVERS],
                 **(engine.device.fields() if engine.device is not None else {}),
                 **(inferences_of(engine.inferences, start_ns) if engine.inferences is not None else {}),
                 "launches_unseen_s": seconds(engine.unseen_ns) if engine.kind == "cuda" else None,

@@ -161,6 +161,9 @@ class Target:
             # Nobody waits for this file: the disk may take its time, and the loop goes on.
             self._history.finish(self._telling.rebased(raw), self.loss(), self.overhead(), None, wait_s=0.0)
         before = self.observation
+        over = {(one.pid, one.context) for one in raw.engines if before.is_over(one, raw.ns)}
+        self._kernel.forget_engines(over)
+        raw = raw._replace(engines=tuple(one for one in raw.engines if (one.pid, one.context) not in over))
         decodes = self._seen.get("decode")
         self._telling.base = Base(raw, decodes.ns if decodes is not None and not decodes.seen else None)
         self._costs = Costs(self._kernel)

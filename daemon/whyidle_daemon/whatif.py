@@ -17,7 +17,7 @@ from math import sqrt
 from typing import Any
 
 from whyidle_daemon.findings.evidence import Evidence, seconds
-from whyidle_daemon.findings.sequential_calls import Culprit, culprits
+from whyidle_daemon.findings.sequential_calls import Culprit, culprits, once
 from whyidle_daemon.gaps import EngineActivity
 from whyidle_daemon.processes import Process
 
@@ -27,7 +27,8 @@ SIGMAS = 2.0
 
 def what_if(evidence: Evidence) -> list[dict[str, Any]]:
     """``what_if``: one prediction for each kind of fix that would pay; see ``whyidle_wire.report.WhatIf``."""
-    found = list(culprits(evidence))
+    of_engines = list(culprits(evidence))
+    found = once(of_engines)
     if not found:
         return []
     saved: dict[tuple[Process, int], int] = {}
@@ -59,7 +60,7 @@ def what_if(evidence: Evidence) -> list[dict[str, Any]]:
             "predicted_wall_high_s": seconds(min(evidence.wall_ns, predicted + spread)) if known else None,
             "saves_s": seconds(saves),
             "remains_s": _remains(evidence, found, last, predicted),
-            "engines": [_engine(engine, found) for engine in evidence.engines],
+            "engines": [_engine(engine, of_engines) for engine in evidence.engines],
         }
     ]
 

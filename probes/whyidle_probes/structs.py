@@ -133,6 +133,11 @@ def decode_briefs(data: bytes) -> Iterator[tuple[int, int, int, int, int, int]]:
     return _BRIEF.iter_unpack(data)
 
 
+def engine_key(pid: int, context: int) -> bytes:
+    """Key of an entry of the ``engines`` map."""
+    return _ENGINE_KEY.pack(pid, 0, context)
+
+
 def decode_engine(key: bytes, value: bytes) -> Engine:
     """Decode an entry of the ``engines`` map."""
     pid, _, context = _ENGINE_KEY.unpack(key)

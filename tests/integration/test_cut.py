@@ -11,6 +11,7 @@ import pytest
 import report_schema
 
 from harness import Program, wait_until
+from simulators.cuda import JOB, build_libcuda
 from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.recording.output import Output
@@ -149,3 +150,51 @@ def test_what_was_let_go_is_gone(targets: Targets, programs: list[Program], tmp_
         assert (second(), whole(), sampler()) == (None, None, None)
     finally:
         gc.enable()
+
+
+WORKER = (
+    """
+import os, signal, sys
+worker = os.fork()
+if worker:
+    sys.stdin.readline()
+    os.kill(worker, signal.SIGKILL)
+    os.waitpid(worker, 0)
+    print("over", flush=True)
+    sys.stdin.readline()
+    os._exit(0)
+"""
+    + JOB
+    + """
+while True:
+    launch(1); sync(); time.sleep(0.005)
+"""
+)
+
+
+def test_a_worker_that_ended_before_the_cut_idles_no_more(
+    targets: Targets, programs: list[Program], tmp_path: Path
+) -> None:
+    """A service that replaces its workers would have more engines in each part, all of them idle."""
+    program = Program(WORKER, str(build_libcuda(tmp_path)))
+    programs.append(program)
+    target, _, _ = targets.start((program.pid,), ("workers",))
+    program.go()
+
+    def engines() -> int:
+        targets.kernel.consume(1000)
+        target.sample_stacks(0.25)
+        return len(targets.kernel.engines(target.number))
+
+    wait_until(engines, "the worker to use the GPU", every_s=0.02)
+    program.go()
+    assert program.line() == "over"
+    targets.kernel.consume(1000)
+    (before,) = target.report()["engines"]
+    target.renew(None)
+    wait_until(lambda: target.report()["target"]["duration_s"] > 0.3, "the next part to last", every_s=0.05)
+    after = target.report()
+    assert (after["engines"], after["gaps"], after["idle_by_cause"]) == ([], [], [])
+    assert engines() == 0
+    assert before["busy_s"] > 0
+    targets.stop(target)

@@ -24,6 +24,7 @@ A single call saves nothing by either. Without an engine: all but the longest.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from whyidle_daemon.findings.evidence import Evidence, say, seconds
@@ -31,9 +32,10 @@ from whyidle_daemon.findings.waiting import (
     Idle,
     Waiting,
     grouped,
-    idle_of,
     in_function,
     is_loops,
+    most_idle_of,
+    noticeable,
     report_of,
     savings,
     syscalls_of,
@@ -59,10 +61,11 @@ def find(evidence: Evidence) -> list[dict[str, Any]]:
         lambda key: (key.end_text, key.place and key.place.where),
     )
     if evidence.engines:
-        costs = [(call, idle_of(evidence, call)) for call in calls]
-        return _tools(
-            evidence, [(c, _driver_finding(evidence, c, idle)) for c, idle in costs if idle is not None]
-        )
+        return [
+            _driver_finding(evidence, call, idle, processes)
+            for call, idle, processes in _tools(evidence, calls)
+            if noticeable(evidence, idle)
+        ]
     return _without_engine(evidence, calls)
 
 
@@ -75,38 +78,41 @@ def _is_call(evidence: Evidence, group: WaitGroup) -> bool:
     return group.key.state == "network" and not is_loops(group)
 
 
-def _tools(evidence: Evidence, found: list[tuple[Waiting, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """One finding for a program that was started anew for each call."""
+def _tools(evidence: Evidence, calls: list[Waiting]) -> Iterator[tuple[Waiting, Idle, int]]:
+    """What starves an engine, and how many processes: a program that is started for each call is one."""
     first = successors(evidence.processes)
     often = {first[process] for process in first if first[process] is not process}
-    merged: list[dict[str, Any]] = []
-    tools: dict[tuple[Process, str], dict[str, Any]] = {}
-    for call, finding in sorted(
-        found, key=lambda item: (item[1]["function"] is None, item[0].process.start_ns)
-    ):
+    tools: dict[tuple[Process, str, str], list[tuple[Waiting, Idle]]] = {}
+    for call in calls:
+        idle = most_idle_of(evidence, call)
+        if idle is None:
+            continue
         process = first.get(call.process, call.process)
-        if process not in often or call.tid != call.process.pid:
-            merged.append(finding)
-            continue
-        known = tools.setdefault((process, str(finding["peer"])), finding)
-        if known is finding:
-            merged.append(finding)
-            continue
-        for field in ("count", "blocked_s", "engine_idle_s", "share_of_idle", "saves_s", "connections"):
-            if field in known and field in finding:
-                known[field] += finding[field]
-        known["longest_s"] = max(known["longest_s"], finding["longest_s"])
-        known["processes"] = known.get("processes", 1) + 1
-    return merged
+        if process in often and call.tid == call.process.pid:
+            tools.setdefault((process, str(call.key.peer), idle.engine.id), []).append((call, idle))
+        else:
+            yield call, idle, 1
+    for (process, _, _), runs in tools.items():
+        engine, ns = runs[0][1].engine, sum(idle.ns for _, idle in runs)
+        share = ns / engine.idle_ns if engine.idle_ns else 0.0
+        groups = tuple(group for call, _ in runs for group in call.groups)
+        yield Waiting(process, process.pid, groups), Idle(engine, ns, share), len(runs)
 
 
-def _driver_finding(evidence: Evidence, calls: Waiting, idle: Idle) -> dict[str, Any]:
+def _driver_finding(evidence: Evidence, calls: Waiting, idle: Idle, processes: int) -> dict[str, Any]:
     gather, overlap = savings(calls, idle)
     what = f"while the engine sat idle ({100 * idle.share:.0f} % of its idle time)"
-    return _finding(evidence, calls, what, idle, (gather, overlap)) | {
+    found = _finding(evidence, calls, what, idle, (gather, overlap)) | {
         "saves_s": seconds(max(gather, overlap)),
         "saves_by": {"gather": seconds(gather), "overlap": seconds(overlap)},
     }
+    if processes > 1:
+        found["processes"] = processes
+    if found["function"] is None:  # not read of the one that waited longest
+        named = [group for group in calls.groups if group.key.place is not None]
+        longest = max(named, key=lambda group: group.total_ns, default=None)
+        found |= evidence.where(longest.key.place) if longest is not None else {}
+    return found
 
 
 def _without_engine(evidence: Evidence, calls: list[Waiting]) -> list[dict[str, Any]]:

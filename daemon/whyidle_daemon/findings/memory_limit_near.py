@@ -38,11 +38,12 @@ NEAR = 0.9
 NEAR_CACHE = 0.8
 MIN_LOOPS = 10
 HOST_SHARE = 0.5
+ENDING_NS = 2 * NS
 
 
 def find(evidence: Evidence) -> list[dict[str, Any]]:
     """One finding for the limit that is reached first, and one for each KV cache that is nearly full."""
-    growths = growing(evidence)
+    growths = [growth for growth in growing(evidence) if _lives(evidence, growth.process)]
     near = []
     for limit in evidence.limits:
         trend = _trend(limit, growths)
@@ -56,6 +57,11 @@ def find(evidence: Evidence) -> list[dict[str, Any]]:
     near.sort(key=lambda item: (item[0], item[1].limit_bytes))
     found = [_finding(evidence, *item) for item in near[:1]]
     return [*found, *(_cache(evidence, each) for each in filling(evidence) if _nearly_full(each))]
+
+
+def _lives(evidence: Evidence, process: Process) -> bool:
+    """What ended takes no more; an observation ends a moment after its processes."""
+    return not process.end_ns or process.end_ns >= evidence.end_ns - ENDING_NS
 
 
 def _user(evidence: Evidence) -> Process | None:

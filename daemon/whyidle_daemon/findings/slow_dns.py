@@ -6,8 +6,9 @@ engine's idle time, or 0.5 s in one piece. Look-ups in one function are one find
 without a function those of one name. Several threads that do so are one finding too, for the one that matters
 most: an engine's driver, else the main thread, else the one that waited longest.
 
-**engine_idle_s**: a thread that looks up a name is not inside a call of its engine, so all of a driver's
-look-ups. **saves_s**: all but one look-up, which a cache needs as well; for one host alone, nothing.
+**engine_idle_s**: the look-ups, but no more than for how long waits for name servers kept the engine idle or,
+where none was seen, waits that a resolver may be behind. **saves_s**: all but one look-up, which a cache
+needs as well; for one host alone, nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from whyidle_daemon.findings.evidence import Evidence, printable, say, seconds
 from whyidle_daemon.findings.waiting import Idle, Waiting, grouped, in_function, report_of, who_waits
+from whyidle_daemon.gaps import state_of_cause
 from whyidle_daemon.lookups import LookupSums
 from whyidle_daemon.processes import Process
 
@@ -23,6 +25,7 @@ MIN_NS = 100_000_000
 MIN_SHARE = 0.05
 MIN_LONGEST_NS = 500_000_000
 MAX_NAMES = 16
+_RESOLVERS = ("network", "local_ipc")  # what a resolver that is no name server is waited for in
 
 
 def find(evidence: Evidence) -> list[dict[str, Any]]:
@@ -36,12 +39,12 @@ def find(evidence: Evidence) -> list[dict[str, Any]]:
     for lookups in together.values():
         worst = max(lookups, key=lambda each: (_rank(evidence, each), each.total_ns, -each.tid))
         total = sum(each.total_ns for each in lookups if each.tid == worst.tid)
-        idle = _idle(evidence, worst.process, worst.tid, total)
+        idle = _idle(evidence, worst.process, worst.tid, total, dns)
         if _is_slow(evidence, total, max(each.longest_ns for each in lookups), idle):
             found.append(_named(evidence, worst, lookups, dns, idle))
     seen = {(lookup.process, lookup.tid) for lookup in evidence.lookups}
     for waiting in dns:
-        idle = _idle(evidence, waiting.process, waiting.tid, waiting.blocked_ns)
+        idle = _idle(evidence, waiting.process, waiting.tid, waiting.blocked_ns, dns)
         if (waiting.process, waiting.tid) not in seen and _is_slow(
             evidence, waiting.blocked_ns, waiting.longest_ns, idle
         ):
@@ -62,12 +65,21 @@ def _rank(evidence: Evidence, lookup: LookupSums) -> int:
     return int(lookup.tid == lookup.process.pid)
 
 
-def _idle(evidence: Evidence, process: Process, tid: int, ns: int) -> Idle | None:
-    engine = max(evidence.engines_of(process, tid), key=lambda engine: engine.idle_ns, default=None)
-    if engine is None or not engine.idle_ns:
-        return None
-    ns = min(ns, engine.idle_ns)
-    return Idle(engine, ns, ns / engine.idle_ns)
+def _idle(evidence: Evidence, process: Process, tid: int, ns: int, dns: list[Waiting]) -> Idle | None:
+    """Look-ups before the first inference starved nothing, nor did those that nobody waited for."""
+    seen = any((waiting.process, waiting.tid) == (process, tid) for waiting in dns)
+    costs = []
+    for engine in evidence.engines_of(process, tid):
+        most = sum(
+            part
+            for (wait, key), part in engine.idle_by(process, tid).items()
+            if (state := state_of_cause(wait, key)) == "dns"
+            or (state in _RESOLVERS and (key is None or not seen))
+        )
+        part = min(ns, most, engine.idle_ns)
+        if part:
+            costs.append(Idle(engine, part, part / engine.idle_ns))
+    return max(costs, key=lambda idle: idle.ns, default=None)
 
 
 def _is_slow(evidence: Evidence, total_ns: int, longest_ns: int, idle: Idle | None) -> bool:
@@ -93,6 +105,7 @@ def _named(
     mine = [each for each in dns if (each.process, each.tid) == (worst.process, worst.tid)]
     code = max(mine, key=lambda each: each.blocked_ns, default=Waiting(worst.process, worst.tid, ()))
     count, total = sum(each.count for each in lookups), sum(each.total_ns for each in lookups)
+    mine_ns = sum(each.total_ns for each in lookups if each.tid == worst.tid)
     longest, failed = max(each.longest_ns for each in lookups), sum(each.failed for each in lookups)
     names = sorted({each.host for each in lookups}, key=lambda name: (name != worst.host, name))
     server = f" by {code.key.peer_text}" if code.groups and code.key.peer_text else ""
@@ -111,7 +124,7 @@ def _named(
         count=count,
         blocked_s=seconds(total),
         longest_s=seconds(longest),
-        share_of_wall=total / max(1, evidence.wall_ns),
+        share_of_wall=mine_ns / max(1, evidence.wall_ns),
         saves_s=seconds(
             sum(max(0, each.total_ns - each.longest_ns) for each in lookups if each.tid == worst.tid)
         ),

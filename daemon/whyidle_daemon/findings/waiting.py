@@ -135,6 +135,17 @@ def waits_in(evidence: Evidence, times: Iterable[ThreadTime], state: str) -> lis
 
 def idle_of(evidence: Evidence, waiting: Waiting) -> Idle | None:
     """The engine that these waits starved the most, ``None`` if they starved none noticeably."""
+    worst = most_idle_of(evidence, waiting)
+    return worst if worst is not None and noticeable(evidence, worst) else None
+
+
+def noticeable(evidence: Evidence, idle: Idle) -> bool:
+    """Long enough for a finding."""
+    return idle.ns >= MIN_NS and max(idle.share, idle.ns / max(1, evidence.wall_ns)) >= MIN_SHARE
+
+
+def most_idle_of(evidence: Evidence, waiting: Waiting) -> Idle | None:
+    """The engine that these waits starved the most, ``None`` if they starved none."""
     costs = []
     for engine in evidence.engines_of(waiting.process, waiting.tid):
         ns = 0
@@ -144,9 +155,7 @@ def idle_of(evidence: Evidence, waiting: Waiting) -> Idle | None:
                 ns += part
         costs.append(Idle(engine, ns, ns / engine.idle_ns if engine.idle_ns else 0.0))
     worst = max(costs, key=lambda cost: (cost.ns, cost.share), default=None)
-    if worst is None or worst.ns < MIN_NS:
-        return None
-    return worst if max(worst.share, worst.ns / max(1, evidence.wall_ns)) >= MIN_SHARE else None
+    return worst if worst is not None and worst.ns else None
 
 
 def savings(waiting: Waiting, idle: Idle) -> tuple[int, int]:

@@ -11,15 +11,16 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final
 
-from whyidle_daemon.history.merge_engines import merged_engines
+from whyidle_daemon.history.merge_engines import JOIN_S, merged_engines
 from whyidle_daemon.history.merge_loops import merged_loops
 from whyidle_daemon.report import MAX_GAPS, MAX_REPORTED_CAUSES
 
-JOIN_S: Final = 0.1
-"""A gap that was open at the end of a part and one that begins the next, at most so far apart, are one."""
 MAX_REASONS: Final = 8
 _SEVERITIES: Final = ("high", "medium", "low", "info")
 _CONFIDENCES: Final = ("high", "medium", "low")
+_GROWTH: Final = ("memory_growth", "kv_cache_growth", "memory_limit_near")
+_TIMES: Final = ("limit_at_s", "limit_at_earliest_s", "limit_at_latest_s", "full_at_s")
+"""Of a finding: seconds since the observation began."""
 
 Report = dict[str, Any]
 
@@ -47,7 +48,7 @@ def merged(reports: Iterable[Report]) -> Report:
         "engines": engines,
         "gaps": _gaps(parts, offsets),
         "idle_by_cause": _causes(parts, total_idle),
-        "findings": _findings(parts, total_idle),
+        "findings": _findings(parts, offsets, total_idle),
         "loops": merged_loops(parts),
         "loss": _summed([part["loss"] for part in parts]),
         "overhead": _overhead(parts),
@@ -116,20 +117,21 @@ def _threads(parts: list[Report]) -> list[dict[str, Any]]:
 
 def _gaps(parts: list[Report], offsets: list[float]) -> list[dict[str, Any]]:
     whole: list[dict[str, Any]] = []
-    opened: dict[str, dict[str, Any]] = {}  # by engine: the gap that the part before left open
+    opened: dict[int, dict[str, dict[str, Any]]] = {}  # by target and engine: what its last part left open
     for part, offset in zip(parts, offsets, strict=True):
         still: dict[str, dict[str, Any]] = {}
+        left = opened.get(part["target"]["pid"], {})
         for gap in sorted(part["gaps"], key=lambda gap: gap["start_s"]):
             item = {**gap, "start_s": gap["start_s"] + offset}
-            before = opened.pop(gap["engine"], None)
-            if before is not None and item["start_s"] - before["start_s"] - before["duration_s"] <= JOIN_S:
+            before = left.pop(gap["engine"], None)
+            if before and abs(item["start_s"] - before["start_s"] - before["duration_s"]) <= JOIN_S:
                 _join(before, item)
                 item = before
             else:
                 whole.append(item)
             if gap.get("open"):
                 still[gap["engine"]] = item
-        opened = still
+        opened[part["target"]["pid"]] = still
     return sorted(whole, key=lambda gap: -gap["duration_s"])[:MAX_GAPS]
 
 
@@ -173,28 +175,34 @@ def _cause_key(cause: dict[str, Any]) -> tuple[Any, ...]:
     return cause["state"], cause.get("cause"), *who
 
 
-def _findings(parts: list[Report], total_idle: float) -> list[dict[str, Any]]:
+def _findings(parts: list[Report], offsets: list[float], total_idle: float) -> list[dict[str, Any]]:
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for part in parts:
+    for part, offset in zip(parts, offsets, strict=True):
         for finding in part["findings"]:
             where = [finding[name] for name in ("kind", "pid", "tid", "function", "file", "line")]
-            groups.setdefault((*where, str(finding["peer"])), []).append(finding)
+            limit = finding.get("limit") or {}
+            what = finding.get("engine"), limit.get("scope"), limit.get("name")
+            moved = {name: finding[name] + offset for name in _TIMES if finding.get(name) is not None}
+            groups.setdefault((*where, *what, str(finding["peer"])), []).append({**finding, **moved})
     findings = [_finding(group, total_idle) for group in groups.values()]
     return sorted(findings, key=lambda f: (_SEVERITIES.index(f["severity"]), -(f["saves_s"] or 0.0)))
 
 
 def _finding(group: list[dict[str, Any]], total_idle: float) -> dict[str, Any]:
-    """The worst one, with the sums of all."""
+    """The worst one, with the sums of all; of what says how something grows, the last one."""
     if len(group) == 1:
         worst = group[0]
         idle = worst["engine_idle_s"]
     else:
         worst = max(group, key=lambda finding: finding["blocked_s"] or 0.0)
+        if worst["kind"] in _GROWTH:
+            worst = group[-1]
         idle = _sum(finding["engine_idle_s"] for finding in group)
     reasons = dict.fromkeys(reason for finding in group for reason in finding["confidence_reasons"])
     advice = worst["advice"]
     if len(group) > 1:
-        advice = f"In {len(group)} parts of the history; in the worst of them: {advice}"
+        which = "last" if worst["kind"] in _GROWTH else "worst"
+        advice = f"In {len(group)} parts of the history; in the {which} of them: {advice}"
     return {
         **worst,
         "severity": min((f["severity"] for f in group), key=_SEVERITIES.index),

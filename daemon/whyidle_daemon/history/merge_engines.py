@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+JOIN_S: Final = 0.1
+"""What ended so long before the next begins, or after, ends where that begins."""
 MAX_INFERENCES: Final = 100
 _SUMMED: Final = (
     *("busy_s", "idle_s", "idle_attributed_s", "calls", "failed_calls", "calls_unseen_s"),
@@ -21,8 +23,15 @@ Engine = dict[str, Any]
 def merged_engines(parts: list[dict[str, Any]], offsets: list[float]) -> list[Engine]:
     """In the order in which they appeared. ``offsets``: seconds from the first part's begin to each one's."""
     of: dict[str, list[Engine]] = {}
+    seen: dict[str, tuple[int, float]] = {}  # of a host's GPU: by which target's part, and up to when
     for part, offset in zip(parts, offsets, strict=True):
+        target = part["target"]["pid"]
         for engine in part["engines"]:
+            if engine["pid"] is None:
+                of_target, until = seen.get(engine["id"], (target, offset))
+                if of_target != target and offset < until - JOIN_S:  # the same seconds, seen by another
+                    continue
+                seen[engine["id"]] = target, offset + engine["busy_s"] + engine["idle_s"]
             of.setdefault(engine["id"], []).append(_moved(engine, offset))
     return [_merged(pieces) if len(pieces) > 1 else pieces[0] for pieces in of.values()]
 
@@ -45,9 +54,15 @@ def _merged(pieces: list[Engine]) -> Engine:
     observed = found["busy_s"] + found["idle_s"]
     found["utilization_mean"] = found["busy_s"] / observed if observed else None
     found["finest"] = any(piece.get("finest", True) for piece in pieces)
-    for name in ("tokens", "throttled"):
-        if name in found:
-            found[name] = _sums(_values(pieces, name))
+    if "tokens" in found:
+        found["tokens"] = _sums(_values(pieces, "tokens"))
+    if "throttled" in found:
+        shares = [(_lasted(piece), piece.get("throttled") or {}) for piece in pieces]
+        reasons = dict.fromkeys(reason for _, share in shares for reason in share)
+        found["throttled"] = {
+            reason: _mean([(lasted, share.get(reason, 0.0)) for lasted, share in shares])
+            for reason in reasons
+        }
     if "context" in found:
         found["context"] = _context(_values(pieces, "context"))
     for name in ("drivers", "unknown"):
@@ -56,7 +71,8 @@ def _merged(pieces: list[Engine]) -> Engine:
     if "processes" in found:
         found["processes"] = _processes([user for users in _values(pieces, "processes") for user in users])
     if found.get("power_mean_w") is not None:
-        found["power_mean_w"] = _mean_power(pieces)
+        known = [piece for piece in pieces if piece.get("power_mean_w") is not None]
+        found["power_mean_w"] = _mean([(_lasted(piece), piece["power_mean_w"]) for piece in known])
     if "inferences" in found:
         found["inferences"] = _some([span for spans in _values(pieces, "inferences") for span in spans])
     return found
@@ -85,12 +101,15 @@ def _processes(users: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _mean_power(pieces: list[Engine]) -> float | None:
-    """In W, each part's for as long as it was observed."""
-    known = [piece for piece in pieces if piece.get("power_mean_w") is not None]
-    total = sum(piece["busy_s"] + piece["idle_s"] for piece in known)
-    parts = sum(piece["power_mean_w"] * (piece["busy_s"] + piece["idle_s"]) for piece in known)
-    return parts / total if total else None
+def _lasted(piece: Engine) -> float:
+    """For how long it was observed; seconds."""
+    return float(piece["busy_s"] + piece["idle_s"])
+
+
+def _mean(values: list[tuple[float, float]]) -> float | None:
+    """Each with how much it counts; ``None`` where none counts at all."""
+    total = sum(weight for weight, _ in values)
+    return sum(weight * value for weight, value in values) / total if total else None
 
 
 def _some(spans: list[Any]) -> list[Any]:

@@ -116,7 +116,7 @@ class Ledger:
 
     def __init__(self, max_workloads: int, functions: bool) -> None:
         self.functions = functions
-        self._workloads = Workloads(max_workloads, self._forget)
+        self._workloads = Workloads(max_workloads, self._forget, self._lives)
         self._ended: dict[str, Series] = {}
         self._shown: dict[str, Series] = {}
         self._live: dict[int, tuple[str, Series, Gauges]] = {}
@@ -193,10 +193,12 @@ class Ledger:
             self._functions.add(function)
         return key
 
+    def _lives(self, workload: str) -> bool:
+        """Its sums are still to come, and to be counted under its name."""
+        return any(known[0] == workload for known in self._live.values())
+
     def _forget(self, workload: str) -> None:
         """Its place is another's now: what it had is counted as ``other``."""
-        for number in [number for number, known in self._live.items() if known[0] == workload]:
-            self.end(number)
         _add(self._ended.setdefault(OTHER, {}), self._ended.pop(workload, {}))
         self._shown.pop(workload, None)
         histogram = self._histograms.pop(workload, None)

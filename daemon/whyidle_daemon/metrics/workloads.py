@@ -30,11 +30,14 @@ def workload_of(placement: Placement, rule: str | None) -> str:
 
 
 class Workloads:
-    """The names in use. ``on_forget`` is told of one that gives up its place: its series end."""
+    """The names in use. ``on_forget`` is told of one that gives up its place: its series end.
 
-    def __init__(self, limit: int, on_forget: Callable[[str], None]) -> None:
+    Never one that ``lives`` says is of something that goes on, however long nobody asked for it.
+    """
+
+    def __init__(self, limit: int, on_forget: Callable[[str], None], lives: Callable[[str], bool]) -> None:
         self._limit = limit
-        self._on_forget = on_forget
+        self._on_forget, self._lives = on_forget, lives
         self._used: dict[str, float] = {}  # when it was used last, in seconds of any clock
 
     def __len__(self) -> int:
@@ -46,8 +49,11 @@ class Workloads:
             self._used[name] = now_s
             return name
         if len(self._used) >= self._limit:
-            oldest = min(self._used, key=self._used.__getitem__)
-            if now_s - self._used[oldest] < QUIET_S:
+            quiet = (known for known, used_s in self._used.items() if now_s - used_s >= QUIET_S)
+            oldest = min(
+                (known for known in quiet if not self._lives(known)), key=self._used.__getitem__, default=None
+            )
+            if oldest is None:
                 return OTHER
             del self._used[oldest]
             self._on_forget(oldest)

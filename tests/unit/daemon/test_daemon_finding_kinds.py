@@ -207,7 +207,7 @@ def test_slow_names_are_named() -> None:
     (found,) = findings([life(steps)], extra=(ask(300 * MS), ask(301 * MS, status=-2)))
     assert (found["kind"], found["host"], found["function"]) == ("slow_dns", "slow.example", "fetch")
     assert (found["count"], found["failed"], found["longest_s"]) == (2, 1, pytest.approx(0.301))
-    assert found["engine_idle_s"] == pytest.approx(0.601)
+    assert found["engine_idle_s"] == pytest.approx(0.6)  # what the waits kept it idle
     assert "slow.example" in found["advice"]
 
 
@@ -455,3 +455,48 @@ def test_a_wait_that_was_not_read_lowers_confidence() -> None:
         "medium",
         ["no stack of this wait was read"],
     )
+
+
+@pytest.mark.parametrize("number", [10, 30, 200])
+def test_a_tool_that_is_started_for_each_call_is_one_culprit_however_often(number: int) -> None:
+    """Each of thirty is less than is worth a finding; together they are all that the engine waits for."""
+    steps: list[Step] = []
+    tools: list[Life] = []
+    extra: list[Any] = []
+    now = START
+    for tool in range(PID + 1, PID + 1 + number):
+        steps += [infer(100 * MS), Step(Wait.CHILD, S, waker_pid=tool, waker=tool, syscall=61)]
+        now += 100 * MS
+        extra.append(born(tool, PID, now))
+        waits_for = call(S - 10 * MS, peer(local_port=40_000 + tool % 20_000))
+        tools.append(life([waits_for], pid=tool, start=now, ended=True, name="curl"))
+        now += S
+        extra.append(died(tool, now))
+    steps.append(infer(100 * MS))
+    (found,) = findings([life(steps), *tools], "blocking_network_call", extra=tuple(extra))
+    assert found["processes"] == number
+    assert found["severity"] == "high"
+    assert found["share_of_idle"] == pytest.approx(0.99, abs=0.011)
+    assert found["engine_idle_s"] == pytest.approx(number, rel=0.02)
+    assert found["blocked_s"] == pytest.approx(0.99 * number)
+
+
+def test_look_ups_before_the_first_inference_starved_nothing() -> None:
+    """The engine's idle time is what it is, whatever else took as long."""
+    server = peer("10.0.0.53", 53, local_port=40_001)
+    steps = [call(20 * S, server), infer(S), asleep(Wait.SLEEP, 25 * S), infer(S)]
+    extra = tuple(Lookup(PID, PID, START + i * S, START + (i + 1) * S, "h", 0) for i in range(20))
+    (found,) = findings([life(steps)], "slow_dns", extra=extra)
+    assert found["engine_idle_s"] is None
+    assert found["blocked_s"] == pytest.approx(20)
+    steps = [infer(S), call(20 * S, server), infer(S), asleep(Wait.SLEEP, 25 * S), infer(S)]
+    later = tuple(one._replace(start_ns=one.start_ns + S, end_ns=one.end_ns + S) for one in extra)
+    (found,) = findings([life(steps)], "slow_dns", extra=later)
+    assert found["engine_idle_s"] == pytest.approx(20)
+
+
+def test_look_ups_of_many_threads_take_no_longer_than_the_run() -> None:
+    """A share of the run is at most all of it."""
+    extra = tuple(Lookup(PID, PID + 1 + i, START, START + 6 * S, "h", 0) for i in range(32))
+    (found,) = findings([life([infer(S), asleep(Wait.SLEEP, 9 * S)])], "slow_dns", extra=extra)
+    assert found["share_of_wall"] == pytest.approx(0.6)

@@ -8,7 +8,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from report_schema import check
-from timeline import MS, PID, Life, S, Step, at, call, infer, life, observe, peer, run
+from timeline import (
+    COST,
+    HOST,
+    MS,
+    PID,
+    START,
+    Life,
+    S,
+    Step,
+    at,
+    call,
+    infer,
+    life,
+    observe,
+    peer,
+    run,
+)
+
+from whyidle_daemon.facts import Loss, Snapshot
+from whyidle_daemon.observation import Observation
+from whyidle_probes.events import STATES, Gap
 
 HEAD = ("HTTPResponse._read_status (/usr/lib/python3.11/http/client.py:280)",)
 
@@ -87,3 +107,39 @@ def test_nothing_to_predict() -> None:
     """One call per inference, or an engine that is busy: no fix, no prediction."""
     assert observe([life([infer(S), search(S, 1), infer(S)])])["what_if"] == []
     assert observe([life([infer(S), run(S), infer(S)])])["what_if"] == []
+
+
+OTHER = 0x9990  # a second context
+
+
+def test_another_engine_of_the_thread_changes_nothing() -> None:
+    """An agent that embeds what it found calls a second context between the steps; its calls are the same."""
+    chat = life(sequential([[S, S, S, S, S]] * 6))
+    one = predict([chat])
+    gaps, last, busy_ns = [], 0, 0
+    begin = START
+    for _ in range(6):
+        begin += 6 * S
+        if last:
+            gaps.append(Gap(1, PID, PID, OTHER, last, begin, None))
+        last = begin + 10 * MS
+        busy_ns += 10 * MS
+        begin = last
+    assert chat.engine is not None
+    embeds = chat.engine._replace(
+        **{"context": OTHER, "first_ns": START + 6 * S, "last_ns": last, "busy_ns": busy_ns},
+        **{"idle_ns": sum(gap.end_ns - gap.start_ns for gap in gaps), "calls": 6, "gaps": 5, "short_ns": 0},
+        **{"seen": (0,) * STATES, "busy": False},
+    )
+    observation = Observation(START, (PID,), ("python",), "2026-01-01T00:00:00Z")
+    for record in (*chat.samples, *chat.records, *gaps):
+        observation.add(record)
+    snapshot = Snapshot(chat.end_ns, (chat.thread,), (chat.engine, embeds))
+    report = observation.report(snapshot, HOST, Loss(), COST)
+    (both,) = report["what_if"]
+    for name in ("runs", "calls", "predicted_wall_s", "saves_s"):
+        assert both[name] == one[name], name
+    assert [f["kind"] for f in report["findings"]].count("sequential_calls") == 1
+    (first, second) = both["engines"]
+    assert first["predicted_utilization"] == one["engines"][0]["predicted_utilization"]
+    assert second["predicted_utilization"] > second["utilization"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from report_schema import check
-from timeline import CONTEXT, MS, PID, START, Life, S, infer, life, observe, run
+from timeline import CONTEXT, MS, PID, START, Life, S, born, died, infer, life, observe, run
 
 from whyidle_daemon.facts import EngineFacts, LimitSample, MemorySample
 from whyidle_probes.events import ENGINE_PARALLEL, Exit, Inference
@@ -195,3 +195,23 @@ def test_latency_and_tokens_in_the_report() -> None:
     assert (one["memory_peak_bytes"], one["kv_cache_bytes"], one["model"]) == (15 * MB, 2 * MB, "m.gguf")
     assert [each["fill"] for each in one["inferences"]] == [60 * i for i in range(1, 11)]
     assert report["memory"] == {"processes": [], "limits": []}
+
+
+def test_what_has_ended_fills_the_host_no_more() -> None:
+    """A tool that took 200 MB a second for some seconds, an hour ago, does not do so for ever."""
+    tool = [
+        MemorySample(99, START + i * S // 4, 1000 * MB + i * 50 * MB, None, 1000 * MB + i * 50 * MB)
+        for i in range(24)
+    ]
+    extra = [
+        born(99, PID, START),
+        *tool,
+        died(99, START + 7 * S),
+        *(
+            LimitSample("host", "", START + i * S, 40_000 * MB + i * MB // 10, 64_000 * MB)
+            for i in range(0, 3600, 10)
+        ),
+        *(MemorySample(PID, START + i * S, 1000 * MB, None, 1000 * MB) for i in range(0, 3600, 10)),
+    ]
+    kinds = [one["kind"] for one in found(extra, [life([run(3600 * S)])])]
+    assert "memory_limit_near" not in kinds

@@ -327,3 +327,18 @@ def test_any_request(data: bytes) -> None:
         assert (await ask(data + b"\r\n\r\n")).startswith(b"HTTP/1.1 ")
 
     serving(test, lambda: b"x")
+
+
+def test_a_workload_that_goes_on_keeps_its_name_however_rarely_it_is_asked_for() -> None:
+    """Nobody scraped for hours: what each has come to since is counted once, under its own name."""
+    ledger = Ledger(2, False)
+    ledger.update(1, "a", report(1000), 0)
+    ledger.update(2, "b", report(10), 0)
+    ledger.update(3, "c", report(5), QUIET_S + 1)
+    ledger.update(1, "a", report(1100), QUIET_S + 1)
+    ledger.update(2, "b", report(11), QUIET_S + 1)
+    seconds = [
+        value(ledger, "whyidle_state_seconds_total", workload=name, state="network")
+        for name in ("a", "b", OTHER)
+    ]
+    assert seconds == [1100, 11, 5]

@@ -185,3 +185,13 @@ def test_tokens_and_inferences_count_from_the_cut_on() -> None:
     ended = Inference(1, PID, TID, CONTEXT, 3000, 3900, 100, 0, 40, 0, 40)
     assert base.record(ended) is None
     assert base.record(ended._replace(end_ns=4100)) is not None
+
+
+def test_who_ended_while_the_totals_were_read_is_not_told_again() -> None:
+    """Its last record comes after the cut, and all its time was before."""
+    thread = Life(((int(Wait.SLEEP), 100),)).thread(BEGAN + 100)
+    cut = BEGAN + 200
+    base = Base(Snapshot(cut, (), ()))
+    assert base.record(thread._replace(end_ns=cut - 1, last_ns=cut - 1)) is None
+    later = thread._replace(first_ns=cut + 1, end_ns=cut + 50, last_ns=cut + 50)
+    assert base.record(later) == later

@@ -240,7 +240,7 @@ def test_what_an_engine_did_in_three_parts() -> None:
     assert starts == sorted(starts)
     assert starts[-1] > 1200
     assert (gpu["copy_s"], gpu["idle_scattered_s"], gpu["unseen_s"]) == (3.0, 6.0, 9.0)
-    assert (gpu["memory_peak_bytes"], gpu["other_processes"], gpu["throttled"]) == (30, 3, {"heat": 3.0})
+    assert (gpu["memory_peak_bytes"], gpu["other_processes"], gpu["throttled"]) == (30, 3, {"heat": 1.0})
     assert gpu["power_mean_w"] == pytest.approx((100 * 1 + 200 * 2 + 300 * 3) / 6)
     assert gpu["processes"] == [{"pid": 7, "memory_peak_bytes": 39}]
     assert parts[0]["engines"][0]["inferences"][0]["start_s"] == 0  # the parts stay as they were
@@ -313,3 +313,60 @@ def test_nothing_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr().err.splitlines()
     assert "nothing of pid 7 in that time" in said[0]
     assert len(said) == 2
+
+
+CAUSE = {"state": "network", "share": 1.0, "pid": 1, "tid": 1, "function": "f", "peer": None}
+
+
+def gap(engine: str, start: float, duration: float, is_open: bool) -> dict[str, Any]:
+    return {"engine": engine, "start_s": start, "duration_s": duration, "causes": [CAUSE], "open": is_open}
+
+
+def of(pid: int, at: str, **changes: Any) -> dict[str, Any]:
+    found = part(at, **changes)
+    found["target"]["pid"] = pid
+    return found
+
+
+def test_gaps_of_two_targets_are_kept_apart() -> None:
+    """Parts of another in between cut none, and what one was open with is not continued by the other."""
+    parts = [
+        of(1, "2026-11-26T10:00:00Z", gaps=[gap("A", 0.0, 600.0, True), gap("nvml:0", 590.0, 10.0, True)]),
+        of(2, "2026-11-26T10:00:03Z", gaps=[gap("nvml:0", 2.0, 1.0, False)]),
+        of(1, "2026-11-26T10:10:00Z", gaps=[gap("A", 0.0, 600.0, True)]),
+        of(2, "2026-11-26T10:10:03Z", gaps=[]),
+    ]
+    found = {(one["engine"], one["start_s"], one["duration_s"]) for one in merged(parts)["gaps"]}
+    assert found == {("A", 0.0, 1200.0), ("nvml:0", 590.0, 10.0), ("nvml:0", 5.0, 1.0)}
+
+
+def test_a_gpu_that_two_targets_share_has_each_second_once() -> None:
+    """Both observed it, all the time."""
+    gpu = {**part("2026-11-26T10:00:00Z")["engines"][0], "id": "nvml:0", "pid": None, "latency_s": None}
+    gpu |= {"busy_s": 200.0, "idle_s": 400.0}
+    parts = [
+        of(pid, f"2026-11-26T10:{minute}0:0{pid}Z", engines=[gpu]) for minute in (0, 1) for pid in (1, 2)
+    ]
+    (engine,) = merged(parts)["engines"]
+    assert (engine["busy_s"], engine["idle_s"]) == (400.0, 800.0)
+
+
+def test_a_forecast_is_the_last_one() -> None:
+    """Of each limit by itself, with its time counted from where the report begins."""
+
+    def near(scope: str, used: int, left_s: float) -> dict[str, Any]:
+        return {
+            **SAMPLE["findings"][0],
+            **{"kind": "memory_limit_near", "pid": 1, "tid": 1, "function": None, "file": None, "line": None},
+            **{"peer": None, "blocked_s": 0.0, "saves_s": None, "engine_idle_s": None, "count": 0},
+            "limit": {"scope": scope, "name": "x", "limit_bytes": 100, "used_bytes": used},
+            **{"limit_in_s": left_s, "limit_at_s": 600.0 + left_s, "advice": f"{left_s:g} s"},
+        }
+
+    first = part("2026-11-26T10:00:00Z", findings=[near("cgroup", 50, 3000.0), near("kv_cache", 90, 60.0)])
+    last = part("2026-11-26T10:40:00Z", findings=[near("cgroup", 95, 120.0)])
+    found = {one["limit"]["scope"]: one for one in merged([first, last])["findings"]}
+    assert found["cgroup"]["limit"]["used_bytes"] == 95
+    assert found["cgroup"]["limit_at_s"] == 2400.0 + 720.0
+    assert found["cgroup"]["advice"] == "In 2 parts of the history; in the last of them: 120 s"
+    assert (found["kv_cache"]["limit_at_s"], found["kv_cache"]["advice"]) == (660.0, "60 s")

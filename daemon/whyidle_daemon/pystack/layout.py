@@ -18,7 +18,8 @@ COOKIE = b"xdebugpy"
 NEWEST = (3, 15)
 DEBUG_OFFSETS_SIZE = 1024
 _HEAD = struct.Struct("<8sQQ")
-_MAX_OFFSET, _MAX_SMALL = 1 << 20, 4096
+_MAX_OFFSET, _MAX_SMALL = 1 << 20, 4096  # where structures end at the latest; a frame fits a walker's window
+_FIELD = 8  # bytes of the largest
 
 _MORE = {"+": (3, 14), "*": (3, 15)}  # from which version on
 _GROUPS = """
@@ -154,8 +155,8 @@ def _described(version: tuple[int, int], head: bytes) -> Layout:
 
 
 def _check(found: Layout) -> None:
-    """Raises ``unsupported`` unless every offset lies inside a structure of a size that can be."""
+    """Raises ``unsupported`` unless every field lies inside a structure of a size that can be."""
     for name, offset in found._asdict().items():
         limit = _MAX_OFFSET if name.startswith(("runtime", "interp")) else _MAX_SMALL
-        if name != "cframe_frame" and not 0 <= offset < limit:
+        if name != "cframe_frame" and not 0 <= offset <= limit - _FIELD:
             raise StackError("unsupported", f"an offset out of reason: {name}")

@@ -19,7 +19,7 @@ from whyidle_daemon.pystack.errors import StackError
 Read = Callable[[int, int], bytes]
 """``read(address, size)`` returns exactly ``size`` bytes, or raises :class:`StackError`."""
 
-_TOP = 1 << 56  # user space ends here with five levels of page tables, the most that Linux has
+TOP = 1 << 56  # user space ends here with five levels of page tables, the most that Linux has
 MAX_READ = 1 << 22
 
 
@@ -36,7 +36,7 @@ class Memory:
 
     def read(self, address: int, size: int) -> bytes:
         """Exactly ``size`` bytes."""
-        if not 0 < address < _TOP or not 0 < size <= MAX_READ:
+        if not 0 < address < TOP or not 0 < size <= MAX_READ:
             raise StackError("torn", "a pointer out of range")
         try:
             data = os.pread(self._file, size, address)
@@ -82,7 +82,8 @@ class Metered:
 class Fields:
     """Some fields of a C structure, taken out with one ``unpack``.
 
-    Each is ``(offset in bytes, struct letter)``; calling gives their values in the order given.
+    Each is ``(offset in bytes, struct letter)``; calling gives their values in the order given. Offsets may
+    be a target's word: raises :class:`StackError` ``unsupported`` where they overlap.
     """
 
     def __init__(self, *fields: tuple[int, str]) -> None:
@@ -91,7 +92,7 @@ class Fields:
         for index in order:
             offset, letter = fields[index]
             if offset < position:
-                raise ValueError("fields overlap")
+                raise StackError("unsupported", "fields overlap")
             form += f"{offset - position}x{letter}"
             position = offset + struct.calcsize("<" + letter)
         self._struct = struct.Struct(form)

@@ -47,14 +47,14 @@ class StackReader:
             python = discover(pid, self._memory.read, Proc(proc), _SYMBOLS)
             if python is None:
                 raise StackError("not_python")
-        except StackError:
+            self.python: Interpreter = python
+            read = self._memory.read
+            self._threads = Threads(read, python)
+            self._objects = Objects(read, python.version, python.layout, python.types)
+            self._walker = Walker(read, python, self._objects)
+        except BaseException:
             self._memory.close()
             raise
-        self.python: Interpreter = python
-        read = self._memory.read
-        self._threads = Threads(read, python)
-        self._objects = Objects(read, python.version, python.layout, python.types)
-        self._walker = Walker(read, python, self._objects)
         self._tasks_of: TaskReader | None = None
         self._names: ThreadNames | None = None
         self._nested = len(self._namespaced(self.pid)) > 1

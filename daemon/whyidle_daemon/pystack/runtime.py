@@ -17,7 +17,7 @@ from whyidle_daemon.elf import Read as ReadFile
 from whyidle_daemon.proc import Mapping, Proc
 from whyidle_daemon.pystack.errors import StackError
 from whyidle_daemon.pystack.layout import DEBUG_OFFSETS_SIZE, Layout, layout
-from whyidle_daemon.pystack.memory import Read
+from whyidle_daemon.pystack.memory import TOP, Read
 from whyidle_daemon.pystack.objects import Types
 
 _LIBRARY = re.compile(r"^libpython[0-9.]*[a-z]*\.so")
@@ -31,6 +31,7 @@ _OPTIONAL = (  # the first since 3.11, the others for asyncio's tasks alone
 )
 _MAX_KNOWN = 64
 _PAGE = 4096
+_MAX_RUNTIME = 1 << 20  # bytes
 
 
 class Interpreter(NamedTuple):
@@ -158,6 +159,8 @@ def _symbols(elf: _LoadedElf) -> dict[str, int] | None:
 def _interpreter(read: Read, bias: int, symbols: dict[str, int], paths: list[str]) -> Interpreter:
     at = {name: bias + value for name, value in symbols.items()}
     runtime = at["_PyRuntime"]
+    if not 0 < runtime < TOP - _MAX_RUNTIME:
+        raise StackError("unsupported", "a runtime out of range")
     if "Py_Version" in at:
         number = int.from_bytes(read(at["Py_Version"], 8), "little")
         version = (number >> 24, number >> 16 & 0xFF)

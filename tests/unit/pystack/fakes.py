@@ -1,0 +1,77 @@
+"""Processes that are files: a /proc whose ``mem`` is whatever a test wants of it."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+from whyidle_daemon.elf import _gnu_hash
+from whyidle_daemon.pystack.layout import COOKIE, _names
+
+PID = 1 << 22  # more than the kernel gives
+PAGE = 4096
+
+
+class FakeProcess:
+    """One process of a fake /proc. Memory is empty up to ``size`` bytes, unreadable after."""
+
+    def __init__(self, root: Path, pid: int = PID, size: int = 1 << 22) -> None:
+        self.folder = root / str(pid)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "mem").open("wb") as file:
+            file.truncate(size)
+        self.thread(pid, pid)
+
+    def write(self, address: int, data: bytes) -> None:
+        with (self.folder / "mem").open("r+b") as file:
+            file.seek(address)
+            file.write(data)
+
+    def map(self, address: int, data: bytes, path: str, inode: int = 7) -> None:
+        """A file, mapped as a whole."""
+        self.write(address, data)
+        line = f"{address:x}-{address + len(data):x} r-xp 00000000 08:01 {inode} {path}\n"
+        (self.folder / "maps").write_text(line)
+
+    def user(self, *numbers: int) -> None:
+        (self.folder / "status").write_text("Uid:\t" + "\t".join(map(str, numbers)) + "\n")
+
+    def thread(self, tid: int, *inside: int) -> None:
+        """A thread, and its numbers from the outermost PID namespace inward."""
+        task = self.folder / "task" / str(tid)
+        task.mkdir(parents=True, exist_ok=True)
+        (task / "status").write_text("Name:\tx\nNSpid:\t" + "\t".join(map(str, inside)) + "\n")
+
+
+def described(version: tuple[int, int], **changed: int) -> bytes:
+    """The debug offsets of a runtime whose fields lie one after the other, but for those given."""
+    names = _names(version)
+    at: dict[str, int] = {}
+    for name in names:
+        group = name.partition(".")[0]
+        at[name] = 8 * sum(known.startswith(group + ".") for known in at)
+    at |= changed
+    values = (at[name] & (1 << 64) - 1 for name in names)
+    number = version[0] << 24 | version[1] << 16
+    return struct.pack(f"<8s{2 + len(names)}Q", COOKIE, number, 0, *values).ljust(1024, b"\0")
+
+
+def library(symbols: dict[str, int]) -> bytes:
+    """An ELF file with these dynamic symbols: the headers in its first page, the symbols in the second."""
+    strings, entries, chain = b"\0", bytes(24), b""
+    for number, (name, value) in enumerate(symbols.items(), 1):
+        entries += struct.pack("<IBBHQQ", len(strings), 1, 0, 1, value, 8)
+        strings += name.encode() + b"\0"
+        chain += struct.pack("<I", _gnu_hash(name.encode()) & ~1 | (number == len(symbols)))
+    hashes = struct.pack("<IIIIQI", 1, 1, 1, 0, 0, 1) + chain  # one bucket, which begins with symbol 1
+    at, tables = PAGE + 64, b""
+    places = []
+    for table in (entries, strings.ljust(len(strings) + 7 & ~7, b"\0"), hashes):
+        places.append(at + len(tables))
+        tables += table
+    dynamic = struct.pack("<6Q", 6, places[0], 5, places[1], 0x6FFFFEF5, places[2]).ljust(64, b"\0")
+    size = 2 * PAGE
+    head = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 3, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    head += struct.pack("<IIQQQQQQ", 1, 5, 0, 0, 0, size, size, PAGE)
+    head += struct.pack("<IIQQQQQQ", 2, 4, PAGE, PAGE, PAGE, 64, 64, 8)
+    return (head.ljust(PAGE, b"\0") + dynamic + tables).ljust(size, b"\0")

@@ -1,0 +1,77 @@
+"""Readers of processes that are files: what the target says of itself, and what is kept of it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from unit.pystack.fakes import PID, FakeProcess, described, library
+from unit.pystack.test_pystack_hostile import BASE, NAMES, TYPES, Hostile
+from whyidle_daemon.proc import Proc
+from whyidle_daemon.pystack import StackError, StackReader, reader
+from whyidle_daemon.pystack.layout import _names, layout
+from whyidle_daemon.pystack.memory import Memory
+from whyidle_daemon.pystack.runtime import Interpreter, SymbolCache, discover
+
+NEWER = [(3, 13), (3, 14), (3, 15)]
+OFFSETS = st.integers(0, 200) | st.sampled_from(
+    [4081, 4090, 4095, 4096, (1 << 20) - 1, 1 << 20, (1 << 64) - 1]
+)
+NEEDED = ("_PyRuntime", "PyCode_Type", "PyUnicode_Type", "PyBytes_Type", "PyFrame_Type")
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(NEWER),
+    st.dictionaries(st.sampled_from(_names((3, 13))), OFFSETS, max_size=4),
+    st.integers(0, 99),
+)
+@example((3, 13), {"thread_state.next": 0}, 1)
+@example((3, 13), {"unicode_object.state": 0}, 1)
+@example((3, 13), {"interpreter_frame.previous": 4090}, 1)
+@example((3, 13), {"dict_object.ma_keys": 8, "pyobject.ob_type": 60}, 1)
+def test_a_runtime_that_lies_about_its_layout(
+    tmp_path_factory: pytest.TempPathFactory, version: tuple[int, int], changed: dict[str, int], seed: int
+) -> None:
+    """Offsets that overlap or are out of reason give a StackError, and leave no file open."""
+    process = FakeProcess(tmp_path_factory.mktemp("proc"))
+    process.write(BASE, described(version, **changed) + Hostile(seed).data[1024:])
+    process.thread(2, 2)
+    kinds = dict(zip(NAMES.split(), (*TYPES, *TYPES), strict=False))
+
+    def found(*_: object) -> Interpreter:
+        return Interpreter(version, BASE, layout(version, described(version, **changed)), TYPES, kinds)
+
+    before = open_files()
+    with pytest.MonkeyPatch.context() as patch, suppress(StackError):
+        patch.setattr(reader, "discover", found)
+        with StackReader(PID, process.folder.parent) as stacks:
+            for ask in (lambda: stacks.read(PID), stacks.tasks, stacks.threads, lambda: stacks.name(2)):
+                with suppress(StackError):
+                    ask()
+    assert open_files() == before
+
+
+def test_a_field_ends_inside_its_structure() -> None:
+    """A frame that is larger than the window in which a walker reads is no frame."""
+    with pytest.raises(StackError, match="out of reason: frame_previous"):
+        layout((3, 13), described((3, 13), **{"interpreter_frame.previous": 4090}))
+
+
+@pytest.mark.parametrize("address", [1 << 64, (1 << 64) - 1, 1 << 56])
+def test_a_runtime_where_no_memory_can_be(tmp_path: Path, address: int) -> None:
+    """A library may say that its runtime is anywhere: outside of user space it is refused."""
+    process = FakeProcess(tmp_path)
+    symbols = {**dict.fromkeys(NEEDED, 8), "_PyRuntime": (address - BASE) & (1 << 64) - 1}
+    process.map(BASE, library(symbols), "/usr/lib/libpython3.9.so.1.0")
+    with pytest.raises(StackError) as caught:
+        discover(PID, Memory(PID, tmp_path).read, Proc(tmp_path), SymbolCache())
+    assert caught.value.reason == "unsupported"

@@ -17,6 +17,8 @@ _MAX_TABLE = 1 << 21
 _MAX_BYTECODE = 1 << 26
 _MAX_LINE = 1 << 31
 _MAX_LINES_CACHED = 64
+_REFERENCES = 8  # bytes at the start of an object: how many refer to it, which matters to nobody here
+_NUMBERED = (3, 12)  # from here on each code object has a number of its own, among its first fields
 _LATIN1, _UCS2, _UCS4 = 1, 2, 4
 
 
@@ -29,16 +31,33 @@ class Types(NamedTuple):
     frame: int
 
 
+_Pieces = tuple[tuple[int, int, int], ...]
+
+
 class Code:
-    """What is kept of a code object; ``key`` holds the fields that tell another one at the same address."""
+    """What is kept of a code object.
 
-    __slots__ = ("file", "first_line", "function", "key", "lines")
+    ``head`` is its memory up to what is read of it, ``units`` the length of its bytecode since 3.11 and
+    ``table`` the address of its line table. ``behind`` has what its pointers lead to, where another one at
+    the same address may have the same head: addresses, sizes in bytes and hashes.
+    """
 
-    def __init__(self, key: tuple[int, ...], function: str, file: str, first_line: int) -> None:
-        self.key = key
-        self.function = function
-        self.file = file
-        self.first_line = first_line
+    __slots__ = ("behind", "file", "first_line", "function", "head", "lines", "table", "units")
+
+    def __init__(
+        self,
+        head: bytes,
+        *,
+        units: int,
+        table: int,
+        function: str,
+        file: str,
+        first_line: int,
+        behind: _Pieces,
+    ) -> None:
+        self.head, self.units, self.table = head, units, table
+        self.function, self.file, self.first_line = function, file, first_line
+        self.behind = behind
         self.lines: dict[int, int | None] = {}
 
 
@@ -81,6 +100,17 @@ class Objects:
 
     def text(self, address: int, limit: int) -> str:
         """A ``str``, cut at ``limit`` characters. Surrogates become U+FFFD; nothing else is changed."""
+        start, size, kind = self._characters_of(address, limit)
+        if not size:
+            return ""
+        raw = self._read(start, size)
+        if kind == _LATIN1:
+            return raw.decode("latin-1")
+        # A lone surrogate (a file name that is not UTF-8) could not be encoded by whoever prints it.
+        return raw.decode("utf-16-le" if kind == _UCS2 else "utf-32-le", "replace")
+
+    def _characters_of(self, address: int, limit: int) -> tuple[int, int, int]:
+        """Where the first characters of a ``str`` are, their size in bytes, and that of each."""
         check(address)
         kind_of, length, state = self._string_head(self._read(address, self._string_head.size))
         if kind_of != self._types.str or not 0 <= length <= _MAX_STRING:
@@ -89,15 +119,8 @@ class Objects:
         kind, compact, ascii_only = state & 7, state >> 3 & 1, state >> 4 & 1
         if not compact or kind not in (_LATIN1, _UCS2, _UCS4) or (ascii_only and kind != _LATIN1):
             raise StackError("torn", "not a string of a known form")
-        length = min(length, limit)
-        if not length:
-            return ""
         start = address + (self._at.str_ascii if ascii_only else self._at.str_compact)
-        raw = self._read(start, length * kind)
-        if kind == _LATIN1:
-            return raw.decode("latin-1")
-        # A lone surrogate (a file name that is not UTF-8) could not be encoded by whoever prints it.
-        return raw.decode("utf-16-le" if kind == _UCS2 else "utf-32-le", "replace")
+        return start, min(length, limit) * kind, kind
 
     def data(self, address: int) -> bytes:
         """A ``bytes`` object."""
@@ -110,21 +133,42 @@ class Objects:
     def code(self, address: int) -> Code:
         """A code object, from the cache if the one at the address is still the same."""
         check(address)
-        key = self._code_head(self._read(address, self._code_head.size))
+        memory = self._read(address, self._code_head.size)
+        head = memory[_REFERENCES:]
         known = self._cache.get(address)
-        if known is not None and known.key == key:
+        if (
+            known is not None
+            and known.head == head
+            and all(hash(self._read(at, size)) == then for at, size, then in known.behind)
+        ):
             self._cache.move_to_end(address)
             return known
-        if key[0] != self._types.code:
+        kind_of, units, in_file, name, table, first_line, *qualified = self._code_head(memory)
+        if kind_of != self._types.code:
             raise StackError("torn", "not a code object")
-        if not 0 <= key[5] < _MAX_LINE or not 0 <= key[1] <= _MAX_BYTECODE:
+        if not 0 <= first_line < _MAX_LINE or not 0 <= units <= _MAX_BYTECODE:
             raise StackError("torn", "a code object out of reason")
-        file = self.text(key[2], MAX_FILE)
+        file = self._shared(self.text(in_file, MAX_FILE))
+        function = self.text(qualified[0] if qualified else name, MAX_FUNCTION)
+        again = self._version < _NUMBERED and _passing(file, function)
         code = Code(
-            key, self.text(key[-1] if len(key) > 6 else key[3], MAX_FUNCTION), self._shared(file), key[5]
+            head,
+            units=units,
+            table=table,
+            function=function,
+            file=file,
+            first_line=first_line,
+            behind=self._behind(in_file, table) if again else (),
         )
         self._keep(address, code)
         return code
+
+    def _behind(self, file: int, table: int) -> _Pieces:
+        """A file's name and a line table, given where these objects are."""
+        start, size, _ = self._characters_of(file, MAX_FILE)
+        ends = ((file, start + size), (table, table + self._at.bytes_data + len(self.data(table))))
+        pieces = [(at + _REFERENCES, end - at - _REFERENCES) for at, end in ends]
+        return tuple((at, size, hash(self._read(at, size))) for at, size in pieces)
 
     def line(self, code: Code, offset: int) -> int | None:
         """Line of the instruction at ``offset`` bytes, ``None`` where it has none."""
@@ -132,7 +176,7 @@ class Objects:
             return code.first_line  # not begun
         if offset in code.lines:
             return code.lines[offset]
-        found = lines.line(self._version, self.data(code.key[4]), code.first_line, offset)
+        found = lines.line(self._version, self.data(code.table), code.first_line, offset)
         if found is not None and not 0 <= found < _MAX_LINE:
             raise StackError("torn", "a line out of reason")
         if len(code.lines) >= _MAX_LINES_CACHED:
@@ -155,6 +199,15 @@ class Objects:
         if len(self._files) >= 1024:
             self._files.clear()
         return self._files.setdefault(file, file)
+
+
+def _passing(file: str, function: str) -> bool:
+    """Is it of the code that runs once and is freed, so that the next takes its place, and its tables'?
+
+    A module's, and all that was made from a string. Functions of a file may take the place of earlier ones of
+    that file as well, when it runs again; to look for that would double the price of each stack.
+    """
+    return function == "<module>" or (file.startswith("<") and not file.startswith("<frozen "))
 
 
 def check(address: int) -> None:

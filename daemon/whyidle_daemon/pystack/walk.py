@@ -69,6 +69,7 @@ class Walker:
         """At most ``limit`` frames from ``frame`` outward, and whether these are all."""
         frames: list[Frame] = []
         seen: set[int] = set()
+        codes: dict[int, Code] = {}
         size, start, block = self._frame.size, 0, b""
         while frame:
             if len(frames) >= limit:
@@ -80,14 +81,18 @@ class Walker:
             if not start <= frame <= start + len(block) - size:
                 start, block = self._block(frame, size)
             previous, code, instruction, owner = self._frame(block, frame - start)
+            frame = previous
             if self._by_pointer:
-                if owner < _OWNED_BY_C:
-                    frames.append(self._since_3_11(code & ~_TAG, instruction))
+                if owner >= _OWNED_BY_C:
+                    continue
+                address = code & ~_TAG
             elif owner == self._frame_type:
-                frames.append(self._since_3_8(code, instruction))
+                address = code
             else:
                 raise StackError("torn", "not a frame")
-            frame = previous
+            if address not in codes:
+                codes[address] = self._objects.code(address)
+            frames.append(self._read_frame(codes[address], address, instruction))
         return frames, True
 
     def _block(self, frame: int, size: int) -> tuple[int, bytes]:
@@ -102,16 +107,15 @@ class Walker:
                         raise
         return frame, self._read(frame, size)
 
-    def _since_3_11(self, address: int, instruction: int) -> Frame:
-        code = self._objects.code(address)
-        offset = instruction_offset(self._at, code, address, instruction)
-        return Frame(code.function, code.file, self._objects.line(code, offset))
-
-    def _since_3_8(self, address: int, count: int) -> Frame:
-        code = self._objects.code(address)
-        if not -1 <= count < 1 << 26:
+    def _read_frame(self, code: Code, address: int, instruction: int) -> Frame:
+        """``instruction`` is a pointer since 3.11, and a number before."""
+        if self._by_pointer:
+            offset = instruction_offset(self._at, code, address, instruction)
+        elif -1 <= instruction < 1 << 26:
+            offset = instruction * self._unit
+        else:
             raise StackError("torn", "an instruction outside its function")
-        return Frame(code.function, code.file, self._objects.line(code, count * self._unit))
+        return Frame(code.function, code.file, self._objects.line(code, offset))
 
     def _pointer(self, address: int) -> int:
         return int.from_bytes(self._read(address, 8), "little")
@@ -121,6 +125,6 @@ def instruction_offset(at: Layout, code: Code, address: int, instruction: int) -
     """Bytes from a code object's first instruction to a pointer into it (3.11 on). Raises ``torn``."""
     offset = instruction - address - at.code_bytecode
     # One before the first instruction is a frame that has not begun.
-    if not -2 <= offset < code.key[1] * 2 or offset & 1:
+    if not -2 <= offset < code.units * 2 or offset & 1:
         raise StackError("torn", "an instruction outside its function")
     return offset

@@ -258,6 +258,28 @@ def test_a_new_function_at_an_old_address() -> None:
         assert objects.code(BASE + 0x800).function == word
 
 
+@pytest.mark.parametrize(("version", "number_at"), [((3, 11), None), ((3, 12), 92)])
+def test_new_code_with_every_pointer_of_the_old(version: tuple[int, int], number_at: int | None) -> None:
+    """Told by its number since 3.12, and before by its file's name where that is no file's."""
+    at = Layout(**TABLES[version])
+    words = bytearray(0x1000)
+    struct.pack_into("<QqqI", words, 0x100 + at.object_type, TYPES.str, 3, 0, (1 | 1 << 3 | 1 << 4) << 2)
+    struct.pack_into("<Q", words, 0x200 + at.object_type, TYPES.bytes)
+    struct.pack_into("<Q", words, 0x800 + at.object_type, TYPES.code)
+    for field in (at.code_filename, at.code_name, at.code_qualname):
+        struct.pack_into("<Q", words, 0x800 + field, BASE + 0x100)
+    struct.pack_into("<Q", words, 0x800 + at.code_linetable, BASE + 0x200)
+    memory = Hostile(1)
+    objects = Objects(memory.read, version, at, TYPES)
+    for number, word in enumerate((b"<1>", b"<2>")):
+        words[0x100 + at.str_ascii : 0x100 + at.str_ascii + 3] = word
+        if number_at is not None:
+            words[0x800 + number_at] = number
+        memory.data = bytes(words)
+        assert objects.code(BASE + 0x800).file == word.decode()
+        assert objects.code(BASE + 0x800) is objects.code(BASE + 0x800)
+
+
 @settings(max_examples=50)
 @given(st.binary(max_size=4096))
 def test_any_bytes_as_an_executable(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:

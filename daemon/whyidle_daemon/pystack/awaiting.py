@@ -219,6 +219,10 @@ class Awaits:
         """Is it a task of the accelerated kind, or of a class derived from it?"""
         return any(name in _TASKS for name in self._instances.kind(address).names)
 
+    def task_size(self, address: int) -> int:
+        """Bytes of the task at an address, 0 if none is there."""
+        return self._instances.kind(address).size if self.is_task(address) else 0
+
     def _int(self, address: int) -> int:
         return int.from_bytes(self._read(address, 4), "little", signed=True)
 

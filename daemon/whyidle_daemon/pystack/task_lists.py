@@ -22,6 +22,7 @@ _THREADS_LAST = 16  # readings; then there may be another interpreter
 _TYPE = 8  # of an object, after the number of references to it, which matters to nobody here
 _SEARCHES = 8  # in one reading, for where a task has its place in a list
 _LEAST_PLACE, _MAX_PLACE = 16, 1024
+_NODE = 16  # bytes of what links a task: the next and the one before
 
 
 class Link(NamedTuple):
@@ -31,16 +32,16 @@ class Link(NamedTuple):
 
 
 class TaskLists:
-    """``is_task`` says of an address whether it is a task's. Raises :class:`StackError`.
+    """``task_size`` gives the bytes of a task at an address, 0: none is there. Raises :class:`StackError`.
 
     ``torn`` says after a reading that a list changed meanwhile, and was not read to its end.
     """
 
     def __init__(
-        self, read: Read, python: Interpreter, heap: Heap, threads: Threads, is_task: Callable[[int], bool]
+        self, read: Read, python: Interpreter, heap: Heap, threads: Threads, task_size: Callable[[int], int]
     ) -> None:
         self._read, self._python, self._heap, self._threads = read, python, heap, threads
-        self._is_task = is_task
+        self._task_size = task_size
         self._modules = Modules(python, heap)
         later = python.version >= (3, 12)
         self._names = ("_scheduled_tasks", "_eager_tasks") if later else ("_all_tasks", None)
@@ -49,6 +50,10 @@ class TaskLists:
         self._searches = self._readings = 0
         self.torn = False
         self.links: Kept[Link] = Kept()
+
+    def forget(self) -> None:
+        """Learn again where a task has its place."""
+        self._place = None
 
     def addresses(self) -> Iterator[int]:
         """Of what may be a task, of every interpreter."""
@@ -90,31 +95,44 @@ class TaskLists:
                 self.torn = True  # one that ended leads nowhere; those before it count
 
     def _linked(self, head: int) -> Iterator[int]:
-        node, seen = self._next(head), {head}
+        previous, node, seen = head, self._next(head), {head}
         while node not in seen:
             seen.add(node)
             if self._place is None:
-                self._place = self._find_place(node)
+                self._place = self._find_place(previous, node)
             if self._place is not None:
                 yield node - self._place
-            node = self._next(node)
+            previous, node = node, self._next(node)
 
     def _next(self, node: int) -> int:
         return int.from_bytes(self._link(node, 8), "little")
 
-    def _find_place(self, node: int) -> int | None:
-        """How far into a task its ``node`` is: the structure is private to a C file."""
+    def _find_place(self, previous: int, node: int) -> int | None:
+        """How far into a task its ``node`` is: the structure is private to a C file.
+
+        What lies before the task may be one too, and the task may go meanwhile: only a task that holds the
+        node counts, and only if the node is still in its list.
+        """
         self._searches += 1
         if self._searches > _SEARCHES:
             return None
         for distance in range(_LEAST_PLACE, _MAX_PLACE, 8):
-            try:
-                if self._is_task(node - distance):
+            if self._holds(node, distance):
+                linked = int.from_bytes(self._read(previous, 8), "little") == node
+                if linked and self._holds(node, distance):
                     return distance
-            except StackError as error:
-                if error.reason == "gone":
-                    raise
+                self.torn = True
+                break
         return None
+
+    def _holds(self, node: int, distance: int) -> bool:
+        """Is a task so far before a node, and the node in it?"""
+        try:
+            return self._task_size(node - distance) >= distance + _NODE
+        except StackError as error:
+            if error.reason == "gone":
+                raise
+            return False
 
     def _referent(self, reference: int) -> int:
         """What a weak reference refers to; 0 where there is none."""

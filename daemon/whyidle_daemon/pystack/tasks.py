@@ -99,7 +99,7 @@ class TaskReader:
         self._task_types: dict[int, tuple[int, int]] = {}
         self._instances = Instances(read, self._heap, objects)
         self._awaits = Awaits(read, self._heap, self._instances)
-        self._lists = TaskLists(read, python, self._heap, threads, self._awaits.is_task)
+        self._lists = TaskLists(read, python, self._heap, threads, self._awaits.task_size)
         self._selectors: Kept[_Selector] = Kept()
         self._known: Kept[_Known] = Kept()
         self._among: frozenset[int] = frozenset()
@@ -134,6 +134,7 @@ class TaskReader:
         if self._reads % _CLASSES_LAST == 0:
             self._instances.forget()
             self._task_types.clear()
+            self._lists.forget()
         more = False
         self._fresh = 0
         for address in self._lists.addresses():

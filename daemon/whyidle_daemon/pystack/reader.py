@@ -14,7 +14,7 @@ from whyidle_daemon.proc import Proc
 from whyidle_daemon.pystack.errors import StackError
 from whyidle_daemon.pystack.memory import Memory
 from whyidle_daemon.pystack.objects import Objects
-from whyidle_daemon.pystack.runtime import Interpreter, SymbolCache, discover
+from whyidle_daemon.pystack.runtime import Interpreter, discover
 from whyidle_daemon.pystack.tasks import MAX_TASKS, TaskReader, Tasks
 from whyidle_daemon.pystack.thread_names import ThreadNames
 from whyidle_daemon.pystack.threads import Threads
@@ -22,7 +22,6 @@ from whyidle_daemon.pystack.walk import Frame, Walker
 
 MAX_FRAMES = 128
 _MAX_TASKS = 65536
-_SYMBOLS = SymbolCache()
 
 
 class Stack(NamedTuple):
@@ -44,7 +43,7 @@ class StackReader:
         self._limit = max_frames
         self._memory = Memory(pid, proc)
         try:
-            python = discover(pid, self._memory.read, Proc(proc), _SYMBOLS)
+            python = discover(pid, self._memory.read, Proc(proc))
             if python is None:
                 raise StackError("not_python")
             self.python: Interpreter = python

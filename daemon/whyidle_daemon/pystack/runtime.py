@@ -2,13 +2,13 @@
 
 The answer is in the dynamic symbol table of the executable or of ``libpython``, read from the target's own
 memory: that works for stripped and deleted files and in containers, without access to their file systems.
-Everything is the target's word, so every number is checked before use.
+Everything is the target's word, so every number is checked before use, and nothing that one process says of a
+file is believed of another.
 """
 
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -29,7 +29,6 @@ _OPTIONAL = (  # the first since 3.11, the others for asyncio's tasks alone
     *"PySet_Type PyDict_Type PyModule_Type PyLong_Type _PyWeakref_RefType".split(),
     *"PyCoro_Type PyGen_Type PyAsyncGen_Type".split(),
 )
-_MAX_KNOWN = 64
 _PAGE = 4096
 _MAX_RUNTIME = 1 << 20  # bytes
 
@@ -44,26 +43,7 @@ class Interpreter(NamedTuple):
     symbols: dict[str, int]
 
 
-class SymbolCache:
-    """Symbol addresses before relocation, per file; shared by all readers, bounded.
-
-    The key holds the file's first page as well: an inode number is reused after an upgrade.
-    """
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[tuple[Any, ...], dict[str, int] | None] = OrderedDict()
-
-    def get(self, key: tuple[Any, ...], elf: _LoadedElf) -> dict[str, int] | None:
-        """Addresses of the symbols, ``None`` for a file that holds no interpreter."""
-        if key not in self._known:
-            self._known[key] = _symbols(elf)
-            if len(self._known) > _MAX_KNOWN:
-                self._known.popitem(last=False)
-        self._known.move_to_end(key)
-        return self._known[key]
-
-
-def discover(pid: int, read: Read, proc: Proc, cache: SymbolCache) -> Interpreter | None:
+def discover(pid: int, read: Read, proc: Proc) -> Interpreter | None:
     """The interpreter in a process, ``None`` when there is none.
 
     Raises :class:`StackError`: ``unsupported`` for a CPython unknown here, ``gone``, ``unreadable``.
@@ -72,9 +52,7 @@ def discover(pid: int, read: Read, proc: Proc, cache: SymbolCache) -> Interprete
     for file in _candidates(pid, mappings, proc):
         try:
             elf = _LoadedElf(read, file)
-            first = file[0]
-            head = read(first.start, min(_PAGE, first.end - first.start))
-            symbols = cache.get((first.device, first.inode, head), elf)
+            symbols = _symbols(elf)
         except ElfError:
             continue
         if symbols is not None:
@@ -146,6 +124,7 @@ class _LoadedElf(ElfFile):
 
 
 def _symbols(elf: _LoadedElf) -> dict[str, int] | None:
+    """Their addresses before relocation, ``None`` for a file that holds no interpreter."""
     found: dict[str, int] = {}
     for name in (*_SYMBOLS, *_OPTIONAL):
         value = elf.symbol(name)

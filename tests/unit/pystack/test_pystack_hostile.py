@@ -19,7 +19,7 @@ from whyidle_daemon.pystack.instances import Instances
 from whyidle_daemon.pystack.layout import Layout
 from whyidle_daemon.pystack.memory import Fields, Metered
 from whyidle_daemon.pystack.objects import Objects, Types
-from whyidle_daemon.pystack.runtime import Interpreter, SymbolCache, discover, version_from_names
+from whyidle_daemon.pystack.runtime import Interpreter, discover, version_from_names
 from whyidle_daemon.pystack.tables import OBJECTS, TABLES
 from whyidle_daemon.pystack.tasks import TaskReader
 from whyidle_daemon.pystack.thread_names import ThreadNames
@@ -296,7 +296,7 @@ def test_any_bytes_as_an_executable(tmp_path_factory: pytest.TempPathFactory, da
         return found
 
     with suppress(StackError):
-        assert discover(1, read, Proc(root), SymbolCache()) is None
+        assert discover(1, read, Proc(root)) is None
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from whyidle_daemon.proc import Proc
 from whyidle_daemon.pystack import StackError, StackReader, reader
 from whyidle_daemon.pystack.layout import _names, layout
 from whyidle_daemon.pystack.memory import Memory
-from whyidle_daemon.pystack.runtime import Interpreter, SymbolCache, discover
+from whyidle_daemon.pystack.runtime import Interpreter, discover
 
 NEWER = [(3, 13), (3, 14), (3, 15)]
 OFFSETS = st.integers(0, 200) | st.sampled_from(
@@ -73,5 +73,20 @@ def test_a_runtime_where_no_memory_can_be(tmp_path: Path, address: int) -> None:
     symbols = {**dict.fromkeys(NEEDED, 8), "_PyRuntime": (address - BASE) & (1 << 64) - 1}
     process.map(BASE, library(symbols), "/usr/lib/libpython3.9.so.1.0")
     with pytest.raises(StackError) as caught:
-        discover(PID, Memory(PID, tmp_path).read, Proc(tmp_path), SymbolCache())
+        discover(PID, Memory(PID, tmp_path).read, Proc(tmp_path))
     assert caught.value.reason == "unsupported"
+
+
+def test_what_one_process_says_of_a_library_is_not_believed_of_another(tmp_path: Path) -> None:
+    """Its copy of the symbols may have been edited, with the file's number and first page as they were."""
+    good = {name: 8 * at for at, name in enumerate(NEEDED, 1)}
+    edited = {**good, "_PyRuntime": 0x800}
+    without = dict.fromkeys(NEEDED[1:], 8)
+    for pid, symbols in ((PID, edited), (PID + 1, without), (PID + 2, good)):
+        FakeProcess(tmp_path, pid).map(BASE, library(symbols), "/usr/lib/libpython3.9.so")
+    with StackReader(PID, tmp_path) as stacks:
+        assert stacks.python.runtime == BASE + 0x800
+    with pytest.raises(StackError, match="not_python"):
+        StackReader(PID + 1, tmp_path)
+    with StackReader(PID + 2, tmp_path) as stacks:
+        assert (stacks.python.version, stacks.python.runtime) == ((3, 9), BASE + 8)

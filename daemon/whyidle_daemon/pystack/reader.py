@@ -48,7 +48,7 @@ class StackReader:
                 raise StackError("not_python")
             self.python: Interpreter = python
             read = self._memory.read
-            self._threads = Threads(read, python)
+            self._threads = Threads(read, python, self._inside)
             self._objects = Objects(read, python.version, python.layout, python.types)
             self._walker = Walker(read, python, self._objects)
         except BaseException:
@@ -57,11 +57,10 @@ class StackReader:
         self._tasks_of: TaskReader | None = None
         self._names: ThreadNames | None = None
         self._nested = len(self._namespaced(self.pid)) > 1
-        self._inner: dict[int, int] = {}
 
     def read(self, tid: int) -> Stack:
         """Stack of a thread, by its TID as this host (this ``/proc``) numbers it."""
-        states = self._threads.find(self._inside(tid), main=tid == self.pid)
+        states = self._threads.find(tid, main=tid == self.pid)
         frames: list[Frame] = []
         complete = True
         for state in states:
@@ -96,7 +95,7 @@ class StackReader:
         try:
             if self._names is None:
                 self._names = ThreadNames(self._memory.read, self.python, self._objects)
-            return self._names.name(self._threads.find(self._inside(tid), main=False)[0])
+            return self._names.name(self._threads.find(tid, main=False)[0])
         except StackError as error:
             if error.reason == "gone":
                 raise
@@ -140,14 +139,10 @@ class StackReader:
         """The TID that a thread has in its own PID namespace."""
         if not self._nested:
             return tid
-        if tid not in self._inner:
-            numbers = self._namespaced(tid)
-            if not numbers:
-                raise StackError("no_thread")
-            if len(self._inner) >= _MAX_TASKS:
-                self._inner.clear()
-            self._inner[tid] = numbers[-1]
-        return self._inner[tid]
+        numbers = self._namespaced(tid)
+        if not numbers:
+            raise StackError("no_thread")
+        return numbers[-1]
 
     def _namespaced(self, tid: int) -> list[int]:
         """``NSpid`` of a thread: its number in each namespace from this ``/proc``'s to its own."""

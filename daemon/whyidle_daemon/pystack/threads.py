@@ -7,7 +7,7 @@ address of the C library's own thread structure, which holds the TID.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from whyidle_daemon.pystack.errors import StackError
@@ -34,12 +34,13 @@ class ThreadState(NamedTuple):
 class Threads:
     """The thread states of one process, walked again only when the list has changed.
 
-    Raises :class:`StackError`.
+    ``inside`` gives the TID that a thread has in its own PID namespace; it is asked whenever the list is
+    walked for a thread, since the host's number may have become another thread's. Raises :class:`StackError`.
     """
 
-    def __init__(self, read: Read, python: Interpreter) -> None:
+    def __init__(self, read: Read, python: Interpreter, inside: Callable[[int], int] = int) -> None:
         at = python.layout
-        self._read, self._at = read, at
+        self._read, self._at, self._inside = read, at, inside
         self._head = python.runtime + at.runtime_interpreters
         self._links = Fields((at.interp_next, "Q"), (at.interp_threads, "Q"))
         self._state = Fields(
@@ -53,7 +54,7 @@ class Threads:
         self._missing: tuple[tuple[int, ...], set[int]] = ((), set())
 
     def find(self, tid: int, main: bool) -> tuple[ThreadState, ...]:
-        """Thread states of a TID (in its own namespace), the innermost interpreter first.
+        """Thread states of a TID, the innermost interpreter first.
 
         ``main`` says that it is the process's first thread. Raises ``no_thread`` or ``torn``.
         """
@@ -65,7 +66,7 @@ class Threads:
         mark = self._mark(newest)
         if mark == self._missing[0] and tid in self._missing[1]:
             raise StackError("no_thread")
-        found = self._search(tid, main)
+        found = self._search(self._inside(tid), main)
         if found:
             if len(self._known) >= _MAX_THREADS:
                 self._known.clear()

@@ -6,7 +6,8 @@ import struct
 from pathlib import Path
 
 from whyidle_daemon.elf import _gnu_hash
-from whyidle_daemon.pystack.layout import COOKIE, _names
+from whyidle_daemon.pystack.layout import COOKIE, Layout, _names
+from whyidle_daemon.pystack.tables import TABLES
 
 PID = 1 << 22  # more than the kernel gives
 PAGE = 4096
@@ -75,3 +76,34 @@ def library(symbols: dict[str, int]) -> bytes:
     head += struct.pack("<IIQQQQQQ", 1, 5, 0, 0, 0, size, size, PAGE)
     head += struct.pack("<IIQQQQQQ", 2, 4, PAGE, PAGE, PAGE, 64, 64, 8)
     return (head.ljust(PAGE, b"\0") + dynamic + tables).ljust(size, b"\0")
+
+
+class FakePython(FakeProcess):
+    """A process with a CPython 3.12 that has thread states without frames."""
+
+    RUNTIME, INTERPRETER, STATES, LIBRARY = 0x100000, 0x140000, 0x200000, 0x10000
+    AT = Layout(**TABLES[3, 12])
+    NEEDED = ("_PyRuntime", "PyCode_Type", "PyUnicode_Type", "PyBytes_Type", "PyFrame_Type", "Py_Version")
+
+    def __init__(self, root: Path, *tids: int) -> None:
+        super().__init__(root)
+        symbols = dict.fromkeys(self.NEEDED, self.RUNTIME + 0x20000 - self.LIBRARY)
+        symbols["_PyRuntime"] = self.RUNTIME - self.LIBRARY
+        self.write(self.RUNTIME + 0x20000, struct.pack("<Q", 0x030C01F0))
+        self.map(self.LIBRARY, library(symbols), "/usr/lib/libpython3.12.so")
+        self.word(self.RUNTIME + self.AT.runtime_interpreters, self.INTERPRETER)
+        self.word(self.INTERPRETER + self.AT.interp_threads, self.STATES if tids else 0)
+        self.states(*tids)
+
+    def word(self, address: int, value: int) -> None:
+        self.write(address, struct.pack("<Q", value))
+
+    def states(self, *tids: int) -> None:
+        """One for each TID, in the thread's own namespace."""
+        at, size = self.AT, 0x400
+        for number, tid in enumerate(tids):
+            state = self.STATES + number * size
+            self.word(state + at.thread_prev, state - size if number else 0)
+            self.word(state + at.thread_next, state + size if number + 1 < len(tids) else 0)
+            self.word(state + at.thread_interp, self.INTERPRETER)
+            self.word(state + at.thread_native, tid)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from unit.pystack.fakes import PID, FakeProcess, described, library
+from unit.pystack.fakes import PID, FakeProcess, FakePython, described, library
 from unit.pystack.test_pystack_hostile import BASE, NAMES, TYPES, Hostile
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.pystack import StackError, StackReader, reader
@@ -90,3 +90,20 @@ def test_what_one_process_says_of_a_library_is_not_believed_of_another(tmp_path:
         StackReader(PID + 1, tmp_path)
     with StackReader(PID + 2, tmp_path) as stacks:
         assert (stacks.python.version, stacks.python.runtime) == ((3, 9), BASE + 8)
+
+
+def test_a_thread_with_the_number_of_one_that_ended(tmp_path: Path) -> None:
+    """In a container its own number is another: it is not taken for the one that had the host's number."""
+    process = FakePython(tmp_path, 50, 60)
+    process.thread(PID, PID, 1)
+    process.thread(5, 5, 50)
+    with StackReader(PID, tmp_path) as stacks:
+        assert stacks.read(5) == ((), True)
+        process.states(51, 60)
+        process.thread(5, 5, 51)
+        assert stacks.read(5) == ((), True)
+        assert stacks._threads.find(5, main=False)[0].native == 51
+        process.states(70, 60, 51)  # which is another thread's now
+        process.thread(5, 5, 52)
+        with pytest.raises(StackError, match="no_thread"):
+            stacks.read(5)

@@ -8,7 +8,8 @@ nothing but ``None`` or a number comes out, in time linear in the table's size.
 
 from __future__ import annotations
 
-_NO_LOCATION, _LONG, _NO_COLUMN, _ONE_LINE = 15, 14, 13, 10
+_NO_LOCATION, _NO_COLUMN, _ONE_LINE = 15, 13, 10  # between the first two: with columns, and any lines
+_DONE = 66  # bits of a number, six a byte; a longer one is cut
 
 
 def line(version: tuple[int, int], table: bytes, first: int, offset: int) -> int | None:
@@ -46,27 +47,24 @@ def from_ranges(table: bytes, first: int, offset: int) -> int | None:
 
 def from_locations(table: bytes, first: int, offset: int) -> int | None:
     """3.11 on: entries of a head byte (bit 7, a kind, a length in code units) and what the kind asks for."""
-    position, end, current, size = 0, 0, first, len(table)
-    while position < size:
-        head = table[position]
-        position += 1
-        kind = head >> 3 & 15
-        end += ((head & 7) + 1) * 2
-        if kind in (_LONG, _NO_COLUMN):
-            value, shift = 0, 0
-            while position < size:
-                byte = table[position]
-                position += 1
-                value |= (byte & 63) << shift
-                shift += 6
-                if not byte & 64 or shift > 60:
-                    break
-            current += -(value >> 1) if value & 1 else value >> 1
-        elif _ONE_LINE <= kind < _NO_COLUMN:
-            current += kind - _ONE_LINE
-        if end > offset:
-            return None if kind == _NO_LOCATION else current
-        # What is left of the entry are columns; a head has bit 7 and nothing after it does.
-        while position < size and not table[position] & 128:
-            position += 1
-    return None
+    end, current, kind, value, shift = 0, first, _NO_LOCATION, 0, _DONE
+    for byte in table:
+        if byte & 128:  # a head has bit 7, and nothing after it does
+            if end > offset:
+                break
+            kind = byte >> 3 & 15
+            end += ((byte & 7) + 1) * 2
+            if kind >= _ONE_LINE:
+                if kind < _NO_COLUMN:
+                    current += kind - _ONE_LINE
+                elif kind < _NO_LOCATION:
+                    value, shift = 0, 0
+                    continue
+            shift = _DONE
+        elif shift < _DONE:  # of the lines that a long entry advances; what is left of any entry are columns
+            value |= (byte & 63) << shift
+            shift += 6
+            if not byte & 64 or shift >= _DONE:
+                current += -(value >> 1) if value & 1 else value >> 1
+                shift = _DONE
+    return current if end > offset and kind != _NO_LOCATION else None

@@ -24,9 +24,14 @@ MAX_READ = 1 << 22
 
 
 class Memory:
-    """The memory of one process image. Raises :class:`StackError`: ``gone`` or ``unreadable``."""
+    """The memory of one process image.
+
+    Raises :class:`StackError`: ``gone``, ``unreadable``, or ``torn`` for an address that cannot be and after
+    more reads than were allowed.
+    """
 
     def __init__(self, pid: int, root: Path = Path("/proc")) -> None:
+        self._left = 1 << 62
         try:
             self._file = os.open(root / str(pid) / "mem", os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError) as error:
@@ -34,8 +39,15 @@ class Memory:
         except OSError as error:
             raise StackError("unreadable", str(error)) from None
 
+    def allow(self, reads: int) -> None:
+        """From now on so many, where a large one counts as one more for each 8 KiB: these take as long."""
+        self._left = reads
+
     def read(self, address: int, size: int) -> bytes:
         """Exactly ``size`` bytes."""
+        self._left -= 1 + (size >> 13)
+        if self._left < 0:
+            raise StackError("torn", "too many reads")
         if not 0 < address < TOP or not 0 < size <= MAX_READ:
             raise StackError("torn", "a pointer out of range")
         try:

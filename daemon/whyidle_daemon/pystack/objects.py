@@ -13,7 +13,8 @@ from whyidle_daemon.pystack.memory import Fields, Read
 MAX_FUNCTION = 512
 MAX_FILE = 4096
 _MAX_STRING = 1 << 20
-_MAX_TABLE = 1 << 21
+MAX_TABLES = 1 << 16  # bytes that are searched in one reading: 0.2 µs each at most
+_MAX_TABLE = MAX_TABLES  # only generated code has larger ones
 _MAX_BYTECODE = 1 << 26
 _MAX_LINE = 1 << 31
 _MAX_LINES_CACHED = 64
@@ -85,6 +86,7 @@ class Objects:
         self._cache: OrderedDict[int, Code] = OrderedDict()
         self._files: dict[str, str] = {}
         self._held = 0
+        self._tables = MAX_TABLES
         self._string_head = Fields((at.object_type, "Q"), (at.str_length, "q"), (at.str_state, "I"))
         self._bytes_head = Fields((at.object_type, "Q"), (at.object_size, "q"))
         self._code_head = Fields(
@@ -97,6 +99,10 @@ class Objects:
             (at.code_first_line, "i"),
             *([(at.code_qualname, "Q")] if at.code_qualname != at.code_name else []),
         )
+
+    def allow(self, tables: int) -> None:
+        """From now on so many bytes of line tables are searched; a line that takes more is ``torn``."""
+        self._tables = tables
 
     def text(self, address: int, limit: int) -> str:
         """A ``str``, cut at ``limit`` characters. Surrogates become U+FFFD; nothing else is changed."""
@@ -122,12 +128,14 @@ class Objects:
         start = address + (self._at.str_ascii if ascii_only else self._at.str_compact)
         return start, min(length, limit) * kind, kind
 
-    def data(self, address: int) -> bytes:
-        """A ``bytes`` object."""
+    def data(self, address: int) -> bytes | None:
+        """A ``bytes`` object, ``None`` for one larger than a line table that is searched."""
         check(address)
         kind_of, length = self._bytes_head(self._read(address, self._bytes_head.size))
-        if kind_of != self._types.bytes or not 0 <= length <= _MAX_TABLE:
+        if kind_of != self._types.bytes or length < 0:
             raise StackError("torn", "not a bytes object")
+        if length > _MAX_TABLE:
+            return None
         return self._read(address + self._at.bytes_data, length) if length else b""
 
     def code(self, address: int) -> Code:
@@ -166,17 +174,27 @@ class Objects:
     def _behind(self, file: int, table: int) -> _Pieces:
         """A file's name and a line table, given where these objects are."""
         start, size, _ = self._characters_of(file, MAX_FILE)
-        ends = ((file, start + size), (table, table + self._at.bytes_data + len(self.data(table))))
+        ends = ((file, start + size), (table, table + self._at.bytes_data + len(self.data(table) or b"")))
         pieces = [(at + _REFERENCES, end - at - _REFERENCES) for at, end in ends]
         return tuple((at, size, hash(self._read(at, size))) for at, size in pieces)
 
     def line(self, code: Code, offset: int) -> int | None:
-        """Line of the instruction at ``offset`` bytes, ``None`` where it has none."""
+        """Line of the instruction at ``offset`` bytes, ``None`` where it has none.
+
+        The first line of the function where its table is too large.
+        """
         if offset < 0:
             return code.first_line  # not begun
         if offset in code.lines:
             return code.lines[offset]
-        found = lines.line(self._version, self.data(code.table), code.first_line, offset)
+        table = self.data(code.table)
+        if table is None:
+            found: int | None = code.first_line
+        else:
+            self._tables -= len(table)
+            if self._tables < 0:
+                raise StackError("torn", "too many lines to look up")
+            found = lines.line(self._version, table, code.first_line, offset)
         if found is not None and not 0 <= found < _MAX_LINE:
             raise StackError("torn", "a line out of reason")
         if len(code.lines) >= _MAX_LINES_CACHED:

@@ -13,15 +13,16 @@ from typing import NamedTuple
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.pystack.errors import StackError
 from whyidle_daemon.pystack.memory import Memory
-from whyidle_daemon.pystack.objects import Objects
+from whyidle_daemon.pystack.objects import MAX_TABLES, Objects
 from whyidle_daemon.pystack.runtime import Interpreter, discover
-from whyidle_daemon.pystack.tasks import MAX_TASKS, TaskReader, Tasks
+from whyidle_daemon.pystack.tasks import MAX_TASKS, TaskReader, Tasks, allowance
 from whyidle_daemon.pystack.thread_names import ThreadNames
 from whyidle_daemon.pystack.threads import Threads
 from whyidle_daemon.pystack.walk import Frame, Walker
 
 MAX_FRAMES = 128
 _MAX_TASKS = 65536
+_READS = 16384  # in one reading of a stack, 1 µs each: to find a thread is one for each there is
 
 
 class Stack(NamedTuple):
@@ -42,6 +43,7 @@ class StackReader:
         self._proc = proc
         self._limit = max_frames
         self._memory = Memory(pid, proc)
+        self._memory.allow(_READS)
         try:
             python = discover(pid, self._memory.read, Proc(proc))
             if python is None:
@@ -60,6 +62,8 @@ class StackReader:
 
     def read(self, tid: int) -> Stack:
         """Stack of a thread, by its TID as this host (this ``/proc``) numbers it."""
+        self._memory.allow(_READS)
+        self._objects.allow(MAX_TABLES)
         states = self._threads.find(tid, main=tid == self.pid)
         frames: list[Frame] = []
         complete = True
@@ -77,6 +81,7 @@ class StackReader:
 
     def threads(self) -> list[int]:
         """TIDs, as this host numbers them, of the threads that Python knows; sorted."""
+        self._memory.allow(_READS)
         inside = {self._inside(tid): tid for tid in self._tasks()}
         found = {self.pid: False}
         for state in self._threads.all():
@@ -92,6 +97,7 @@ class StackReader:
         """What Python calls a thread other than the first; empty where that is not known. Raises ``gone``."""
         if tid == self.pid:
             return ""
+        self._memory.allow(2 * _READS)  # of all modules as well, once
         try:
             if self._names is None:
                 self._names = ThreadNames(self._memory.read, self.python, self._objects)
@@ -116,6 +122,8 @@ class StackReader:
             self._tasks_of = TaskReader(
                 self.pid, self._memory.read, self.python, self._objects, self._threads
             )
+        self._memory.allow(2 * allowance(limit))  # as many for the code that the tasks are in
+        self._objects.allow(4 * MAX_TABLES)  # the code of many libraries
         return self._tasks_of.read(limit, registered, selector, fresh)
 
     def close(self) -> None:

@@ -35,6 +35,11 @@ _LOOP = 16  # and a future its loop
 _TYPE = 8  # of an object, after the number of references to it, which matters to nobody here
 
 
+def allowance(limit: int) -> int:
+    """How many reads so many tasks may take, without those of the code that they are in."""
+    return _READS + limit * _READS_OF_A_TASK
+
+
 class Task(NamedTuple):
     """A task that has not ended.
 
@@ -129,7 +134,7 @@ class TaskReader:
             self._among = among
         kept = (self._known, self._lists.links, self._selectors)
         begin(self._pid if among is not None else None, kept)
-        self._meter.allow(_READS + limit * _READS_OF_A_TASK)
+        self._meter.allow(allowance(limit))
         self._reads += 1
         if self._reads % _CLASSES_LAST == 0:
             self._instances.forget()

@@ -7,7 +7,7 @@ address of the C library's own thread structure, which holds the TID.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from whyidle_daemon.pystack.errors import StackError
@@ -17,6 +17,8 @@ from whyidle_daemon.pystack.runtime import Interpreter
 
 # struct pthread of glibc (x86-64, aarch64) and of musl; a value is believed only if it is the wanted TID.
 _TID_PLACES = (0x2D0, 0xD0, 0x30)
+_FIRST_PLACE = min(_TID_PLACES)
+_TID = 4  # bytes
 _MAX_INTERPRETERS = 256
 _MAX_THREADS = 65536
 _WALKS = 3
@@ -95,13 +97,22 @@ class Threads:
     def tids(self, state: ThreadState) -> list[int]:
         """TIDs that a state may stand for, the likeliest first, in the thread's own namespace."""
         found = [state.native] if state.native else []
-        for place in _TID_PLACES:
+        try:  # the C library with the largest structure has it whole
+            memory = self._read(state.thread + _FIRST_PLACE, max(_TID_PLACES) + _TID - _FIRST_PLACE)
+            pieces = [memory[place - _FIRST_PLACE :][:_TID] for place in _TID_PLACES]
+        except StackError as error:
+            if error.reason != "unreadable":  # gone, or enough was read
+                raise
+            pieces = list(self._readable(state.thread + place for place in _TID_PLACES))
+        return found + [int.from_bytes(piece, "little") for piece in pieces]
+
+    def _readable(self, places: Iterable[int]) -> Iterator[bytes]:
+        for place in places:
             try:
-                found.append(int.from_bytes(self._read(state.thread + place, 4), "little"))
+                yield self._read(place, _TID)
             except StackError as error:
-                if error.reason == "gone":
+                if error.reason != "unreadable":
                     raise
-        return found
 
     def _search(self, tid: int, main: bool) -> tuple[ThreadState, ...]:
         states = self.all()
@@ -113,6 +124,8 @@ class Threads:
         innermost: dict[int, ThreadState] = {}
         for state in found:
             innermost.setdefault(state.interpreter, state)
+        if len(innermost) > _MAX_INTERPRETERS:
+            raise StackError("torn", "a thread in too many interpreters")
         return tuple(innermost.values())
 
     def _still(self, state: ThreadState) -> bool:

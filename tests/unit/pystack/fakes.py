@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 from whyidle_daemon.elf import _gnu_hash
@@ -16,7 +17,7 @@ PAGE = 4096
 class FakeProcess:
     """One process of a fake /proc. Memory is empty up to ``size`` bytes, unreadable after."""
 
-    def __init__(self, root: Path, pid: int = PID, size: int = 1 << 22) -> None:
+    def __init__(self, root: Path, pid: int = PID, size: int = 1 << 28) -> None:
         self.folder = root / str(pid)
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "mem").open("wb") as file:
@@ -81,15 +82,15 @@ def library(symbols: dict[str, int]) -> bytes:
 class FakePython(FakeProcess):
     """A process with a CPython 3.12 that has thread states without frames."""
 
-    RUNTIME, INTERPRETER, STATES, LIBRARY = 0x100000, 0x140000, 0x200000, 0x10000
+    LIBRARY, RUNTIME, TYPE, INTERPRETER, STATES = 0x10000, 0x100000, 0x120000, 0x140000, 0x200000
     AT = Layout(**TABLES[3, 12])
     NEEDED = ("_PyRuntime", "PyCode_Type", "PyUnicode_Type", "PyBytes_Type", "PyFrame_Type", "Py_Version")
 
     def __init__(self, root: Path, *tids: int) -> None:
         super().__init__(root)
-        symbols = dict.fromkeys(self.NEEDED, self.RUNTIME + 0x20000 - self.LIBRARY)
+        symbols = dict.fromkeys(self.NEEDED, self.TYPE - self.LIBRARY)
         symbols["_PyRuntime"] = self.RUNTIME - self.LIBRARY
-        self.write(self.RUNTIME + 0x20000, struct.pack("<Q", 0x030C01F0))
+        self.write(self.TYPE, struct.pack("<Q", 0x030C01F0))
         self.map(self.LIBRARY, library(symbols), "/usr/lib/libpython3.12.so")
         self.word(self.RUNTIME + self.AT.runtime_interpreters, self.INTERPRETER)
         self.word(self.INTERPRETER + self.AT.interp_threads, self.STATES if tids else 0)
@@ -100,10 +101,56 @@ class FakePython(FakeProcess):
 
     def states(self, *tids: int) -> None:
         """One for each TID, in the thread's own namespace."""
+        size, last = 0x400, len(tids) - 1
+        self.write(
+            self.STATES,
+            b"".join(
+                self._state(
+                    self.STATES + (number - 1) * size if number else 0,
+                    self.STATES + (number + 1) * size if number < last else 0,
+                    self.INTERPRETER,
+                    tid,
+                ).ljust(size, b"\0")
+                for number, tid in enumerate(tids)
+            ),
+        )
+
+    def interpreters(self, count: int, tid: int) -> None:
+        """So many, each with a state of one thread."""
         at, size = self.AT, 0x400
-        for number, tid in enumerate(tids):
-            state = self.STATES + number * size
-            self.word(state + at.thread_prev, state - size if number else 0)
-            self.word(state + at.thread_next, state + size if number + 1 < len(tids) else 0)
-            self.word(state + at.thread_interp, self.INTERPRETER)
-            self.word(state + at.thread_native, tid)
+        for number in range(count):
+            place = self.STATES + number * size
+            self.word(place + at.interp_next, place + size if number + 1 < count else 0)
+            self.word(place + at.interp_threads, place + size // 2)
+            self.write(place + size // 2, self._state(0, 0, place, tid))
+        self.word(self.RUNTIME + at.runtime_interpreters, self.STATES)
+
+    def _state(self, previous: int, following: int, interpreter: int, tid: int) -> bytes:
+        at, memory = self.AT, bytearray(self.AT.thread_size)
+        fields = (at.thread_prev, at.thread_next, at.thread_interp, at.thread_native)
+        for field, value in zip(fields, (previous, following, interpreter, tid), strict=True):
+            struct.pack_into("<Q", memory, field, value)
+        return bytes(memory)
+
+    def stack(self, tables: Sequence[bytes], offset: int = 1 << 20) -> None:
+        """Of the first thread: a function for each line table, so far into it; all begin on line 7."""
+        at, frame, text = self.AT, 0x4000000, 0x3FFFF00
+        self.word(self.STATES + at.thread_frame, frame - 8)
+        self.word(frame - 8 + at.cframe_frame, frame)
+        self._object(text, {at.str_length: 1, at.str_state: (1 | 1 << 3 | 1 << 4) << 2})
+        code = frame + 0x100 * len(tables)
+        for number, content in enumerate(tables, 1):
+            table = code + 0x200
+            names = dict.fromkeys((at.code_filename, at.code_name, at.code_qualname), text)
+            self._object(code, {at.object_size: 1 << 20, at.code_linetable: table, **names})
+            self.write(code + at.code_first_line, struct.pack("<i", 7))
+            self._object(table, {at.object_size: len(content)})
+            self.write(table + at.bytes_data, content)
+            self.word(frame + at.frame_previous, frame + 0x100 if number < len(tables) else 0)
+            self.word(frame + at.frame_code, code)
+            self.word(frame + at.frame_instr, code + at.code_bytecode + offset)
+            frame, code = frame + 0x100, table + 0x100 + (len(content) & ~7)
+
+    def _object(self, address: int, fields: dict[int, int]) -> None:
+        for field, value in {self.AT.object_type: self.TYPE, **fields}.items():
+            self.word(address + field, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from unit.pystack.fakes import PID, FakeProcess, FakePython, described, library
 from unit.pystack.test_pystack_hostile import BASE, NAMES, TYPES, Hostile
 from whyidle_daemon.proc import Proc
-from whyidle_daemon.pystack import StackError, StackReader, reader
+from whyidle_daemon.pystack import StackError, StackReader, lines, reader
 from whyidle_daemon.pystack.layout import _names, layout
 from whyidle_daemon.pystack.memory import Memory
 from whyidle_daemon.pystack.runtime import Interpreter, discover
@@ -107,3 +108,72 @@ def test_a_thread_with_the_number_of_one_that_ended(tmp_path: Path) -> None:
         process.thread(5, 5, 52)
         with pytest.raises(StackError, match="no_thread"):
             stacks.read(5)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes of each read of a target's memory."""
+    found: list[int] = []
+    pread = os.pread
+
+    def counted(file: int, size: int, address: int) -> bytes:
+        found.append(size)
+        return pread(file, size, address)
+
+    monkeypatch.setattr(os, "pread", counted)
+    return found
+
+
+def test_tables_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: list[int]) -> None:
+    """A stack of 128 functions, each with a table as large as can be: what is searched at once is bounded."""
+    process = FakePython(tmp_path, PID)
+    process.stack([bytes([0x80 | 15 << 3]) * 20_000] * 128)
+    searched: list[int] = []
+    line = lines.line
+
+    def counted(version: tuple[int, int], table: bytes, first: int, offset: int) -> int | None:
+        searched.append(len(table))
+        return line(version, table, first, offset)
+
+    monkeypatch.setattr(lines, "line", counted)
+    with StackReader(PID, tmp_path) as stacks:
+        for _ in range(42):  # three tables each time, which are known then
+            reads.clear()
+            searched.clear()
+            with pytest.raises(StackError, match="too many lines"):
+                stacks.read(PID)
+            assert sum(searched) <= 1 << 16
+            assert len(reads) < 2000
+            assert sum(reads) < 1 << 21
+        assert len(stacks.read(PID).frames) == 128
+
+
+def test_a_table_too_large(tmp_path: Path) -> None:
+    """Of a function whose line table is larger than any of use, only its first line is told."""
+    process = FakePython(tmp_path, PID)
+    process.stack([bytes([0x80 | 11 << 3, 0, 0]) * count for count in (100, 1 << 16)], offset=2)
+    with StackReader(PID, tmp_path) as stacks:
+        assert [frame.line for frame in stacks.read(PID).frames] == [9, 7]
+
+
+def test_threads_without_an_end(tmp_path: Path, reads: list[int]) -> None:
+    """However many thread states a process shows, one reading looks at some."""
+    process = FakePython(tmp_path, *range(1, 40_000))
+    process.thread(50_000, 50_000)
+    with StackReader(PID, tmp_path) as stacks:
+        for ask in (lambda: stacks.read(50_000), stacks.threads):
+            reads.clear()
+            with pytest.raises(StackError, match="torn"):
+                ask()
+            assert len(reads) < 25_000
+        reads.clear()
+        assert stacks.name(50_000) == ""
+        assert len(reads) < 25_000
+
+
+def test_interpreters_without_an_end(tmp_path: Path, reads: list[int]) -> None:
+    """Nor does a thread have a state in each of more interpreters than there can be."""
+    process = FakePython(tmp_path, PID)
+    process.interpreters(2000, PID)
+    with StackReader(PID, tmp_path) as stacks, pytest.raises(StackError, match="torn"):
+        stacks.read(PID)

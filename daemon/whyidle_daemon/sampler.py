@@ -17,6 +17,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from traceback import walk_tb
 
 from whyidle_daemon.awaits import awaited
 from whyidle_daemon.facts import LoopTasks, Site, StackSample
@@ -104,7 +106,7 @@ class StackSampler:
             if due > now_ns:
                 self._pending.append((due, pid, attempt))
                 continue
-            if pid not in self._readers and not self._open(pid) and attempt + 1 < len(DISCOVER_AT_S):
+            if pid not in self._readers and not self._opened(pid) and attempt + 1 < len(DISCOVER_AT_S):
                 later = int((DISCOVER_AT_S[attempt + 1] - DISCOVER_AT_S[attempt]) * NS)
                 self._pending.append((now_ns + later, pid, attempt + 1))
 
@@ -133,7 +135,11 @@ class StackSampler:
                 continue
             for _ in range(1 if long else SHORT_TRIES):
                 self._budget -= 1
-                sample = self._read(thread, long)
+                try:
+                    sample = self._read(thread, long)
+                except Exception as error:
+                    self._broken(thread.pid, error)
+                    break
                 if sample is not None:
                     found.append(sample)
                     loop = self._latest_loops.get(tid)
@@ -238,6 +244,16 @@ class StackSampler:
         self._latest[thread.tid] = sample
         return sample
 
+    def _broken(self, pid: int, error: Exception) -> None:
+        """What its memory made a reader raise concerns one process alone: it is not read any more.
+
+        Not before it executes another program. Nothing that it holds is logged.
+        """
+        *_, (frame, line) = walk_tb(error.__traceback__)
+        what = f"{type(error).__name__} at {Path(frame.f_code.co_filename).name}:{line}"
+        log.warning("process %d: no stacks, reading it failed: %s", pid, what)
+        self.forget(pid)
+
     def _name(self, reader: StackReader, tid: int) -> str:
         """Read once, which may take as long as some stacks."""
         with self._charged():
@@ -276,8 +292,15 @@ class StackSampler:
             return frames, "waiting", reading
         return found.frames, "awaiting" if found.alone else "waiting", reading
 
-    def _open(self, pid: int) -> bool:
+    def _opened(self, pid: int) -> bool:
         """True when there is nothing more to look for."""
+        try:
+            return self._open(pid)
+        except Exception as error:
+            self._broken(pid, error)
+            return True
+
+    def _open(self, pid: int) -> bool:
         if len(self._readers) >= MAX_READERS:
             return True
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import struct
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -30,6 +32,7 @@ class Loop:
         self.now = START + 5 * MS
         self.found: Tasks | StackError = Tasks((SEARCH,), True)
         self.torn = False
+        self.closed = 0
         self.python = SimpleNamespace(runtime=0, version=(3, 11))
         self.thread = Glance(PID, PID, START, 0, 0, int(Wait.EPOLL), 232, 5, NO_PEER, 0)
         monkeypatch.setattr(sampler, "StackReader", lambda pid: self)
@@ -37,6 +40,9 @@ class Loop:
         self.sampler = sampler.StackSampler(lambda tid: self.thread, lambda *_: None, self.loops, lambda: 0)
         self.sampler.started(PID, self.now)
         self.sampler.discover(self.now)
+
+    def close(self) -> None:
+        self.closed += 1
 
     def members(self, pid: int, descriptor: int) -> dict[int, Any]:
         return {}
@@ -136,7 +142,60 @@ def test_a_process_that_ends_between_two_tries_for_a_short_wait(monkeypatch: pyt
     """It is forgotten at the first, and the second is not made; nothing is raised."""
     loop = Loop(monkeypatch)
     monkeypatch.setattr(loop, "read", lambda _: (_ for _ in ()).throw(StackError("gone")))
-    monkeypatch.setattr(loop, "close", lambda: None, raising=False)
     loop.now = START + 1 * MS
     assert loop.sample() == []
     assert loop.sampler.reads == 1
+
+
+HOSTILE = [ValueError("secret"), struct.error("secret"), OverflowError(), RecursionError(), MemoryError()]
+
+
+@pytest.mark.parametrize("error", HOSTILE, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("where", ["_open", "read", "tasks", "name", "members"])
+def test_a_target_that_breaks_its_reading_is_left_alone(
+    where: str, error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is raised, its next program is read; it is said once, without what the target holds."""
+    loop = Loop(monkeypatch)
+    loop.sampler.forget(PID)
+    loop.closed = 0
+    good = sampler.StackReader, loop.read, loop.tasks, loop.name, loop.members
+
+    def broken(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(*((sampler, "StackReader") if where == "_open" else (loop, where)), broken)
+    loop.sampler.started(PID, loop.now)
+    for _ in range(20):
+        loop.now += 500 * MS
+        loop.thread = loop.thread._replace(last_ns=loop.now - 10 * MS)
+        loop.sampler.discover(loop.now)
+        assert loop.sample() == []
+    assert not loop.sampler.has_work(loop.now)
+    assert loop.closed == (where != "_open")
+    (said,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert str(PID) in said
+    assert type(error).__name__ in said
+    assert "secret" not in said
+    monkeypatch.setattr(sampler, "StackReader", good[0])
+    for name, mended in zip(("read", "tasks", "name", "members"), good[1:], strict=True):
+        monkeypatch.setattr(loop, name, mended)
+    loop.sampler.started(PID, loop.now)
+    loop.sampler.discover(loop.now)
+    assert loop.sample() == ["search"]
+
+
+def test_a_runtime_at_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hostile program says that its runtime is where no 64 bits reach: it is not read, others are."""
+    loop = Loop(monkeypatch)
+    loop.sampler.close()
+    ranges = struct.Struct("<QQ")
+    loop.sampler = sampler.StackSampler(
+        lambda tid: loop.thread, lambda _, start, end: ranges.pack(start, end) and None, loop.loops, lambda: 0
+    )
+    loop.python.runtime = (1 << 64) - 8
+    loop.sampler.started(PID, loop.now)
+    loop.sampler.started(PID + 1, loop.now)
+    loop.sampler.discover(loop.now)
+    assert loop.sample() == []
+    assert not loop.sampler.has_work(loop.now)

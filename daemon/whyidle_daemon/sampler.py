@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,7 +70,7 @@ class StackSampler:
         self._loops = loops
         self._on_gil = on_gil
         self._readers: dict[int, StackReader] = {}
-        self._pending: deque[tuple[int, int, int]] = deque()  # (due_ns, pid, attempt)
+        self._pending: dict[int, tuple[int, int]] = {}  # pid -> (due_ns, attempt)
         self._latest: dict[int, StackSample] = {}
         self._latest_loops: dict[int, LoopTasks] = {}
         self._done: dict[int, int] = {}  # tid -> since_ns of the wait that was read
@@ -86,10 +85,11 @@ class StackSampler:
     def started(self, pid: int, now_ns: int) -> None:
         """A process is new, or is another program now."""
         self.forget(pid)
-        self._pending.append((now_ns, pid, 0))
+        self._pending[pid] = now_ns, 0
 
     def forget(self, pid: int) -> None:
         """A process has ended, or its memory is another program's."""
+        self._pending.pop(pid, None)
         reader = self._readers.pop(pid, None)
         if reader is not None:
             reader.close()
@@ -97,18 +97,16 @@ class StackSampler:
 
     def has_work(self, by_ns: int) -> bool:
         """Whether there is Python code to read, or it is due to look for some before then."""
-        return bool(self._readers) or any(due <= by_ns for due, _, _ in self._pending)
+        return bool(self._readers) or any(due <= by_ns for due, _ in self._pending.values())
 
     def discover(self, now_ns: int) -> None:
         """Find the interpreters of processes that are due for a look."""
-        for _ in range(min(len(self._pending), DISCOVER_PER_TURN)):
-            due, pid, attempt = self._pending.popleft()
-            if due > now_ns:
-                self._pending.append((due, pid, attempt))
-                continue
-            if pid not in self._readers and not self._opened(pid) and attempt + 1 < len(DISCOVER_AT_S):
+        due = [pid for pid, (due_ns, _) in self._pending.items() if due_ns <= now_ns]
+        for pid in due[:DISCOVER_PER_TURN]:
+            _, attempt = self._pending.pop(pid)
+            if not self._opened(pid) and attempt + 1 < len(DISCOVER_AT_S):
                 later = int((DISCOVER_AT_S[attempt + 1] - DISCOVER_AT_S[attempt]) * NS)
-                self._pending.append((now_ns + later, pid, attempt + 1))
+                self._pending[pid] = now_ns + later, attempt + 1
 
     def latest(self, tid: int) -> StackSample | None:
         """What was read of a thread last."""

@@ -199,3 +199,39 @@ def test_a_runtime_at_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
     loop.sampler.discover(loop.now)
     assert loop.sample() == []
     assert not loop.sampler.has_work(loop.now)
+
+
+def test_processes_that_ended_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand short ones leave nothing: who has their numbers next is not theirs to be read for."""
+    loop = Loop(monkeypatch)
+    for pid in range(PID + 1, PID + 1001):
+        loop.sampler.started(pid, loop.now)
+        loop.sampler.started(pid, loop.now)  # it executed a program
+        loop.sampler.forget(pid)
+    assert not loop.sampler._pending
+    loop.sampler.forget(PID)
+    assert not loop.sampler.has_work(loop.now + 10_000 * MS)
+
+
+def test_who_is_due_does_not_wait_for_who_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many were looked at in vain and get another look later."""
+    loop = Loop(monkeypatch)
+    looked: list[int] = []
+
+    def none(pid: int) -> Any:
+        looked.append(pid)
+        raise StackError("not_python")
+
+    monkeypatch.setattr(sampler, "StackReader", none)
+    first = range(PID + 1, PID + 1 + 100 * sampler.DISCOVER_PER_TURN)
+    for pid in first:
+        loop.sampler.started(pid, loop.now)
+    for _ in range(100):
+        loop.sampler.discover(loop.now)
+    assert looked == list(first)
+    loop.sampler.started(PID, loop.now)
+    loop.sampler.discover(loop.now)
+    assert looked[-1] == PID
+    loop.now += 100 * MS
+    loop.sampler.discover(loop.now)
+    assert len(looked) == len(first) + 1 + sampler.DISCOVER_PER_TURN

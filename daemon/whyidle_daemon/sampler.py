@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Container, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from traceback import walk_tb
 
@@ -31,7 +30,7 @@ log = logging.getLogger(__name__)
 NS = 1_000_000_000
 READS_PER_S = 40
 MAX_READS = 80  # at once: the first reading of a loop learns its classes, which is some milliseconds
-LOOP_COSTS_NS = 75_000  # CPU time for which a reading of tasks counts as one: 0.3 % of a core at most
+READ_COSTS_NS = 75_000  # CPU time for which a reading counts as one: 0.3 % of a core at most
 LONG_WAIT_NS = 2_000_000  # shorter ones may well be over before they are read
 SHORT_TRIES = 3
 LOOKS = 8  # 3 µs each
@@ -132,17 +131,14 @@ class StackSampler:
             if not long and self._budget < READS_PER_S / 2:
                 continue
             for _ in range(1 if long else SHORT_TRIES):
-                self._budget -= 1
-                try:
-                    sample = self._read(thread, long)
-                except Exception as error:
-                    self._broken(thread.pid, error)
-                    break
+                sample = self._charged(thread, long)
                 if sample is not None:
                     found.append(sample)
                     loop = self._latest_loops.get(tid)
                     if loop is not None and loop.since_ns == sample.since_ns:
                         found.append(loop)
+                    break
+                if self._budget < 1:
                     break
         if len(self._done) > MAX_DONE:
             self._done.clear()
@@ -195,6 +191,17 @@ class StackSampler:
     def _due_again(self, thread: Glance) -> bool:
         since_ns, due_ns = self._failed.get(thread.tid, (-1, 0))
         return since_ns == thread.last_ns and due_ns <= self._last_ns
+
+    def _charged(self, thread: Glance, long: bool) -> StackSample | None:
+        """Read, and count what takes longer than a reading may as the readings that take as long."""
+        began = self._cpu_ns()
+        try:
+            return self._read(thread, long)
+        except Exception as error:
+            self._broken(thread.pid, error)
+            return None
+        finally:
+            self._budget -= max(1.0, (self._cpu_ns() - began) / READ_COSTS_NS)
 
     def _read(self, thread: Glance, long: bool) -> StackSample | None:
         if long:  # what is short as yet may last, and then be worth more than a look
@@ -253,21 +260,11 @@ class StackSampler:
         self.forget(pid)
 
     def _name(self, reader: StackReader, tid: int) -> str:
-        """Read once, which may take as long as some stacks."""
-        with self._charged():
-            try:
-                return reader.name(tid)
-            except StackError:
-                return ""
-
-    @contextmanager
-    def _charged(self) -> Iterator[None]:
-        """What is done meanwhile counts as the readings that would take as long."""
-        began = self._cpu_ns()
+        """What Python calls a thread, ``""`` where that is not known."""
         try:
-            yield
-        finally:
-            self._budget -= (self._cpu_ns() - began) / LOOP_COSTS_NS
+            return reader.name(tid)
+        except StackError:
+            return ""
 
     def _unreadable(self, thread: Glance, reason: str, long: bool) -> None:
         if reason == "gone":
@@ -283,8 +280,7 @@ class StackSampler:
 
         ``thread`` is given if it sleeps for long enough to look at what each task waits for.
         """
-        with self._charged():
-            reading = self._loops.read(reader, thread)
+        reading = self._loops.read(reader, thread)
         found = awaited(reading.tasks)
         if found is None:
             return frames, "waiting", reading

@@ -33,11 +33,13 @@ class Loop:
         self.found: Tasks | StackError = Tasks((SEARCH,), True)
         self.torn = False
         self.closed = 0
+        self.cpu_ns = self.costs_ns = 0
         self.python = SimpleNamespace(runtime=0, version=(3, 11))
         self.thread = Glance(PID, PID, START, 0, 0, int(Wait.EPOLL), 232, 5, NO_PEER, 0)
         monkeypatch.setattr(sampler, "StackReader", lambda pid: self)
         self.loops = LoopReader(cast(EpollSets, self), lambda: self.now)
-        self.sampler = sampler.StackSampler(lambda tid: self.thread, lambda *_: None, self.loops, lambda: 0)
+        look, clock = (lambda tid: self.thread), (lambda: self.cpu_ns)
+        self.sampler = sampler.StackSampler(look, lambda *_: None, self.loops, clock)
         self.sampler.started(PID, self.now)
         self.sampler.discover(self.now)
 
@@ -48,6 +50,7 @@ class Loop:
         return {}
 
     def read(self, tid: int) -> Any:
+        self.cpu_ns += self.costs_ns
         if self.torn:
             raise StackError("torn")
         return SimpleNamespace(frames=LOOP)
@@ -235,3 +238,28 @@ def test_who_is_due_does_not_wait_for_who_is_not(monkeypatch: pytest.MonkeyPatch
     loop.now += 100 * MS
     loop.sampler.discover(loop.now)
     assert len(looked) == len(first) + 1 + sampler.DISCOVER_PER_TURN
+
+
+def test_what_takes_long_to_read_is_read_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has stacks that are expensive gets the same share of a CPU as everybody."""
+    reads = []
+    for costs_ns in (28_000, sampler.READ_COSTS_NS, 40 * sampler.READ_COSTS_NS):
+        loop = Loop(monkeypatch)
+        loop.costs_ns = costs_ns
+        for _ in range(2000):
+            loop.now += 5 * MS
+            loop.thread = loop.thread._replace(last_ns=loop.now - 3 * MS)
+            loop.sample()
+        reads.append(loop.sampler.reads)
+    usual = sampler.MAX_READS + 10 * sampler.READS_PER_S
+    assert reads[0] == reads[1] == pytest.approx(usual, abs=2)
+    assert reads[2] == pytest.approx(usual / 40, abs=2)
+
+
+def test_a_short_wait_is_not_tried_again_at_any_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When one try took all there is, it was the last for now."""
+    loop = Loop(monkeypatch)
+    loop.costs_ns, loop.torn = sampler.MAX_READS * sampler.READ_COSTS_NS, True
+    loop.now = START + 1 * MS
+    assert loop.sample() == []
+    assert loop.sampler.reads == 1

@@ -15,6 +15,7 @@ from whyidle_daemon.epoll_sets import EpollSets, Member
 from whyidle_daemon.facts import AwaitingTasks, LoopTasks, Site
 from whyidle_daemon.pystack import Frame, StackError, Task, Tasks, own_frame
 from whyidle_daemon.pystack.awaiting import SOCKET, TASK
+from whyidle_daemon.sites import MAX_TEXT
 from whyidle_probes.events import NO_PEER, Glance, Peer, Wait
 
 MAX_TASKS = 256  # of one loop
@@ -204,7 +205,7 @@ class LoopReader:
         place = self._sites.get(chain.frames)
         if place is None:
             self._places += 1
-            place = self._sites[chain.frames] = _Place(self._places, _site(chain))
+            place = self._sites[chain.frames] = _Place(self._places, site_of(chain.frames))
         return place
 
 
@@ -222,15 +223,16 @@ def _rank(one: AwaitingTasks) -> tuple[bool, bool, bool, int]:
     return one.kind == TASK, one.kind != SOCKET or one.inbound, not one.wanted, one.since_ns
 
 
-def _site(chain: Chain) -> Site | None:
-    own = own_frame(chain.frames)
+def site_of(frames: tuple[Frame, ...]) -> Site | None:
+    """Where that is in the target's own code, ``None``: nowhere. No text is longer than a report has it."""
+    own = own_frame(frames)
     if own is None:
         return None
-    frame = chain.frames[own]
-    text = tuple(text_of(one) for one in chain.frames[:MAX_STACK])
-    return Site(frame.function, frame.file, frame.line, text)
+    frame = frames[own]
+    text = tuple(_text_of(one) for one in frames[:MAX_STACK])
+    return Site(frame.function[:MAX_TEXT], frame.file[:MAX_TEXT], frame.line, text)
 
 
-def text_of(frame: Frame) -> str:
+def _text_of(frame: Frame) -> str:
     """A frame as a stack has it."""
-    return f"{frame.function} ({frame.file}:{frame.line if frame.line is not None else '?'})"
+    return f"{frame.function} ({frame.file}:{frame.line if frame.line is not None else '?'})"[:MAX_TEXT]

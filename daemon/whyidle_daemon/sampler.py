@@ -19,9 +19,10 @@ from pathlib import Path
 from traceback import walk_tb
 
 from whyidle_daemon.awaits import awaited
-from whyidle_daemon.facts import LoopTasks, Site, StackSample
-from whyidle_daemon.loop_reader import LoopReader, Reading, text_of
-from whyidle_daemon.pystack import Frame, StackError, StackReader, own_frame
+from whyidle_daemon.facts import LoopTasks, StackSample
+from whyidle_daemon.loop_reader import LoopReader, Reading, site_of
+from whyidle_daemon.pystack import Frame, StackError, StackReader
+from whyidle_daemon.recent import Recent
 from whyidle_daemon.states import SELECTORS, SOCKET_WAITS
 from whyidle_probes.events import NO_PEER, Glance, Wait
 
@@ -39,7 +40,6 @@ DISCOVER_AT_S = (0.0, 0.1, 0.4, 1.5, 5.0)  # after an exec: libpython is mapped 
 DISCOVER_PER_TURN = 8
 MAX_READERS = 512
 MAX_DONE = 20_000
-MAX_STACK = 64
 # Size of _PyRuntime, in bytes, by minor version: readelf of the interpreters; the last for newer ones.
 RUNTIME_BYTES = {
     **{8: 1464, 9: 656, 10: 672, 11: 0x28B20, 12: 0x704A8},
@@ -70,8 +70,8 @@ class StackSampler:
         self._on_gil = on_gil
         self._readers: dict[int, StackReader] = {}
         self._pending: dict[int, tuple[int, int]] = {}  # pid -> (due_ns, attempt)
-        self._latest: dict[int, StackSample] = {}
-        self._latest_loops: dict[int, LoopTasks] = {}
+        self._latest: Recent[StackSample] = Recent()
+        self._latest_loops: Recent[LoopTasks] = Recent()
         self._done: dict[int, int] = {}  # tid -> since_ns of the wait that was read
         self._late: dict[int, int] = {}  # tid -> since_ns of the wait that shall be read once more
         self._failed: dict[int, tuple[int, int]] = {}  # tid -> since_ns, and when it is tried again
@@ -93,6 +93,13 @@ class StackSampler:
         if reader is not None:
             reader.close()
             self._loops.forget(pid)
+
+    def ended(self, tid: int) -> None:
+        """A thread has ended; its number may be another's soon."""
+        self._latest.ended(tid)
+        self._latest_loops.ended(tid)
+        for kept in (self._done, self._late, self._failed):
+            kept.pop(tid, None)
 
     def has_work(self, by_ns: int) -> bool:
         """Whether there is Python code to read, or it is due to look for some before then."""
@@ -144,8 +151,6 @@ class StackSampler:
             self._done.clear()
             self._late.clear()
             self._failed.clear()
-            self._latest.clear()
-            self._latest_loops.clear()
         return found
 
     def close(self) -> None:
@@ -206,8 +211,10 @@ class StackSampler:
     def _read(self, thread: Glance, long: bool) -> StackSample | None:
         if long:  # what is short as yet may last, and then be worth more than a look
             self._done[thread.tid] = thread.last_ns
-        for kept in (self._latest, self._latest_loops, self._late, self._failed):
-            kept.pop(thread.tid, None)
+        self._latest.pop(thread.tid)
+        self._latest_loops.pop(thread.tid)
+        self._late.pop(thread.tid, None)
+        self._failed.pop(thread.tid, None)
         reader = self._readers.get(thread.pid)
         if reader is None:  # it ended at the try before this one
             return None
@@ -231,22 +238,19 @@ class StackSampler:
                 return None
             if reading.fact is not None:
                 self._loops.settled(thread.pid)
-                self._latest_loops[thread.tid] = reading.fact
+                self._latest_loops.put(reading.fact)
             if reading.late:
                 self._late[thread.tid] = thread.last_ns
         elif not self._again(thread):
             return None
-        own = own_frame(frames)
-        if own is None:
+        site = site_of(frames)
+        if site is None:
             return None
-        frame = frames[own]
-        text = tuple(text_of(f) for f in frames[:MAX_STACK])
-        site = Site(frame.function, frame.file, frame.line, text)
         wait = thread.state if thread.state != Wait.RUNQUEUE else Wait.RUNNING
         peer = thread.peer if thread.state in SOCKET_WAITS else NO_PEER
         name = self._name(reader, thread.tid)
         sample = StackSample(thread.pid, thread.tid, thread.last_ns, site, loop, wait, peer, name)
-        self._latest[thread.tid] = sample
+        self._latest.put(sample)
         return sample
 
     def _broken(self, pid: int, error: Exception) -> None:

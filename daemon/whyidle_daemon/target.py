@@ -49,6 +49,7 @@ from whyidle_probes.events import (
     Noticed,
     Slice,
     Stat,
+    Thread,
 )
 from whyidle_wire.records import StallEvent
 
@@ -226,6 +227,8 @@ class Target:
             self._libraries.cuda.pop(event.pid, None)
             self._names.forget(event.pid)
             self._sampler.forget(event.pid)
+        elif isinstance(event, Thread):
+            self._sampler.ended(event.tid)
         if isinstance(event, Fork | Exec | Exit | Slice):
             for listener in self.listeners:
                 listener(event)
@@ -363,6 +366,7 @@ class Target:
     def _sweep(self) -> None:
         for thread in self._kernel.sweep_exited(self.number):
             self.tell(thread)
+            self._sampler.ended(thread.tid)
 
     def owned_by(self, pid: int, uid: int) -> bool:
         """Whether a process belonged to a user alone whenever it was looked at. Not known is no."""

@@ -14,6 +14,7 @@ from whyidle_daemon import sampler
 from whyidle_daemon.epoll_sets import EpollSets
 from whyidle_daemon.loop_reader import LoopReader
 from whyidle_daemon.pystack import Frame, StackError, Task, Tasks
+from whyidle_daemon.recent import ROOM
 from whyidle_probes.events import NO_PEER, Glance, Wait
 
 LOOP = (
@@ -263,3 +264,18 @@ def test_a_short_wait_is_not_tried_again_at_any_cost(monkeypatch: pytest.MonkeyP
     loop.now = START + 1 * MS
     assert loop.sample() == []
     assert loop.sampler.reads == 1
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_threads_that_come_and_go_leave_nothing(long: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What their waits were read for goes with them; what was read is bounded."""
+    loop = Loop(monkeypatch)
+    loop.found = StackError("torn")  # the wait is to be read again
+    for tid in range(PID, PID + 3000):
+        loop.now += 1000 * MS
+        loop.thread = loop.thread._replace(tid=tid, last_ns=loop.now - (5 if long else 1) * MS)
+        assert loop.sampler.sample([tid], loop.now)
+        loop.sampler.ended(tid)
+    kept = loop.sampler
+    assert (kept._done, kept._late, kept._failed) == ({}, {}, {})
+    assert kept._latest.size <= ROOM

@@ -101,7 +101,7 @@ class LoopReader:
 
     def __init__(self, sets: EpollSets, clock: Callable[[], int]) -> None:
         self._sets, self._clock = sets, clock
-        self._seen: dict[int, _Seen] = {}  # by process
+        self._seen: dict[tuple[int, int], _Seen] = {}  # by process and thread: each has a loop of its own
         self._sites: dict[tuple[Frame, ...], _Place] = {}
         self._places = 0
         self._pauses: dict[int, tuple[int, int]] = {}  # pid -> until when, how long
@@ -109,7 +109,8 @@ class LoopReader:
     def forget(self, pid: int) -> None:
         """A process has ended, or its memory is another program's."""
         self._pauses.pop(pid, None)
-        self._seen.pop(pid, None)
+        for who in [who for who in self._seen if who[0] == pid]:
+            del self._seen[who]
 
     def read(self, reader: Reader, thread: Glance | None) -> Reading:
         """What the loop waits for in whose selector ``thread`` sleeps. Raises StackError ``gone``.
@@ -174,7 +175,8 @@ class LoopReader:
         self, thread: Glance, tasks: tuple[Task, ...], members: dict[int, Member]
     ) -> tuple[AwaitingTasks, ...]:
         """Tasks that are alike together; those first that somebody waits for, and those that wait longest."""
-        before, seen = self._seen.get(thread.pid, {}), _Seen()
+        who = thread.pid, thread.tid
+        before, seen = self._seen.pop(who, {}), _Seen()
         found: dict[tuple[object, ...], _Group] = {}
         if len(self._sites) >= _MAX_SITES:
             self._sites.clear()
@@ -195,9 +197,10 @@ class LoopReader:
                 inbound = member is not None and member.inbound
                 group = found[what] = _Group(chain, place.site, peer, inbound=inbound, since_ns=since)
             group.add(since, peer.local_port)
-        self._seen[thread.pid] = seen
-        if sum(map(len, self._seen.values())) > _MAX_SEEN:
-            self._seen = {thread.pid: seen}
+        if seen:
+            self._seen[who] = seen
+        while sum(map(len, self._seen.values())) > _MAX_SEEN:  # what was read longest ago goes
+            del self._seen[next(iter(self._seen))]
         order = sorted((group.whole() for group in found.values()), key=_rank)
         return tuple(order[:MAX_ALIKE])
 

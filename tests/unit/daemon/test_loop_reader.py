@@ -8,7 +8,7 @@ import pytest
 from timeline import MS, PID, START, peer
 
 from whyidle_daemon.epoll_sets import EpollSets, Member
-from whyidle_daemon.loop_reader import MAX_ALIKE, MAX_TASKS, LoopReader, Reading
+from whyidle_daemon.loop_reader import _MAX_SEEN, MAX_ALIKE, MAX_TASKS, LoopReader, Reading
 from whyidle_daemon.pystack import Frame, StackError, Task, Tasks
 from whyidle_probes.events import NO_PEER, Glance, Peer, Wait
 
@@ -35,8 +35,8 @@ class World:
             raise self.found
         return self.found
 
-    def read(self, since: int = START) -> Any:
-        thread = Glance(PID, PID, since, 0, 0, int(Wait.EPOLL), 232, 5, NO_PEER, 0)
+    def read(self, since: int = START, tid: int = PID) -> Any:
+        thread = Glance(PID, tid, since, 0, 0, int(Wait.EPOLL), 232, 5, NO_PEER, 0)
         return self.loops.read(self, thread)
 
 
@@ -81,6 +81,35 @@ def test_since_when_a_task_waits() -> None:
     assert seen == [0, 0, 2 * MS, 2 * MS]
     world.loops.forget(PID)
     assert world.read(START + 9 * MS).fact.tasks[0].since_ns == START + 9 * MS
+
+
+def test_two_loops_of_a_process_wait_each_since_its_own_time() -> None:
+    """Reading one does not make the tasks of the other new; both go with the process."""
+    world = World()
+    world.sockets = {7: member(peer())}
+    seen = []
+    for turn in range(3):
+        for tid in (PID, PID + 1):
+            world.found = Tasks((socket_task(tid, 7),), True)
+            reading = world.read(START + (10 * turn + tid - PID) * MS, tid)
+            seen.append((reading.fact.tasks[0].since_ns - START) // MS)
+    assert seen == [0, 1, 0, 1, 0, 1]
+    world.loops.forget(PID)
+    for tid in (PID, PID + 1):
+        world.found = Tasks((socket_task(tid, 7),), True)
+        assert world.read(START + 99 * MS, tid).fact.tasks[0].since_ns == START + 99 * MS
+
+
+def test_loops_of_threads_that_come_and_go_are_bounded() -> None:
+    """A loop without tasks takes no room, and of those with some no more than there is room for."""
+    world = World()
+    for tid in range(PID, PID + 100):
+        world.read(tid=tid)
+    assert not world.loops._seen
+    world.found = Tasks(tuple(socket_task(n + 1, 7) for n in range(MAX_TASKS)), True)
+    for tid in range(PID, PID + 100):
+        world.read(tid=tid)
+        assert sum(map(len, world.loops._seen.values())) <= _MAX_SEEN
 
 
 def test_a_loop_that_changes_while_it_is_read_is_left_alone() -> None:

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from typing import Generic, TypeVar
 
 from whyidle_daemon.facts import LoopTasks, Site, StackSample
+from whyidle_probes.events import Thread
 
 ROOM = 1 << 20  # characters: up to 4 MB, since one takes one to four bytes
 _ENTRY = 500  # what an entry takes besides its texts, in characters
@@ -37,9 +38,11 @@ class Recent(Generic[Read]):
         while self.size > self._room and len(self._kept) > 1:
             self.pop(next(iter(self._ended or self._kept)))
 
-    def get(self, tid: int) -> Read | None:
-        """What was read last of a thread."""
-        read, _ = self._kept.get(tid, (None, 0))
+    def get(self, thread: Thread) -> Read | None:
+        """What was read last of this thread, and not of another that had its TID before."""
+        read, _ = self._kept.get(thread.tid, (None, 0))
+        if read is None or read.pid != thread.pid or read.since_ns < thread.first_ns:
+            return None
         return read
 
     def pop(self, tid: int) -> None:

@@ -24,7 +24,7 @@ from whyidle_daemon.loop_reader import LoopReader, Reading, site_of
 from whyidle_daemon.pystack import Frame, StackError, StackReader
 from whyidle_daemon.recent import Recent
 from whyidle_daemon.states import SELECTORS, SOCKET_WAITS
-from whyidle_probes.events import NO_PEER, Glance, Wait
+from whyidle_probes.events import NO_PEER, Glance, Thread, Wait
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ RUNTIME_BYTES = {
 _NEWER_RUNTIME_BYTES = 0x80000
 
 Look = Callable[[int], Glance | None]
+Read = StackSample | LoopTasks
 Frames = tuple[Frame, ...]
 
 
@@ -114,20 +115,20 @@ class StackSampler:
                 later = int((DISCOVER_AT_S[attempt + 1] - DISCOVER_AT_S[attempt]) * NS)
                 self._pending[pid] = now_ns + later, attempt + 1
 
-    def latest(self, tid: int) -> StackSample | None:
+    def latest(self, thread: Thread) -> StackSample | None:
         """What was read of a thread last."""
-        return self._latest.get(tid)
+        return self._latest.get(thread)
 
-    def latest_loop(self, tid: int) -> LoopTasks | None:
+    def latest_loop(self, thread: Thread) -> LoopTasks | None:
         """What the event loop of a thread was seen to wait for last."""
-        return self._latest_loops.get(tid)
+        return self._latest_loops.get(thread)
 
-    def sample(self, tids: Iterable[int], now_ns: int) -> list[StackSample | LoopTasks]:
+    def sample(self, tids: Iterable[int], now_ns: int) -> list[Read]:
         """Read those that sleep in a wait that has not been read yet, as far as the budget goes."""
         elapsed = (now_ns - self._last_ns) / NS if self._last_ns else 0.0
         self._last_ns = now_ns
         self._budget = min(MAX_READS, self._budget + elapsed * READS_PER_S)
-        found: list[StackSample | LoopTasks] = []
+        found: list[Read] = []
         for tid in tids:
             if self._budget < 1:
                 break
@@ -138,14 +139,9 @@ class StackSampler:
             if not long and self._budget < READS_PER_S / 2:
                 continue
             for _ in range(1 if long else SHORT_TRIES):
-                sample = self._charged(thread, long)
-                if sample is not None:
-                    found.append(sample)
-                    loop = self._latest_loops.get(tid)
-                    if loop is not None and loop.since_ns == sample.since_ns:
-                        found.append(loop)
-                    break
-                if self._budget < 1:
+                read = self._charged(thread, long)
+                found += read
+                if read or self._budget < 1:
                     break
         if len(self._done) > MAX_DONE:
             self._done.clear()
@@ -197,18 +193,18 @@ class StackSampler:
         since_ns, due_ns = self._failed.get(thread.tid, (-1, 0))
         return since_ns == thread.last_ns and due_ns <= self._last_ns
 
-    def _charged(self, thread: Glance, long: bool) -> StackSample | None:
+    def _charged(self, thread: Glance, long: bool) -> list[Read]:
         """Read, and count what takes longer than a reading may as the readings that take as long."""
         began = self._cpu_ns()
         try:
             return self._read(thread, long)
         except Exception as error:
             self._broken(thread.pid, error)
-            return None
+            return []
         finally:
             self._budget -= max(1.0, (self._cpu_ns() - began) / READ_COSTS_NS)
 
-    def _read(self, thread: Glance, long: bool) -> StackSample | None:
+    def _read(self, thread: Glance, long: bool) -> list[Read]:
         if long:  # what is short as yet may last, and then be worth more than a look
             self._done[thread.tid] = thread.last_ns
         self._latest.pop(thread.tid)
@@ -217,7 +213,7 @@ class StackSampler:
         self._failed.pop(thread.tid, None)
         reader = self._readers.get(thread.pid)
         if reader is None:  # it ended at the try before this one
-            return None
+            return []
         self.reads += 1
         reading = Reading((), None)
         try:
@@ -227,7 +223,7 @@ class StackSampler:
                 frames, loop, reading = self._awaited(reader, frames, thread if long else None)
         except StackError as error:
             self._unreadable(thread, error.reason, long)
-            return None
+            return []
         if long:
             after = self._look(thread.tid)
             if after is None or after.last_ns != thread.last_ns or after.state != thread.state:
@@ -235,23 +231,23 @@ class StackSampler:
                 self.dropped += not thread.wake_ns
                 if reading.fact is not None:
                     self._loops.failed(thread.pid)
-                return None
+                return []
             if reading.fact is not None:
                 self._loops.settled(thread.pid)
                 self._latest_loops.put(reading.fact)
             if reading.late:
                 self._late[thread.tid] = thread.last_ns
         elif not self._again(thread):
-            return None
+            return []
         site = site_of(frames)
         if site is None:
-            return None
+            return []
         wait = thread.state if thread.state != Wait.RUNQUEUE else Wait.RUNNING
         peer = thread.peer if thread.state in SOCKET_WAITS else NO_PEER
         name = self._name(reader, thread.tid)
         sample = StackSample(thread.pid, thread.tid, thread.last_ns, site, loop, wait, peer, name)
         self._latest.put(sample)
-        return sample
+        return [sample] if reading.fact is None else [sample, reading.fact]
 
     def _broken(self, pid: int, error: Exception) -> None:
         """What its memory made a reader raise concerns one process alone: it is not read any more.

@@ -55,13 +55,13 @@ class StallWatch:
 
     def _awaiting(self, thread: Thread) -> AwaitingTasks | None:
         """The task that waits for an answer, of a thread whose event loop waits for that."""
-        reading = self._sampler.latest_loop(thread.tid) if thread.state in SELECTORS else None
+        reading = self._sampler.latest_loop(thread) if thread.state in SELECTORS else None
         if reading is None or reading.since_ns != thread.last_ns:
             return None
         return awaited_answer(reading)
 
     def _event(self, stall: Stall, start_ns: int) -> StallEvent:
-        thread, sample = stall.thread, self._sampler.latest(stall.thread.tid)
+        thread, sample = stall.thread, self._sampler.latest(stall.thread)
         called = sample.thread if sample is not None else ""
         site = sample.site if sample is not None and sample.since_ns == thread.last_ns else None
         end, state = thread.peer, state_of(thread.state, thread.syscall, thread.peer)

@@ -184,7 +184,7 @@ class Target:
         for facts in self._contexts.all():
             self.observation.add(facts._replace(ns=raw.ns))
         for thread in raw.threads:  # waits that last over the cut were read before it
-            for sample in (self._sampler.latest(thread.tid), self._sampler.latest_loop(thread.tid)):
+            for sample in (self._sampler.latest(thread), self._sampler.latest_loop(thread)):
                 if sample is not None and sample.since_ns == thread.last_ns:
                     self.tell(sample)
         if self.gpus is not None:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
+from whyidle_daemon import stall_watch
+from whyidle_daemon.facts import AwaitingTasks, LoopTasks, Site, StackSample
+from whyidle_daemon.recent import Recent
+from whyidle_daemon.stall_watch import StallWatch
 from whyidle_daemon.stalls import (
     MAX_CANDIDATES,
     MAX_WATCHED,
@@ -128,3 +135,56 @@ def test_idle_loops_hide_no_stall() -> None:
     found = candidates(map(brief, [*idle, hung]), 1, ())
     assert found[0] == (20, 50 * S)
     assert len(found) == MAX_CANDIDATES + 1
+
+
+SITE = Site("search", "/app/agent.py", 4, ("search (/app/agent.py:4)",))
+
+
+def told_of(
+    waits: Thread, sample: StackSample, loop: LoopTasks, monkeypatch: pytest.MonkeyPatch
+) -> list[Any]:
+    """What is told of a thread that waits for 3 s, when that was read last of one with its number."""
+    kernel = SimpleNamespace(
+        engines=lambda _: [],
+        briefs=lambda: [(waits.pid, waits.tid, 1, waits.last_ns, 0, waits.state)],
+        thread=lambda _: waits,
+        glance=lambda _: None,
+    )
+    stacks, loops = Recent[StackSample](), Recent[LoopTasks]()
+    stacks.put(sample)
+    loops.put(loop)
+    sampler = SimpleNamespace(latest=stacks.get, latest_loop=loops.get)
+    proc = SimpleNamespace(thread_name=lambda *_: "its own")
+    monkeypatch.setattr(stall_watch, "monotonic_ns", lambda: waits.last_ns + 3 * S)
+    watch = StallWatch(1, cast(Any, kernel), cast(Any, proc), cast(Any, sampler))
+    return [(one.thread, one.function) for one in watch.changed(S, 0)]
+
+
+@pytest.mark.parametrize(
+    ("pid", "since_s", "told"),
+    [
+        (10, 5, ("worker", "search")),
+        (10, 4, ("worker", None)),  # it was read in an earlier wait: that is its name
+        (10, 2, ("its own", None)),  # before this thread began
+        (11, 5, ("its own", None)),
+        (11, 4, ("its own", None)),
+    ],
+)
+def test_a_stall_is_not_told_with_what_another_thread_was(
+    pid: int, since_s: float, told: tuple[str, str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number that is used again, in this process or in one that is not Python's, brings nothing along."""
+    sample = StackSample(pid, 12, int(since_s * S), SITE, thread="worker")
+    waits = thread(Wait.TCP, 5, tid=12)._replace(first_ns=3 * S)
+    assert told_of(waits, sample, LoopTasks(pid, 12, int(since_s * S)), monkeypatch) == [told]
+
+
+@pytest.mark.parametrize(("pid", "stalls"), [(10, [("worker", "search")]), (11, [])])
+def test_a_loop_is_not_held_up_by_what_another_awaited(
+    pid: int, stalls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same, of a loop's tasks."""
+    task = AwaitingTasks("t", SITE, "socket", NO_PEER, 1, 5 * S, wanted=True)
+    sample = StackSample(10, 10, 5 * S, SITE, thread="worker")
+    loop = LoopTasks(pid, 10, 5 * S, (task,))
+    assert told_of(thread(Wait.EPOLL, 5), sample, loop, monkeypatch) == stalls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from timeline import PID, START
 
 from whyidle_daemon.facts import AwaitingTasks, LoopTasks, Site, StackSample
@@ -9,13 +10,18 @@ from whyidle_daemon.loop_reader import MAX_ALIKE, MAX_STACK, site_of
 from whyidle_daemon.pystack import Frame
 from whyidle_daemon.recent import ROOM, Recent
 from whyidle_daemon.sites import MAX_TEXT
-from whyidle_probes.events import NO_PEER
+from whyidle_probes.events import NO_PEER, Thread
 
 HOSTILE = tuple(Frame("\U0001f600" * 512, f"/{n}" + "\U0001f600" * 4096, n) for n in range(128))
 
 
 def sample(tid: int, site: Site) -> StackSample:
     return StackSample(PID, tid, START, site)
+
+
+def got(recent: Recent[StackSample], tid: int, **fields: int) -> StackSample | None:
+    thread = Thread._make([PID, *[0] * 23])  # only who it is counts
+    return recent.get(thread._replace(tid=tid, **fields))
 
 
 def test_no_text_is_longer_than_a_report_has_it() -> None:
@@ -62,11 +68,11 @@ def test_who_has_ended_goes_first() -> None:
     recent.put(sample(1, site))
     for tid in range(2, 100):
         recent.put(sample(tid, site))
-        assert recent.get(tid) is not None
+        assert got(recent, tid) is not None
         recent.ended(tid)
-    assert recent.get(1) == sample(1, site)
-    assert recent.get(99) is not None
-    assert recent.get(2) is None
+    assert got(recent, 1) == sample(1, site)
+    assert got(recent, 99) is not None
+    assert got(recent, 2) is None
     recent.ended(1000)
 
 
@@ -77,8 +83,19 @@ def test_the_latest_counts() -> None:
     recent.put(sample(1, first))
     size = recent.size
     recent.put(sample(1, second))
-    assert recent.get(1) == sample(1, second)
+    assert got(recent, 1) == sample(1, second)
     assert (len(recent), recent.size) == (1, size + 4)
     recent.pop(1)
     recent.pop(1)
-    assert (recent.get(1), recent.size) == (None, 0)
+    assert (got(recent, 1), recent.size) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "known"),
+    [({}, True), ({"first_ns": START}, True), ({"pid": PID + 1}, False), ({"first_ns": START + 1}, False)],
+)
+def test_who_had_the_number_before_is_somebody_else(fields: dict[str, int], known: bool) -> None:
+    """A thread of another process, or one that began after the reading."""
+    recent = Recent[StackSample]()
+    recent.put(sample(1, Site("f", "/app/agent.py", 1, ())))
+    assert (got(recent, 1, **fields) is not None) == known

@@ -15,7 +15,7 @@ from whyidle_daemon.epoll_sets import EpollSets
 from whyidle_daemon.loop_reader import LoopReader
 from whyidle_daemon.pystack import Frame, StackError, Task, Tasks
 from whyidle_daemon.recent import ROOM
-from whyidle_probes.events import NO_PEER, Glance, Wait
+from whyidle_probes.events import NO_PEER, Glance, Thread, Wait
 
 LOOP = (
     Frame("EpollSelector.select", "/usr/lib/python3.11/selectors.py", 1),
@@ -114,10 +114,11 @@ def test_a_wait_that_was_short_when_it_was_read_first(monkeypatch: pytest.Monkey
     loop = Loop(monkeypatch)
     loop.now = START + 1 * MS
     assert loop.sampler.sample([PID], loop.now)
-    assert loop.sampler.latest_loop(PID) is None
+    who = Thread._make([PID, PID, *[0] * 22])
+    assert loop.sampler.latest_loop(who) is None
     loop.now = START + 51 * MS
     assert loop.sample() == ["search"]
-    reading = loop.sampler.latest_loop(PID)
+    reading = loop.sampler.latest_loop(who)
     assert reading is not None
     assert reading.since_ns == START
     assert loop.sample() == []

@@ -1,4 +1,4 @@
-"""What a waiting asyncio loop waits for, from the await chains of its tasks: pure functions.
+"""Whether an asyncio loop waits, and what for, from the await chains of its tasks: pure functions.
 
 A loop in its selector has no frame of the program's own on its stack; its tasks have. A task waits for the
 network when it was seen to wait for a socket; where that was not looked at, when a library's or asyncio's own
@@ -10,11 +10,12 @@ frame of the program's own: then the task that awaits it, if there is one such, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from whyidle_daemon.pystack import Frame, Origin, Task, origin, own_frame
 from whyidle_daemon.pystack.awaiting import SOCKET
+from whyidle_daemon.states import SELECTORS
 
 _STREAMS = (
     "/asyncio/streams.py",
@@ -43,6 +44,37 @@ class Chain(NamedTuple):
     task: Task
     frames: tuple[Frame, ...]
     wanted: bool
+
+
+def loop_of(frames: Iterable[Frame], wait: int) -> str:
+    """Is an asyncio loop running in this stack, and what keeps it: its selector or a call?
+
+    ``""``: no loop. ``"waiting"``: the loop sleeps in its selector, with nothing due. ``"blocked"``: a
+    callback or a coroutine step sleeps in a synchronous call, and every other task waits with it.
+    """
+    inner: list[Frame] = []
+    for frame in frames:
+        if _is_loop(frame):
+            break
+        inner.append(frame)
+    else:
+        return ""
+    if all(frame.file.endswith("/selectors.py") for frame in inner) or (
+        wait in SELECTORS and not any(not _is_machinery(frame) for frame in inner)
+    ):
+        return "waiting"
+    return "blocked"
+
+
+def _is_loop(frame: Frame) -> bool:
+    """The loop's own frame. uvloop's is compiled and leaves none: asyncio's runner is the one above it."""
+    if frame.file.endswith("/asyncio/base_events.py"):
+        return frame.function.rpartition(".")[2] in ("_run_once", "run_forever", "run_until_complete")
+    return frame.file.endswith("/asyncio/runners.py") and frame.function.rpartition(".")[2] == "run"
+
+
+def _is_machinery(frame: Frame) -> bool:
+    return "/asyncio/" in frame.file or frame.file.endswith("/selectors.py")
 
 
 def chains(tasks: Sequence[Task]) -> list[Chain]:

@@ -18,12 +18,12 @@ from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from traceback import walk_tb
 
-from whyidle_daemon.awaits import awaited
+from whyidle_daemon.awaits import awaited, loop_of
 from whyidle_daemon.facts import LoopTasks, StackSample
 from whyidle_daemon.loop_reader import LoopReader, Reading, site_of
 from whyidle_daemon.pystack import Frame, StackError, StackReader
 from whyidle_daemon.recent import Recent
-from whyidle_daemon.states import SELECTORS, SOCKET_WAITS
+from whyidle_daemon.states import SOCKET_WAITS
 from whyidle_probes.events import NO_PEER, Glance, Thread, Wait
 
 log = logging.getLogger(__name__)
@@ -308,34 +308,3 @@ class StackSampler:
         size = RUNTIME_BYTES.get(python.version[1], _NEWER_RUNTIME_BYTES)
         self._on_gil(pid, python.runtime, python.runtime + size)
         return True
-
-
-def loop_of(frames: Iterable[Frame], wait: int) -> str:
-    """Is an asyncio loop running in this stack, and what keeps it: its selector or a call?
-
-    ``""``: no loop. ``"waiting"``: the loop sleeps in its selector, with nothing due. ``"blocked"``: a
-    callback or a coroutine step sleeps in a synchronous call, and every other task waits with it.
-    """
-    inner: list[Frame] = []
-    for frame in frames:
-        if _is_loop(frame):
-            break
-        inner.append(frame)
-    else:
-        return ""
-    if all(frame.file.endswith("/selectors.py") for frame in inner) or (
-        wait in SELECTORS and not any(not _is_machinery(frame) for frame in inner)
-    ):
-        return "waiting"
-    return "blocked"
-
-
-def _is_loop(frame: Frame) -> bool:
-    """The loop's own frame. uvloop's is compiled and leaves none: asyncio's runner is the one above it."""
-    if frame.file.endswith("/asyncio/base_events.py"):
-        return frame.function.rpartition(".")[2] in ("_run_once", "run_forever", "run_until_complete")
-    return frame.file.endswith("/asyncio/runners.py") and frame.function.rpartition(".")[2] == "run"
-
-
-def _is_machinery(frame: Frame) -> bool:
-    return "/asyncio/" in frame.file or frame.file.endswith("/selectors.py")

@@ -16,6 +16,7 @@ from whyidle_daemon.kernel import monotonic_ns
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.pystack.errors import StackError
 from whyidle_daemon.pystack.memory import Memory
+from whyidle_daemon.reading_guard import UNGUARDED, Guard
 from whyidle_probes.events import Engine
 
 MAX_CONTEXT = 1 << 24
@@ -34,8 +35,9 @@ _SWITCHES = 4  # bools after the pointers: embeddings, offload_kqv, no_perf, op_
 class Contexts:
     """The contexts of one target; ``tell`` gets what every look at one shows."""
 
-    def __init__(self, proc: Proc, tell: Callable[[EngineFacts], None]) -> None:
+    def __init__(self, proc: Proc, tell: Callable[[EngineFacts], None], guard: Guard = UNGUARDED) -> None:
         self._proc = proc
+        self._guard = guard
         self._tell = tell
         self._known: dict[tuple[int, int], EngineFacts] = {}
         self._again: dict[tuple[int, int], tuple[bytes | None, int]] = {}
@@ -63,7 +65,7 @@ class Contexts:
         return list(self._known.values())
 
     def _look(self, pid: int, context: int, parameters: bytes | None, left: int) -> None:
-        facts = facts_of(self._proc, pid, context, monotonic_ns(), parameters)
+        facts = facts_of(self._proc, pid, context, monotonic_ns(), parameters, guard=self._guard)
         self._known[pid, context] = facts
         self._tell(facts)
         self._again.pop((pid, context), None)
@@ -94,9 +96,12 @@ def types_in(parameters: bytes) -> tuple[int, int] | None:
     return found.pop() if len(found) == 1 else None
 
 
-def facts_of(proc: Proc, pid: int, context: int, ns: int, parameters: bytes | None) -> EngineFacts:
+def facts_of(
+    proc: Proc, pid: int, context: int, ns: int, parameters: bytes | None, *, guard: Guard = UNGUARDED
+) -> EngineFacts:
     """Look at a context. What cannot be known is ``None``, and ``doubt`` says why."""
-    n_ctx = _context_size(pid, context, parameters)
+    asked = int.from_bytes(parameters[:4], "little") if parameters else 0
+    n_ctx = _context_size(pid, context, asked, guard)
     name, model_bytes, shape, doubt = _model(proc, pid)
     if n_ctx is None:
         doubt = doubt or "the size of the context could not be read"
@@ -113,15 +118,10 @@ def facts_of(proc: Proc, pid: int, context: int, ns: int, parameters: bytes | No
     return EngineFacts(pid, context, ns, n_ctx, kv, model_bytes, name, doubt)
 
 
-def _context_size(pid: int, context: int, parameters: bytes | None) -> int | None:
+def _context_size(pid: int, context: int, asked: int, guard: Guard) -> int | None:
     """``n_ctx``: asked for, or else the second word of ``llama_context``: its parameters follow its model."""
-    asked = int.from_bytes(parameters[:4], "little") if parameters else 0
     try:
-        memory = Memory(pid)
-        try:
-            model, n_ctx = struct.unpack("<QI", memory.read(context, 12))
-        finally:
-            memory.close()
+        model, n_ctx = struct.unpack("<QI", _memory(pid, context, 12, guard))
     except StackError:
         return asked if 0 < asked <= MAX_CONTEXT else None
     if not _POINTER_FROM <= model < _POINTER_END or not 0 < n_ctx <= MAX_CONTEXT:
@@ -129,6 +129,21 @@ def _context_size(pid: int, context: int, parameters: bytes | None) -> int | Non
     if asked and not asked <= n_ctx < asked + 65536:  # it is padded, by the number of sequences at most
         return asked if asked <= MAX_CONTEXT else None
     return int(n_ctx)
+
+
+def _memory(pid: int, address: int, size: int, guard: Guard) -> bytes:
+    process = guard.admit(pid)
+    if process is None:
+        raise StackError("unreadable", "not to be read")
+    guard.begin(process)
+    try:
+        memory = Memory(pid)
+        try:
+            return memory.read(address, size)
+        finally:
+            memory.close()
+    finally:
+        guard.rest()
 
 
 def _model(proc: Proc, pid: int) -> tuple[str, int | None, Shape | None, str]:

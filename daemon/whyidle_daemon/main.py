@@ -20,6 +20,7 @@ from whyidle_daemon.config import Config, ConfigError
 from whyidle_daemon.errors import StartError
 from whyidle_daemon.kernel import Kernel
 from whyidle_daemon.proc import Proc
+from whyidle_daemon.reading_guard import ReadingGuard
 from whyidle_daemon.server import Server
 from whyidle_daemon.systemd import Watchdog, notify, reloading, set_up_logging
 from whyidle_daemon.targets import Targets
@@ -163,10 +164,10 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
     if not private:
         _drop_privileges(probes.uprobe_multi)
     proc = Proc()
-    targets = Targets(lambda on_event: Kernel(probes, on_event), proc)
+    state = None if private or options.state is None else Path(options.state)
+    targets = Targets(lambda on_event: Kernel(probes, on_event), proc, ReadingGuard(proc, state))
     over = asyncio.Event()
     serving: asyncio.Server | None = None  # kept: uvloop stops listening when nobody holds it
-    state = None if private or options.state is None else Path(options.state)
     server = Server(targets, proc, config, on_idle=over.set if private else None, state=state)
     server.start()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -22,6 +22,7 @@ from whyidle_daemon.awaits import awaited, loop_of
 from whyidle_daemon.facts import LoopTasks, StackSample
 from whyidle_daemon.loop_reader import LoopReader, Reading, site_of
 from whyidle_daemon.pystack import Frame, StackError, StackReader
+from whyidle_daemon.reading_guard import UNGUARDED, Guard, Process
 from whyidle_daemon.recent import Recent
 from whyidle_daemon.states import SOCKET_WAITS
 from whyidle_probes.events import NO_PEER, Glance, Thread, Wait
@@ -56,6 +57,7 @@ class StackSampler:
     """Stacks for one target. ``look`` says what a thread is doing, ``on_gil`` gets (pid, start, end).
 
     ``loops`` reads what sleeping event loops wait for; ``cpu_ns`` is a clock of the CPU time that this takes.
+    Whoever has it read gives ``guard`` its rest afterwards.
     """
 
     def __init__(
@@ -64,12 +66,15 @@ class StackSampler:
         on_gil: Callable[[int, int, int], None],
         loops: LoopReader,
         cpu_ns: Callable[[], int] = time.thread_time_ns,
+        guard: Guard = UNGUARDED,
     ) -> None:
         self._look = look
         self._cpu_ns = cpu_ns
         self._loops = loops
+        self._guard = guard
         self._on_gil = on_gil
         self._readers: dict[int, StackReader] = {}
+        self._whose: dict[int, Process] = {}  # of these
         self._pending: dict[int, tuple[int, int]] = {}  # pid -> (due_ns, attempt)
         self._latest: Recent[StackSample] = Recent()
         self._latest_loops: Recent[LoopTasks] = Recent()
@@ -93,6 +98,7 @@ class StackSampler:
         reader = self._readers.pop(pid, None)
         if reader is not None:
             reader.close()
+            self._whose.pop(pid)
             self._loops.forget(pid)
 
     def ended(self, tid: int) -> None:
@@ -197,6 +203,8 @@ class StackSampler:
         """Read, and count what takes longer than a reading may as the readings that take as long."""
         began = self._cpu_ns()
         try:
+            if (whose := self._whose.get(thread.pid)) is not None:
+                self._guard.begin(whose)
             return self._read(thread, long)
         except Exception as error:
             self._broken(thread.pid, error)
@@ -297,13 +305,17 @@ class StackSampler:
     def _open(self, pid: int) -> bool:
         if len(self._readers) >= MAX_READERS:
             return True
+        whose = self._guard.admit(pid)
+        if whose is None:
+            return True
+        self._guard.begin(whose)
         try:
             reader = StackReader(pid)
         except StackError as error:
             if error.reason == "unsupported":
                 log.info("process %d: no stacks: %s", pid, error)
             return error.reason in ("gone", "unsupported")
-        self._readers[pid] = reader
+        self._readers[pid], self._whose[pid] = reader, whose
         python = reader.python
         size = RUNTIME_BYTES.get(python.version[1], _NEWER_RUNTIME_BYTES)
         self._on_gil(pid, python.runtime, python.runtime + size)

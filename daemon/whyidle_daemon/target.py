@@ -29,6 +29,7 @@ from whyidle_daemon.observation import Observation, Progress
 from whyidle_daemon.owners import Owners
 from whyidle_daemon.peer_names import PeerNames
 from whyidle_daemon.proc import Proc
+from whyidle_daemon.reading_guard import UNGUARDED, Guard
 from whyidle_daemon.rebase import Base
 from whyidle_daemon.recording.output import Output
 from whyidle_daemon.recording.reader import ordered
@@ -83,23 +84,31 @@ class Target:
     """One observation: its processes in the kernel's maps, and its reducer."""
 
     def __init__(
-        self, number: int, kernel: Kernel, libraries: EngineLibraries, proc: Proc, know_owners: bool = False
+        self,
+        number: int,
+        kernel: Kernel,
+        libraries: EngineLibraries,
+        proc: Proc,
+        *,
+        know_owners: bool = False,
+        guard: Guard = UNGUARDED,
     ) -> None:
         self.number = number
         self.listeners: list[Callable[[Event], None]] = []
         self._kernel = kernel
         self._libraries = libraries
         self._proc = proc
+        self._guard = guard
         self._owners = Owners(proc) if know_owners else None
         self._unmapped: dict[int, int] = {}
         self._telling = Telling()  # what this holds does not hold it, so that it goes when it is let go
         self.tell = self._telling.tell
         self._memory = MemorySampler(proc, self.tell)
-        self._contexts = Contexts(proc, self.tell)
+        self._contexts = Contexts(proc, self.tell, guard)
         self._names = PeerNames(proc.netns)
         self._seen: dict[str, LaunchesSeen] = {}
         loops = LoopReader(EpollSets(proc, monotonic_ns), monotonic_ns)
-        self._sampler = StackSampler(kernel.glance, partial(_set_gil, kernel), loops)
+        self._sampler = StackSampler(kernel.glance, partial(_set_gil, kernel), loops, guard=guard)
         self._threads = ThreadWatch(number, kernel)
         self._stalls = StallWatch(number, kernel, proc, self._sampler)
         self._costs = Costs(kernel)
@@ -264,10 +273,14 @@ class Target:
     def sample_stacks(self, look_every_s: float) -> None:
         """Read the code of threads that sleep; notice interpreters first, and new threads every so often."""
         now = monotonic_ns()
-        self._sampler.discover(now)
-        self._threads.look(now, look_every_s)
-        self._sampler.running = self._threads.busy
-        for sample in self._sampler.sample(self._threads.worth_reading, now):
+        try:
+            self._sampler.discover(now)
+            self._threads.look(now, look_every_s)
+            self._sampler.running = self._threads.busy
+            found = self._sampler.sample(self._threads.worth_reading, now)
+        finally:
+            self._guard.rest()
+        for sample in found:
             self.tell(sample)
 
     def stalls(self, threshold_ns: int) -> list[StallEvent]:

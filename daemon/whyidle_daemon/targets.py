@@ -11,6 +11,7 @@ from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_daemon.libraries import EngineLibraries
 from whyidle_daemon.probe_limit import HIT_NS, ProbeLimit
 from whyidle_daemon.proc import Proc
+from whyidle_daemon.reading_guard import UNGUARDED, Guard
 from whyidle_daemon.recording.output import Output
 from whyidle_daemon.target import Target
 from whyidle_probes.events import Event, Gap, Noticed, Stat
@@ -23,10 +24,16 @@ _COUNTERS = {"launch": Stat.LAUNCHES, "decode": Stat.DECODES}
 class Targets:
     """All targets; routes records to them by number."""
 
-    def __init__(self, make_kernel: Callable[[Callable[[Event], None]], Kernel], proc: Proc) -> None:
+    def __init__(
+        self,
+        make_kernel: Callable[[Callable[[Event], None]], Kernel],
+        proc: Proc,
+        guard: Guard = UNGUARDED,
+    ) -> None:
         self._targets: dict[int, Target] = {}
         self._next = 1
         self._proc = proc
+        self._guard = guard
         self.know_owners = False
         self.on_noticed: Callable[[], None] = lambda: None
         self.on_gap: Callable[[Gap], None] | None = None
@@ -49,7 +56,14 @@ class Targets:
         history: Output | None = None,
     ) -> tuple[Target, int, int]:
         """Observe processes and their descendants. Raises :class:`TargetGoneError`; no file remains then."""
-        target = Target(self._next, self.kernel, self.libraries, self._proc, self.know_owners)
+        target = Target(
+            self._next,
+            self.kernel,
+            self.libraries,
+            self._proc,
+            know_owners=self.know_owners,
+            guard=self._guard,
+        )
         off = [what for what, limit in self._limits.items() if not limit.attached]
         self._next += 1
         self._targets[target.number] = target

@@ -27,7 +27,9 @@ class Looks:
         monkeypatch.setattr(contexts, "facts_of", self.facts)
         self.contexts = contexts.Contexts(cast(Proc, None), self.told.append)
 
-    def facts(self, proc: Any, pid: int, context: int, ns: int, parameters: bytes | None) -> EngineFacts:
+    def facts(
+        self, proc: Any, pid: int, context: int, ns: int, parameters: bytes | None, **_: Any
+    ) -> EngineFacts:
         self.asked.append(parameters)
         return self.shown.pop(0) if len(self.shown) > 1 else self.shown[0]
 

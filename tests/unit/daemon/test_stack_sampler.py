@@ -14,6 +14,7 @@ from whyidle_daemon import sampler
 from whyidle_daemon.epoll_sets import EpollSets
 from whyidle_daemon.loop_reader import LoopReader
 from whyidle_daemon.pystack import Frame, StackError, Task, Tasks
+from whyidle_daemon.reading_guard import Process
 from whyidle_daemon.recent import ROOM
 from whyidle_probes.events import NO_PEER, Glance, Thread, Wait
 
@@ -280,3 +281,26 @@ def test_threads_that_come_and_go_leave_nothing(long: bool, monkeypatch: pytest.
     kept = loop.sampler
     assert (kept._done, kept._late, kept._failed) == ({}, {}, {})
     assert kept._latest.size <= ROOM
+
+
+def test_who_is_not_to_be_read_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory is never opened; what is read of others is read under the guard."""
+    loop = Loop(monkeypatch)
+    begun: list[int] = []
+    guard = SimpleNamespace(
+        admit=lambda pid: Process(pid, 1, 1) if pid == PID else None,
+        begin=lambda process: begun.append(process.pid),
+    )
+    opened: list[int] = []
+    monkeypatch.setattr(sampler, "StackReader", lambda pid: opened.append(pid) or loop)
+    loop.sampler = sampler.StackSampler(
+        lambda tid: loop.thread, lambda *_: None, loop.loops, lambda: 0, guard=cast(Any, guard)
+    )
+    for pid in (PID, PID + 1):
+        loop.sampler.started(pid, loop.now)
+    loop.sampler.discover(loop.now)
+    assert (opened, begun) == ([PID], [PID])
+    assert loop.sample() == ["search"]
+    assert begun == [PID, PID]
+    loop.sampler.forget(PID)
+    assert not loop.sampler.has_work(loop.now + 10_000 * MS)

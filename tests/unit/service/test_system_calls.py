@@ -23,8 +23,8 @@ USED = set(
     getsockname getsockopt gettid ioctl kill listen lseek madvise mkdir mmap mprotect mremap munmap
     newfstatat openat perf_event_open pipe2 poll prctl pread64 prlimit64 pwrite64 read readlink
     readlinkat recvfrom recvmsg rmdir rseq rt_sigaction rt_sigprocmask rt_sigreturn sendmsg sendto
-    set_robust_list set_tid_address setfsgid setfsuid setsockopt socket socketpair statfs sysinfo umask
-    uname unlink unlinkat vfork wait4 write
+    set_robust_list set_tid_address setfsgid setfsuid setitimer setsockopt socket socketpair statfs sysinfo
+    umask uname unlink unlinkat vfork wait4 write
     """.split()
 )
 # The rings are denied: what goes through them would not be filtered, and the event loop does without.

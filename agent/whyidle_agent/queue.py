@@ -207,7 +207,9 @@ def _write(path: Path, record: dict[str, Any]) -> None:
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
-            os.write(file, (json.dumps(record) + "\n").encode())
+            data = (json.dumps(record) + "\n").encode()
+            while data:  # a disk that is nearly full takes a part, and says why only of the rest
+                data = data[os.write(file, data) :]
             os.fsync(file)
         temporary.rename(path)
     except BaseException:

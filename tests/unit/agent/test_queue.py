@@ -1,5 +1,6 @@
 """The queue in a folder: who has a task, what is abandoned, and what hostile files do to it."""
 
+import errno
 import json
 import os
 import subprocess
@@ -175,6 +176,21 @@ def test_what_is_no_file_is_no_task(queue: Queue, tmp_path: Path) -> None:
     assert taken(queue).name == f"{name}.json"
     assert queue.claim() is None
     assert secret.exists()
+
+
+def test_a_disk_that_takes_half_of_a_task_takes_none(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short write is gone on with; when there is no room for the rest, the submission fails, traceless."""
+    write, left = os.write, iter([True, False])
+
+    def half(file: int, data: bytes) -> int:
+        if next(left, False):
+            return write(file, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(queue_module.os, "write", half)
+    with pytest.raises(AgentError, match="No space left"):
+        queue.submit(QueuedTask("goal"))
+    assert list((queue.folder / "waiting").iterdir()) == []
 
 
 def test_a_queue_is_bounded(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,10 @@ def client_options(url: str, timeout_s: float) -> dict[str, Any]:
 def redirected(response: httpx.Response, url: str) -> str | None:
     """Return where a response sends its reader, or None; raises RefusedError when it is no page at all."""
     if response.has_redirect_location:
-        return urljoin(url, response.headers["location"])
+        try:
+            return urljoin(url, response.headers["location"])
+        except ValueError:
+            raise RefusedError("it redirects to what is not an address") from None
     if response.status_code != httpx.codes.OK:
         raise RefusedError(f"the server answered HTTP {response.status_code}")
     kind = response.headers.get("content-type", "text/html").partition(";")[0].strip().lower()

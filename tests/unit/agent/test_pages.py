@@ -67,6 +67,10 @@ def flood(handler: StreamRequestHandler) -> None:
             b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n",
             "not an address",
         ),
+        (
+            "HTTP/1.1 302 F\r\nLocation: http://\u2100@e.com/\r\nContent-Length: 0\r\n\r\n".encode(),
+            "not an address",
+        ),
         (b"HTTP/1.1 302 F\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n", "not public"),
         (b"HTTP/1.1 302 F\r\nLocation: http://localhost:1/\r\nContent-Length: 0\r\n\r\n", "not public"),
         (b"\x00garbage\r\n\r\n", "failed"),

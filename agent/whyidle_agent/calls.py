@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from whyidle_agent.text import one_line
+from whyidle_agent.text import encodable, one_line
 
 TOOLS = ("make_plan", "search_web", "read_page", "write_file", "execute_code", "finish")
 REMEMBERING = (*TOOLS, "recall")  # of an agent with a memory
@@ -133,9 +133,9 @@ def call_of(data: object) -> Call:
     for part in fields(kind):
         value = data.get(part.name, "" if part.name == "thought" else None)
         if part.type is str and isinstance(value, str):
-            found[part.name] = value
+            found[part.name] = encodable(value)
         elif part.type is not str and isinstance(value, list) and all(isinstance(v, str) for v in value):
-            found[part.name] = tuple(value)
+            found[part.name] = tuple(map(encodable, value))
             most = _MAX_LINES if kind is ExecuteCode else MAX_PARTS
             if not 1 <= len(value) <= most:
                 raise ValueError(f"{data['tool']}: {part.name} has to have 1 to {most} entries")

@@ -7,6 +7,11 @@ import unicodedata
 _TEMPLATE_MARKS = str.maketrans(dict.fromkeys("<>[]{}|`", " "))
 
 
+def encodable(text: str) -> str:
+    """Return `text` with `?` for each half of a surrogate pair, which JSON can hold and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def printable(text: str) -> str:
     """Return `text` with every control, format and line-breaking character turned into a blank.
 

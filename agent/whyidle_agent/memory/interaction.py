@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from whyidle_agent.text import encodable
+
 MAX_LINE_BYTES = 1 << 20  # of the history; a longer one is not of this agent and is passed over
 MAX_TEXT = 2000  # characters of one interaction
 
@@ -33,8 +35,8 @@ def interactions(record: object) -> tuple[Interaction, ...]:
     step, call, result = record.get("step"), record.get("call"), record.get("observation")
     if type(step) is not int or not isinstance(call, dict) or not isinstance(result, str):
         return ()
-    found = [Interaction(step, "call", _in_words(call)), Interaction(step, "result", result[:MAX_TEXT])]
-    return tuple(one for one in found if one.text.strip())
+    texts = [("call", _in_words(call)), ("result", result[:MAX_TEXT])]
+    return tuple(Interaction(step, kind, encodable(text)) for kind, text in texts if text.strip())
 
 
 def read_from(path: Path, offset: int) -> Iterator[tuple[int, tuple[Interaction, ...]]]:

@@ -2,15 +2,15 @@
 
 import io
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from agent_fakes import ScriptedBrain
-from memory_fakes import Letters
+from memory_fakes import Letters, write
 
 from whyidle_agent import toolbox
 from whyidle_agent.async_web import AsyncWeb
@@ -22,8 +22,9 @@ from whyidle_agent.files import work_folder
 from whyidle_agent.grammar import Characters
 from whyidle_agent.history import HistoryFile
 from whyidle_agent.loop import Agent, Task, schedule
-from whyidle_agent.memory.policies import Memory, Unbounded
+from whyidle_agent.memory.policies import Managed, Memory, Unbounded
 from whyidle_agent.memory.store import VectorStore
+from whyidle_agent.memory.window import Limits
 from whyidle_agent.resuming import unfinished
 from whyidle_agent.slow_search import Behaviour, SearchServer
 from whyidle_agent.stats import MAX_CALLS, Stats
@@ -252,6 +253,48 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             assert (stats.outcome, stats.steps, stats.resumed) == ("finished", len(calls), step - 1)
             assert brain.prompts == whole.prompts
             assert untimed(folder) == untimed(tmp_path / "whole")
+
+
+CUT = "cut \ud83d"  # half of an emoji: JSON can hold it, UTF-8 cannot
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_half_a_character_does_not_end_the_run(tmp_path: Path, together: bool) -> None:
+    """What a server's model cut is searched for, read, written and remembered with a mark in its place."""
+    calls = [
+        {"tool": "search_web", "thought": CUT, "queries": [CUT]},
+        {"tool": "read_page", "thought": CUT, "pages": [f"http://127.0.0.1:9/{CUT}"]},
+        {"tool": "write_file", "thought": CUT, "name": "a.txt", "text": CUT},
+        {"tool": "recall", "thought": CUT, "query": CUT},
+        {"tool": "finish", "thought": CUT, "answer": CUT},
+    ]
+    with remembering(tmp_path) as memory:
+        stats, _ = run(ScriptedBrain(*calls), tmp_path, memory=memory, together=together)
+    assert stats.outcome == "finished"
+    assert (tmp_path / "files" / "a.txt").read_text() == "cut ?"
+    assert not any("\ud83d" in json.dumps(record, ensure_ascii=False) for record in history(tmp_path))
+
+
+def test_a_history_with_half_a_character_is_gone_on_from(tmp_path: Path) -> None:
+    """One that is on disk already is read, remembered and not in the way of the next step."""
+    call = {"tool": "search_web", "thought": CUT, "queries": [CUT]}
+    records = [{"goal": "the goal"}, {"step": 1, "call": call, "observation": "found"}]
+    write(tmp_path / "history.jsonl", *(json.dumps(record) + "\n" for record in records))
+    brain = ScriptedBrain(WRITE, FINISH)
+    with remembering(tmp_path) as memory:
+        stats, _ = run(brain, tmp_path, memory=memory)
+        assert memory.account.entries > 0
+    assert (stats.outcome, stats.resumed) == ("finished", 1)
+    brain.prompts[0].encode()
+
+
+@contextmanager
+def remembering(folder: Path) -> Iterator[Managed]:
+    store = VectorStore(folder / "memory.db", Letters.dimensions, Letters.name)
+    try:
+        yield Managed(folder / "history.jsonl", store, Letters(), print, limits=Limits())
+    finally:
+        store.close()
 
 
 def untimed(folder: Path) -> list[dict[str, Any]]:

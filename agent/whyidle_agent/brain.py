@@ -92,7 +92,7 @@ class LlamaBrain:
         """Answer `prompt` with a text that `piece` admits.
 
         `salt` makes this answer's random choices differ from those of another step with the same seed.
-        Raises AgentError when prompt and answer do not fit in the context.
+        Raises AgentError when prompt and answer do not fit in the context, and when llama.cpp fails.
         """
         started = time.monotonic()
         llama = self._llama
@@ -118,6 +118,11 @@ class LlamaBrain:
                 # for its end token would cost one more evaluation.
                 if bit.endswith(b"}") or count >= limit:
                     break
+        except RuntimeError as error:
+            raise AgentError(
+                f"llama.cpp cannot compute: {one_line(str(error), 160)}",
+                "give it fewer --gpu-layers or a smaller --context; run it again to go on from the last step",
+            ) from error
         finally:
             generated.close()
         return Answer(written.decode("ascii", "replace"), count, len(tokens), time.monotonic() - started)

@@ -132,6 +132,23 @@ def test_a_prompt_that_does_not_fit_is_one_clear_error(model: Path) -> None:
 
 
 @pytest.mark.model
+def test_an_engine_that_fails_is_one_clear_error(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decode that finds no memory on the GPU, say, is said with what can be done about it."""
+
+    def fail(batch: object) -> None:
+        raise RuntimeError("llama_decode returned -3")
+
+    brain = LlamaBrain(model, Settings(context=1024))
+    try:
+        monkeypatch.setattr(brain._llama._ctx, "decode", fail)
+        with pytest.raises(AgentError, match="llama_decode returned -3") as refusal:
+            brain.think("Goal: x", tool_call(TOOLS, Words(), 200), 1, lambda _: None)
+        assert "--gpu-layers" in refusal.value.todo
+    finally:
+        brain.close()
+
+
+@pytest.mark.model
 def test_the_same_seed_gives_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two runs with one seed think, ask and write the same; the account adds up and repeats its tokens."""
     monkeypatch.setenv("WHYIDLE_CACHE", str(tmp_path / "cache"))

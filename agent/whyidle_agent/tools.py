@@ -7,6 +7,8 @@ next step; that a site is down is information, not the end of the run.
 import functools
 import ipaddress
 import json
+import os
+import socket
 import ssl
 import time
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from whyidle_agent.text import for_prompt, one_line
 
 MAX_RESPONSE_BYTES = 1 << 20
 MAX_LINK = 2048
+_OTHER_NUMBERS = (ssl.SSLError, socket.gaierror)  # whose errno is none of the system's
 RESULTS_SHOWN = 3  # of a search; they are numbered, so that a page can be asked for by number
 
 
@@ -91,7 +94,7 @@ def failed_fetch(what: str, error: Exception, timeout_s: float) -> Observation:
     """Return what the model reads of `what` when `error` ended it."""
     if isinstance(error, httpx.TimeoutException):
         return late_fetch(what, timeout_s)
-    reason = one_line(str(error), 120) or type(error).__name__
+    reason = _said_by_the_system(error) or one_line(str(error), 120) or type(error).__name__
     return Observation(f"{what} failed: {reason}", ok=False)
 
 
@@ -129,6 +132,19 @@ def check_url(url: str) -> str:
         raise ValueError(f"not an http(s) address: {url!r}")
     _ = parts.port  # raises ValueError when it is not a port number
     return url.rstrip("/")
+
+
+def _said_by_the_system(error: BaseException) -> str:
+    """Return the system's words for what is behind `error`, each library having its own, or nothing."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, BaseExceptionGroup):  # of the attempts at each of a name's addresses
+            cause = cause.exceptions[-1]
+        elif isinstance(cause, OSError) and not isinstance(cause, _OTHER_NUMBERS) and cause.errno:
+            return os.strerror(cause.errno)
+        else:
+            cause = cause.__cause__ or cause.__context__  # httpcore raises its own "from None"
+    return ""
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import ipaddress
 import socket
+import struct
 from collections.abc import Callable
 from socketserver import StreamRequestHandler
 from typing import Any
@@ -82,6 +83,22 @@ def test_whatever_a_server_sends_is_an_observation(reply: Reply, says: str) -> N
     with raw_server(reply) as url:
         seen = both(f"{url}/", url, 0.3 if reply is silence else 20)
     assert says in seen.text
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_what_the_system_says_of_a_connection_is_said_in_one_way(reset: bool) -> None:
+    """Nobody who listens, and one who hangs up at once: the same words, from either library."""
+    with raw_server(hang_up) as url:
+        seen = both(f"{url}/", url) if reset else None
+    seen = seen or both(f"{url}/", url)
+    wanted = "Connection reset by peer" if reset else "Connection refused"
+    assert seen == Observation(f"the page failed: {wanted}", ok=False)
+
+
+def hang_up(handler: StreamRequestHandler) -> None:
+    """Close with RST instead of FIN."""
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
 
 
 @pytest.mark.parametrize(

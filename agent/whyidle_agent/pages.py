@@ -11,7 +11,6 @@ import ipaddress
 import re
 import socket
 import ssl
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
+from whyidle_agent.deadline import Deadline
 from whyidle_agent.html_text import words_of
 from whyidle_agent.text import one_line
 from whyidle_agent.tools import MAX_LINK, Observation, failed_fetch, late_fetch
@@ -135,22 +135,23 @@ def read_page(url: str, search_url: str, timeout_s: float) -> Observation:
 
     Never raises for what name service, network or server do: every failure is an observation.
     """
-    deadline = time.monotonic() + timeout_s
+    deadline = Deadline(timeout_s)
     try:
         for _ in range(MAX_REDIRECTS + 1):
             place = place_of(url, search_url)
             found = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
             request = request_of(place, found)
+            request["extensions"] |= deadline.extensions
+            if deadline.left_s <= 0:
+                return late_fetch("the page", timeout_s)
             with (
-                httpx.Client(**client_options(url, timeout_s)) as client,
+                httpx.Client(**client_options(url, deadline.left_s)) as client,
                 client.stream(**request) as response,
             ):
                 onward = redirected(response, url)
                 if onward is None:
-                    return text_of(response, _read(response.iter_raw(), deadline))
+                    return text_of(response, _read(response.iter_raw()))
                 url = onward
-            if time.monotonic() > deadline:
-                return late_fetch("the page", timeout_s)
     except RefusedError as error:
         return refused(error)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
@@ -158,14 +159,12 @@ def read_page(url: str, search_url: str, timeout_s: float) -> Observation:
     return refused(RefusedError("it redirects without end"))
 
 
-def _read(chunks: Iterable[bytes], deadline: float) -> bytes:
+def _read(chunks: Iterable[bytes]) -> bytes:
     body = bytearray()
     for chunk in chunks:
         body += chunk
         if len(body) >= MAX_PAGE_BYTES:
             break
-        if time.monotonic() > deadline:
-            raise httpx.ReadTimeout("slow answer")
     return bytes(body[:MAX_PAGE_BYTES])
 
 

@@ -9,6 +9,7 @@ call the model is told.
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from whyidle_agent.brain import Answer
+from whyidle_agent.deadline import Deadline
 from whyidle_agent.errors import AgentError
 from whyidle_agent.grammar import Piece
 from whyidle_agent.text import one_line, printable
@@ -52,6 +54,7 @@ class ServerBrain:
         headers = {"Accept-Encoding": "identity"}
         if settings.key:
             headers["Authorization"] = f"Bearer {settings.key}"
+        self._deadline = Deadline()
         self._client = httpx.Client(
             timeout=httpx.Timeout(settings.timeout_s, connect=_CONNECT_S),
             headers=headers,
@@ -74,6 +77,7 @@ class ServerBrain:
     def think(self, prompt: str, piece: Piece, salt: int, on_text: Callable[[str], None]) -> Answer:
         """Answer `prompt`; `piece` bounds the answer's length and says what a call is. Raises AgentError."""
         started = time.monotonic()
+        self._deadline.set(self._settings.timeout_s)
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": prompt}],
@@ -86,7 +90,7 @@ class ServerBrain:
         while True:
             with_format = {**body, **self._formats[0](piece.schema)}
             try:
-                reply = self._ask(with_format, on_text, started + self._settings.timeout_s)
+                reply = self._ask(with_format, on_text)
                 break
             except _StatusError as error:
                 if error.is_about_a_field and len(self._formats) > 1:
@@ -108,11 +112,12 @@ class ServerBrain:
         return Answer(_object_in(reply.text), tokens, reply.prompt_tokens, seconds, reply.broken)
 
     def _first_model(self) -> str:
+        self._deadline.set(self._settings.timeout_s)
         try:
-            with self._client.stream("GET", f"{self._base}/models") as response:
+            with self._stream("GET", "models") as response:
                 if response.status_code != httpx.codes.OK:
                     raise _StatusError(response.status_code, "")
-                data = json.loads(_read(response, time.monotonic() + _CONNECT_S))
+                data = json.loads(_read(response))
             name = data["data"][0]["id"]
         except (_StatusError, httpx.HTTPError) as error:
             self._fail(error)
@@ -125,15 +130,20 @@ class ServerBrain:
             )
         return name
 
-    def _ask(self, body: dict[str, Any], on_text: Callable[[str], None], deadline: float) -> "_Reply":
+    def _stream(self, method: str, path: str, **given: Any) -> AbstractContextManager[httpx.Response]:
+        return self._client.stream(
+            method, f"{self._base}/{path}", extensions=self._deadline.extensions, **given
+        )
+
+    def _ask(self, body: dict[str, Any], on_text: Callable[[str], None]) -> "_Reply":
         reply = _Reply()
-        with self._client.stream("POST", f"{self._base}/chat/completions", json=body) as response:
+        with self._stream("POST", "chat/completions", json=body) as response:
             if response.status_code != httpx.codes.OK:
-                raise _StatusError(response.status_code, _read(response, deadline).decode("utf-8", "replace"))
+                raise _StatusError(response.status_code, _read(response).decode("utf-8", "replace"))
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
-                reply.take(_parsed(_read(response, deadline)), on_text)  # it does not stream
+                reply.take(_parsed(_read(response)), on_text)  # it does not stream
                 return reply
-            for event in _events(response, deadline):
+            for event in _events(response):
                 if event == b"[DONE]":
                     break
                 reply.take(_parsed(event), on_text)
@@ -203,28 +213,24 @@ class _Reply:
         on_text(text)
 
 
-def _events(response: httpx.Response, deadline: float) -> Iterator[bytes]:
+def _events(response: httpx.Response) -> Iterator[bytes]:
     """Yield the data of each server-sent event."""
     rest = b""
     for chunk in response.iter_raw():
         *lines, rest = (rest + chunk).split(b"\n")
         if len(rest) > MAX_EVENT_BYTES:
             raise _NonsenseError("an event without end")
-        if time.monotonic() > deadline:
-            raise httpx.ReadTimeout("the answer takes too long")
         for line in lines:
             if line.startswith(b"data:"):
                 yield line[5:].strip()
 
 
-def _read(response: httpx.Response, deadline: float) -> bytes:
+def _read(response: httpx.Response) -> bytes:
     body = bytearray()
     for chunk in response.iter_raw():
         body += chunk
         if len(body) > MAX_EVENT_BYTES:
             raise _NonsenseError("an answer without end")
-        if time.monotonic() > deadline:
-            raise httpx.ReadTimeout("the answer takes too long")
     return bytes(body)
 
 

@@ -10,13 +10,13 @@ import json
 import os
 import socket
 import ssl
-import time
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
+from whyidle_agent.deadline import Deadline
 from whyidle_agent.text import for_prompt, one_line
 
 MAX_RESPONSE_BYTES = 1 << 20
@@ -41,20 +41,19 @@ def search_web(query: str, base_url: str, timeout_s: float, first: int = 1) -> O
     `timeout_s` bounds connecting, each silence and the whole answer, seconds. Any failure of server or
     network becomes an observation. At most MAX_RESPONSE_BYTES are read.
     """
-    deadline = time.monotonic() + timeout_s
-    body = bytearray()
+    deadline, body = Deadline(timeout_s), bytearray()
+    request = search_request(query, base_url)
     try:
-        with httpx.stream(
-            "GET", **search_request(query, base_url), **httpx_options(base_url, timeout_s)
-        ) as response:
+        with (
+            httpx.Client(**httpx_options(base_url, timeout_s)) as client,
+            client.stream("GET", **request, extensions=deadline.extensions) as response,
+        ):
             if response.status_code != httpx.codes.OK:
                 return Observation(f"the search server answered HTTP {response.status_code}", ok=False)
             for chunk in response.iter_raw():
                 body += chunk
                 if len(body) > MAX_RESPONSE_BYTES:
                     return Observation("the search server's answer is larger than 1 MiB", ok=False)
-                if time.monotonic() > deadline:
-                    raise httpx.ReadTimeout("slow answer")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return failed_search(error, timeout_s)
     return parse_results(bytes(body), first)

@@ -3,6 +3,7 @@
 import ipaddress
 import socket
 import struct
+import time
 from collections.abc import Callable
 from socketserver import StreamRequestHandler
 from typing import Any
@@ -18,7 +19,7 @@ from whyidle_agent.html_text import words_of
 from whyidle_agent.pages import read_page
 from whyidle_agent.slow_search import Behaviour, SearchServer
 from whyidle_agent.stats import Stats
-from whyidle_agent.tools import Observation
+from whyidle_agent.tools import Observation, search_web
 
 HTML = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n"
 Reply = bytes | Callable[[StreamRequestHandler], None]
@@ -83,6 +84,27 @@ def test_whatever_a_server_sends_is_an_observation(reply: Reply, says: str) -> N
     with raw_server(reply) as url:
         seen = both(f"{url}/", url, 0.3 if reply is silence else 20)
     assert says in seen.text
+
+
+def hints(handler: StreamRequestHandler) -> None:
+    while True:
+        handler.wfile.write(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        time.sleep(0.01)
+
+
+def dripping_head(handler: StreamRequestHandler) -> None:
+    for byte in HTML[:-2] + b"X: " + b"x" * 50_000:
+        handler.wfile.write(bytes([byte]))
+        time.sleep(0.01)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("reply", [hints, dripping_head])
+def test_a_head_without_end_ends_at_the_timeout(reply: Reply) -> None:
+    """The timeout is of the whole answer, whatever keeps coming before its first word."""
+    with raw_server(reply) as url:
+        assert both(f"{url}/", url, 0.5).text == "the page: no answer within 0.5 s"
+        assert search_web("q", url, 0.5).text == "the search: no answer within 0.5 s"
 
 
 @pytest.mark.parametrize("reset", [False, True])

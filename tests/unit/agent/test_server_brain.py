@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -188,6 +189,12 @@ def reset(handler: Handler, _body: dict[str, Any]) -> None:
     handler.connection.shutdown(socket.SHUT_RDWR)
 
 
+def hint(handler: Handler, _body: dict[str, Any]) -> None:
+    while True:
+        handler.wfile.write(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        time.sleep(0.01)
+
+
 HOSTILE: list[tuple[Callable[[Handler, dict[str, Any]], None], str]] = [
     (lambda h, b: h.send(401, b"no\x1b[2Jkey"), "HTTP 401 no [2Jkey"),
     (lambda h, b: h.send(500, b"x" * (2 << 20)), "an answer without end"),
@@ -202,6 +209,7 @@ HOSTILE: list[tuple[Callable[[Handler, dict[str, Any]], None], str]] = [
     (stream("x" * (MAX_ANSWER_CHARACTERS + 1)), "an answer without end"),
     (reset, "fails"),
     (hang, "fails"),
+    (hint, "fails"),
 ]
 
 
@@ -211,7 +219,7 @@ def test_what_is_no_answer_is_one_clear_error(
 ) -> None:
     """Bounded in size and time, never printed raw."""
     with Model(reply) as model, pytest.raises(AgentError) as refusal:
-        brain(model, timeout_s=0.5 if reply is hang else 5.0).think("p", CALL, 1, lambda _: None)
+        brain(model, timeout_s=0.5 if reply in (hang, hint) else 5.0).think("p", CALL, 1, lambda _: None)
     assert says in refusal.value.what
     assert refusal.value.what.isprintable()
 

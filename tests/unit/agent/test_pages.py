@@ -5,6 +5,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from html.parser import HTMLParser
 from socketserver import StreamRequestHandler
 from typing import Any
 
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 
 from whyidle_agent import pages
 from whyidle_agent.async_web import AsyncWeb
-from whyidle_agent.html_text import words_of
-from whyidle_agent.pages import read_page
+from whyidle_agent.html_text import _Words, words_of
+from whyidle_agent.pages import MAX_PAGE_BYTES, read_page
 from whyidle_agent.slow_search import Behaviour, SearchServer
 from whyidle_agent.stats import Stats
 from whyidle_agent.tools import Observation, search_web
@@ -170,6 +171,124 @@ def test_a_name_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_any_text_is_read(page: str) -> None:
     """No page makes the reader raise."""
     words_of(page)
+
+
+SLOW = [
+    "<a ",
+    "<!--",
+    "<?",
+    "<!x",
+    "</a",
+    "<![CDATA[",
+    "<![CDATA[>",
+    "<a b='",
+    '<a b=">" ',
+    "<a b=\"><a c='>",
+]
+SLOW += [
+    "<script>",
+    "</",
+    "&#",
+    "&amp",
+    "<a =",
+    "<",
+    "< >",
+    "<p>",
+    "<title>",
+    "-->",
+    "<!-- -",
+    "<a/",
+    "<a b=c/>",
+]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("end", ["", ">", '"', "'>", "-->"])
+@pytest.mark.parametrize("pattern", SLOW)
+def test_no_page_takes_more_than_its_length(pattern: str, end: str) -> None:
+    """Four times as much of what is never closed takes about four times as long, not sixteen."""
+    short, long = (
+        pattern * (size // len(pattern)) + end for size in (MAX_PAGE_BYTES // 16, MAX_PAGE_BYTES // 4)
+    )
+
+    def took(page: str) -> float:
+        started = time.thread_time()
+        words_of(page)
+        return time.thread_time() - started
+
+    assert took(long) < 8 * min(took(short), took(short)) + 0.02
+
+
+class Reference(HTMLParser):
+    """What the standard library's parser makes of a page, in the same words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = _Words()
+        self.handle_data = self.words.data  # type: ignore[method-assign]
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.words.start(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.words.end(tag)
+
+
+WORDS = st.text(" abz&;#'\"=/!-\n\u00e9", max_size=12)
+VALUES = st.text(" abz>&;#=/<!-", max_size=8)
+ATTRIBUTES = st.lists(
+    st.one_of(
+        st.builds(' a="{}"'.format, VALUES),
+        st.builds("\nb = '{}'".format, VALUES),
+        st.builds(" c={}".format, st.text("abz0/", min_size=1, max_size=5)),
+        st.just(" checked"),
+    ),
+    max_size=3,
+).map("".join)
+TAGS = st.sampled_from(["p", "b", "DIV", "svg", "object", "head", "body", "td", "noscript", "x-y"])
+MARKUP = st.recursive(
+    st.one_of(
+        WORDS,
+        st.builds("<title>{}</title>".format, WORDS),
+        st.builds("<!-- {} -->".format, st.text(" ab<>&", max_size=8)),
+        st.sampled_from(["<!DOCTYPE html>", "<?xml version='1.0'?>", "&amp;", "&#8364;", "&notit;", "a < b"]),
+        st.builds("<{}{}>".format, st.sampled_from(["br", "IMG", "hr"]), ATTRIBUTES),
+        st.builds("<{}{} />".format, TAGS, ATTRIBUTES),
+        st.builds("<script{}>{}</script>".format, ATTRIBUTES, st.text(" ab<>&'\"/", max_size=12)),
+    ),
+    lambda inner: st.builds(
+        lambda tag, attributes, parts: f"<{tag}{attributes}>{''.join(parts)}</{tag}>",
+        TAGS,
+        ATTRIBUTES,
+        st.lists(inner, max_size=4),
+    ),
+    max_leaves=12,
+)
+
+
+@given(MARKUP)
+def test_an_ordinary_page_is_what_the_standard_library_reads(page: str) -> None:
+    """Elements, attributes, comments, references and scripts that end: the same words."""
+    reference = Reference()
+    reference.feed(page)
+    reference.close()
+    assert words_of(page) == ("".join(reference.words.title), "".join(reference.words.text))
+
+
+@pytest.mark.parametrize(
+    ("page", "says"),
+    [
+        ("a<![x>b<![ >c", "abc"),
+        ("a&#" + "9" * 5000 + ";b", "a\ufffdb"),
+        ("a<!-- b > c", "a"),
+        ("a<b c='d>e</b>f", "aef"),
+        ("a<script src=x/>b</script>c<script src='x'/>d", "acd"),
+        ("1 <b and no end", "1 <b and no end"),
+    ],
+)
+def test_what_is_wrong_with_a_page_is_passed_over(page: str, says: str) -> None:
+    """Unknown sections, absurd numbers, quotes and comments that never end."""
+    assert words_of(page) == ("", says)
 
 
 @given(st.ip_addresses())

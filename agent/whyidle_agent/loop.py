@@ -155,9 +155,7 @@ class Agent:
         self._stats.resumed = self._stats.steps = len(done)
         for number in range(len(done) + 1, self._task.loops + 1):
             if self._step(number):
-                self._stats.outcome = "finished"
                 return
-        self._stats.outcome = "loops"
 
     def _step(self, number: int) -> bool:
         """Take one step; gives whether the model finished."""
@@ -179,6 +177,11 @@ class Agent:
                 "act_s": round(time.monotonic() - started, 6),
             }
         )
+        # With this step on disk the run has ended, whatever interrupts what follows.
+        if isinstance(call, Finish):
+            self._stats.outcome = "finished"
+        elif number == self._task.loops:
+            self._stats.outcome = "loops"
         if self._memory is not None:
             self._memory.catch_up()
         if isinstance(call, Finish):

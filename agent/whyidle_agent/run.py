@@ -43,14 +43,28 @@ def run(options: argparse.Namespace, started: float) -> bool:
             console.note(f"going on after step {len(done)} of the run that was interrupted (--fresh: anew)")
         _steps(options, task, history, done, (stats, console))
     except KeyboardInterrupt:
-        stats.outcome = "interrupted"
+        if not stats.complete:
+            stats.outcome = "interrupted"
+    except BaseException:
+        stats.outcome = "failed"
+        with contextlib.suppress(AgentError):  # that is not what is to be said of this run
+            _save(stats, options)
+        raise
     finally:
         history.close()
-        stats.wall_s = time.monotonic() - stats.started
-        if options.stats is not None:
-            stats.save(options.stats)
-    console.summary(stats, options.search_url)
-    return stats.outcome != "interrupted"
+    with contextlib.suppress(OSError):  # nobody reads it, or there is no room: what was done is done
+        try:
+            _save(stats, options)
+        except AgentError as error:
+            console.note(error.what)
+        console.summary(stats, options.search_url)
+    return stats.complete
+
+
+def _save(stats: Stats, options: argparse.Namespace) -> None:
+    stats.wall_s = time.monotonic() - stats.started
+    if options.stats is not None:
+        stats.save(options.stats)
 
 
 def _task(options: argparse.Namespace) -> Task:

@@ -52,6 +52,11 @@ class Stats:
     earlier_calls_s: float = 0.0  # the time in which at least one of those ran
 
     @property
+    def complete(self) -> bool:
+        """Return whether the run came to its end, so that there is nothing to go on with."""
+        return self.outcome in ("finished", "loops")
+
+    @property
     def tools_s(self) -> float:
         """Return the time in which at least one tool ran."""
         return self.earlier_calls_s + _together_s(self.tool_calls)

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from agent_fakes import ScriptedBrain
@@ -43,12 +44,13 @@ def run(
     url: str = "http://127.0.0.1:9",
     memory: Memory | None = None,
     together: bool = False,
+    stats: Stats | None = None,
     **changes: Any,
 ) -> tuple[Stats, str]:
     """Run the agent to its end, after what a run before did; gives its account and what it printed."""
     task = Task("the goal", 6, tokens=512, context=4096, scheduled=False, style=Characters())
     task = replace(task, **changes)
-    stats, out = Stats(), io.StringIO()
+    stats, out = stats or Stats(), io.StringIO()
     history = HistoryFile(folder)
     try:
         with ExitStack() as stack:
@@ -253,6 +255,16 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             assert (stats.outcome, stats.steps, stats.resumed) == ("finished", len(calls), step - 1)
             assert brain.prompts == whole.prompts
             assert untimed(folder) == untimed(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("loops", "outcome"), [(6, "finished"), (2, "loops")])
+def test_a_run_whose_last_step_is_on_disk_has_ended(tmp_path: Path, loops: int, outcome: str) -> None:
+    """What interrupts the memory's catching up then does not make it one that was interrupted."""
+    calls, stats = ([WRITE, FINISH] if outcome == "finished" else WRITES), Stats()
+    memory = Mock(catch_up=Mock(side_effect=[None, KeyboardInterrupt]))
+    with pytest.raises(KeyboardInterrupt):
+        run(ScriptedBrain(*calls), tmp_path, memory=memory, loops=loops, stats=stats)
+    assert (stats.outcome, stats.complete) == (outcome, True)
 
 
 CUT = "cut \ud83d"  # half of an emoji: JSON can hold it, UTF-8 cannot

@@ -1,0 +1,81 @@
+"""How a run ends: what it says of itself where it is interrupted late, and where there is no room."""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agent_fakes import ScriptedBrain
+
+from whyidle_agent import run as run_module
+from whyidle_agent.history import HistoryFile
+from whyidle_agent.loop import Agent
+from whyidle_agent.main import main
+
+WRITE = {"tool": "write_file", "thought": "note", "name": "a.txt", "text": "body"}
+FINISH = {"tool": "finish", "thought": "done", "answer": "42"}
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a run of two steps, with an account, whose model is scripted."""
+    brain = ScriptedBrain(WRITE, FINISH)
+    brain.model, brain.close = "scripted", lambda: None  # type: ignore[attr-defined]
+    monkeypatch.setattr(run_module, "ServerBrain", lambda *_: brain)
+    (tmp_path / "account").mkdir()
+    stats = str(tmp_path / "account" / "stats.json")
+    return ["run", "--brain-url", "http://127.0.0.1:9", "--workdir", str(tmp_path / "work"), "--stats", stats]
+
+
+def after(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, then: Callable[[], None]) -> None:
+    """Have `then` happen when the method has done its work."""
+    real = getattr(owner, name)
+
+    def both(*given: Any, **named: Any) -> None:
+        real(*given, **named)
+        then()
+
+    monkeypatch.setattr(owner, name, both)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_after_the_last_step_is_not_an_interruption(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is not to be done again: it ended, whatever came while it was cleaned up."""
+    after(monkeypatch, Agent, "run", interrupt)
+    assert main(command) == 0
+    assert json.loads((tmp_path / "account" / "stats.json").read_text())["outcome"] == "finished"
+
+
+def test_an_account_without_room_does_not_fail_a_run_that_ended(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder has gone meanwhile: it is said, and the run is the success that it was."""
+    after(monkeypatch, Agent, "run", (tmp_path / "account").rmdir)
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "cannot write" in out
+    assert "finished: 2 steps" in out
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_said_where_it_matters(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A history that cannot be written ends the run; that its account cannot either does not hide why."""
+    after(monkeypatch, HistoryFile, "__init__", (tmp_path / "account").rmdir)
+    monkeypatch.setattr("whyidle_agent.history.os.fdatasync", full)
+    assert main(command) == 1
+    what, todo = capsys.readouterr().err.splitlines()
+    assert what.endswith("history.jsonl: No space left on device")
+    assert "make room" in todo

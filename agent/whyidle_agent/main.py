@@ -5,12 +5,13 @@ Exit status: 0 the run came to its end, 1 it could not (one line says why, one w
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from whyidle_agent import queue_commands
 from whyidle_agent.errors import AgentError
@@ -40,19 +41,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands |= {"serve": _serve, "submit": queue_commands.submit}
         return commands[options.command](options)
     except AgentError as error:
-        print(f"whyidle-agent: {printable(error.what)}", file=sys.stderr)
-        print(f"  {printable(error.todo)}", file=sys.stderr)
-        return 1
+        return _failed(error.what, error.todo)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader (`| head`) has gone. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader (`| head`) has gone
         return 1
+    except OSError as error:
+        what = error.strerror or str(error)
+        what = what if error.filename is None else f"{what}: {error.filename}"
+        return _failed(what, "make room if a disk is full; run it again, and it goes on from the last step")
+    finally:
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by whoever started this
+            _let_go(stream)
+
+
+def _failed(what: str, todo: str) -> int:
+    with contextlib.suppress(OSError):  # the status says it, too
+        print(f"whyidle-agent: {printable(what)}\n  {printable(todo)}", file=sys.stderr)
+    return 1
+
+
+def _let_go(stream: TextIO) -> None:
+    """Drop what cannot be written: Python would try again when it exits, complain, and exit with 120."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _model(options: argparse.Namespace) -> int:
-    print(generated_model(options.path))
+    print(generated_model(options.path), flush=True)
     return 0
 
 

@@ -66,7 +66,7 @@ def submit(options: argparse.Namespace) -> int:
         task = msgspec.convert(given, QueuedTask)
     except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise AgentError(f"not a task: {error}", "see whyidle-agent submit --help") from error
-    print(Queue(options.queue).submit(task))
+    print(Queue(options.queue).submit(task), flush=True)
     return 0
 
 

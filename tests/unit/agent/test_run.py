@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,4 +80,23 @@ def test_a_full_disk_is_said_where_it_matters(
     assert main(command) == 1
     what, todo = capsys.readouterr().err.splitlines()
     assert what.endswith("history.jsonl: No space left on device")
+    assert "make room" in todo
+
+
+@pytest.mark.parametrize("arguments", [["run", "--small", "--loops", "1"], ["model", "--path"]])
+def test_no_room_for_what_is_printed_is_one_clear_error(tmp_path: Path, arguments: list[str]) -> None:
+    """`> /dev/full`: two lines and status 1, whichever command."""
+    where = ["--workdir", str(tmp_path)] if arguments[0] == "run" else [str(tmp_path / "m.gguf")]
+    with Path("/dev/full").open("w") as out:
+        ended = subprocess.run(
+            [sys.executable, "-m", "whyidle_agent.main", *arguments, *where],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "WHYIDLE_CACHE": str(tmp_path / "cache")},
+            check=False,
+        )
+    assert ended.returncode == 1
+    what, todo = ended.stderr.splitlines()
+    assert "No space left on device" in what
     assert "make room" in todo

@@ -2,8 +2,9 @@
 
 The program has namespaces of its own: no network but its own loopback, no process to see but its own, no
 file but the system's (read-only) and a small memory-backed folder that vanishes with it. Resource limits
-bound it, the wall clock and a watch on its memory end it. It runs as nobody when the agent is root,
-because the kernel does not hold root to a limit on processes.
+bound it, the wall clock and a watch on its memory end it; system calls for memory that the watch would not
+see are refused. It runs as nobody when the agent is root, because the kernel does not hold root to a limit
+on processes.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import psutil
 
+from whyidle_agent import seccomp
 from whyidle_agent.text import for_prompt
 from whyidle_agent.tools import Observation
 
@@ -29,6 +31,7 @@ _NOBODY = 65534
 _SHOWN = 400
 _TICK_S = 0.05
 _DEATH_S = 5.0
+_OWN_MEMORY = ("RssAnon:", "VmSwap:")
 
 
 @dataclass(frozen=True)
@@ -54,16 +57,21 @@ def execute_code(code: str, limits: Limits = Limits()) -> Observation:
     bwrap = shutil.which("bwrap")
     if bwrap is None:
         return Observation("refused: no sandbox on this host: install bubblewrap", ok=False)
+    machine = os.uname().machine
+    calls = seccomp.program(machine)
+    if calls is None:
+        return Observation(f"refused: no sandbox for {machine}", ok=False)
     status_read, status_write = os.pipe()
     with os.fdopen(status_read, "rb") as status:
+        filter_read = _piped(calls)
         try:
             identity = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
             process = subprocess.Popen(
-                _command(bwrap, limits, status_write),
+                _command(bwrap, limits, status_write, filter_read),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=(status_write,),
+                pass_fds=(status_write, filter_read),
                 cwd="/",
                 env={"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"},  # noqa: S108 - its own
                 start_new_session=True,
@@ -73,6 +81,7 @@ def execute_code(code: str, limits: Limits = Limits()) -> Observation:
             return Observation(f"refused: the sandbox does not start: {error.strerror}", ok=False)
         finally:
             os.close(status_write)
+            os.close(filter_read)
         with process:
             try:
                 output, ended = _watch(process, data, limits)
@@ -89,14 +98,25 @@ def execute_code(code: str, limits: Limits = Limits()) -> Observation:
     return Observation(said or "no output", ok=True)
 
 
-def _command(bwrap: str, limits: Limits, status: int) -> list[str]:
+def _piped(data: bytes) -> int:
+    """Return a descriptor to read `data` from: not more than a pipe holds."""
+    read, write = os.pipe()
+    os.write(write, data)
+    os.close(write)
+    return read
+
+
+def _command(bwrap: str, limits: Limits, status: int, calls: int) -> list[str]:
+    """Return what to run. `status`, `calls`: descriptors, of bubblewrap's account and of the filter."""
     arguments = [bwrap, "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
-    arguments += ["--cap-drop", "ALL", "--json-status-fd", str(status)]
+    arguments += ["--cap-drop", "ALL", "--json-status-fd", str(status), "--seccomp", str(calls)]
     for path in ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives"):
         arguments += ["--ro-bind-try", path, path]
     if not Path(sys.base_prefix).is_relative_to("/usr"):
         arguments += ["--ro-bind", sys.base_prefix, sys.base_prefix]
     arguments += ["--proc", "/proc", "--dev", "/dev", "--size", str(limits.disk), "--tmpfs", "/tmp"]  # noqa: S108
+    # A shared mapping of /dev/zero is memory that belongs to no process, and no system call by itself.
+    arguments += ["--ro-bind", "/dev/null", "/dev/zero"]
     # bubblewrap's root, /dev and /dev/shm are memory as well, without a limit: nothing is written there.
     arguments += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--"]  # noqa: S108
     arguments += ["prlimit", f"--cpu={limits.cpu_s}", f"--as={limits.memory}", f"--fsize={limits.disk}"]
@@ -133,13 +153,17 @@ def _watch(process: "subprocess.Popen[bytes]", code: bytes, limits: Limits) -> t
 
 
 def _memory(pid: int) -> int:
-    """Return the resident memory of `pid` and all below it, what they share with others left out."""
+    """Return the memory of `pid` and all below it, in RAM or swapped out, bytes.
+
+    Without what they map from files: those in memory are in the limited folder, as the filter of system calls
+    leaves no other way to memory that is not a process' own.
+    """
     total = 0
     try:
         for child in psutil.Process(pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                memory = child.memory_info()
-                total += max(0, memory.rss - memory.shared)
+            with contextlib.suppress(OSError):
+                lines = Path(f"/proc/{child.pid}/status").read_text("utf-8", "replace").splitlines()
+                total += sum(int(line.split()[1]) for line in lines if line.startswith(_OWN_MEMORY)) << 10
     except psutil.Error:
         return 0
     return total

@@ -5,6 +5,7 @@ import secrets
 import shutil
 import signal
 import threading
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -13,6 +14,10 @@ from whyidle_agent import sandbox
 from whyidle_agent.sandbox import MAX_CODE_BYTES, Limits, execute_code
 
 FAST = Limits(wall_s=1.0, cpu_s=1)
+LIBC = (
+    "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+    "if libc.{} < 0: raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))"
+)
 needs_bwrap = pytest.mark.skipif(
     shutil.which("bwrap") is None or not execute_code("print(1)").ok,
     reason="bubblewrap is not installed, or may not make namespaces here",
@@ -44,6 +49,16 @@ def test_what_a_program_prints_is_the_observation() -> None:
         ("x = bytearray(1 << 30)", "MemoryError"),
         ("open('/tmp/x', 'wb').write(bytes(17 << 20))", "File too large"),
         ("[open(f'/tmp/{i}', 'wb').write(bytes(1 << 20)) for i in range(99)]", "No space left"),
+        ("import mmap; mmap.mmap(-1, 24 << 20)", "not permitted"),
+        ("import mmap, os; mmap.mmap(os.open('/dev/zero', os.O_RDWR), 24 << 20)", "Permission denied"),
+        ("import os; os.memfd_create('x')", "not permitted"),
+        (LIBC.format("shmget(0, 1 << 20, 0o1600)"), "not permitted"),
+        (LIBC.format("msgget(0, 0o1600)"), "not permitted"),
+        (LIBC.format("semget(0, 1000, 0o1600)"), "not permitted"),
+        (
+            "import subprocess; raise SystemExit(subprocess.call(['unshare', '-Urm', 'true']))",
+            "not permitted",
+        ),
         ("import os; os.setuid(0)", "Errno"),
         ("import os; os.kill(-1, 0); print(sorted(p for p in os.listdir('/proc') if p.isdigit()))", "Errno"),
     ],
@@ -86,6 +101,20 @@ def test_a_program_that_does_not_end_is_ended_whole(code: str, says: str) -> Non
     assert not observation.ok
     assert any(part in observation.text for part in says.split("|"))
     assert set(descendants()) <= before
+
+
+@needs_bwrap
+def test_what_an_ordinary_program_uses_is_there() -> None:
+    """Threads, processes, memory of its own, memory shared by a file."""
+    code = (
+        "import mmap, subprocess, threading, multiprocessing as m\n"
+        "seen = []\nthread = threading.Thread(target=seen.append, args=(1,))\nthread.start(); thread.join()\n"
+        "p = m.Process(target=print, args=('forked',)); p.start(); p.join()\n"
+        "mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).write(b'x')\n"
+        "f = open('/tmp/x', 'w+b'); f.write(bytes(4096)); f.flush(); mmap.mmap(f.fileno(), 0).write(b'x')\n"
+        "print(seen, subprocess.run(['true']).returncode)"
+    )
+    assert execute_code(code) == sandbox.Observation("forked 1 0", ok=True)
 
 
 @needs_bwrap
@@ -138,6 +167,13 @@ def test_without_a_sandbox_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None
     refused = execute_code("print(1)")
     assert not refused.ok
     assert refused.text.startswith("refused: ")
+
+
+def test_without_a_filter_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor whose system calls are not known, the limit on memory would not hold."""
+    monkeypatch.setattr(sandbox.shutil, "which", lambda _: "/bin/false")
+    monkeypatch.setattr(sandbox.os, "uname", lambda: Mock(machine="riscv64"))
+    assert execute_code("print(1)").text == "refused: no sandbox for riscv64"
 
 
 def test_too_much_code_is_refused() -> None:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeGuard
 
+from whyidle_daemon.history.heartbeat import BOOT_ID
 from whyidle_daemon.proc import Proc
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ LIMIT_S = 10.0  # a turn takes milliseconds; systemd's watchdog waits for a minu
 BANNED_S: Final = 7 * 86400.0
 MAX_BANS: Final = 64
 _NAME: Final = "reading"
+_BOOT: Final = 8  # characters of a boot's ID: after a power cut a note says nothing
 _NOTE: Final = 128  # bytes, a line of its own: the note is replaced and the bans stay
 _MAX_FILE: Final = 1 << 16
 _MOST: Final = 1 << 63
@@ -48,6 +50,7 @@ class Noted(NamedTuple):
 
     process: Process
     at: float
+    boot: str = ""
 
     def covers(self, process: Process, now: float) -> bool:
         """Whether this, as a ban, holds for a process."""
@@ -88,8 +91,18 @@ UNGUARDED: Final = Unguarded()
 class ReadingGuard:
     """For the daemon. ``state`` is its directory, for the note; without one there is only the timer."""
 
-    def __init__(self, proc: Proc, state: Path | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        proc: Proc,
+        state: Path | None = None,
+        clock: Callable[[], float] = time.time,
+        boot: Path = BOOT_ID,
+    ) -> None:
         self._proc = proc
+        try:
+            self._boot = boot.read_text()[:_BOOT]
+        except OSError:
+            self._boot = ""
         self._clock = clock
         self._armed = False
         self._reading: Process | None = None
@@ -115,7 +128,7 @@ class ReadingGuard:
         """See :class:`Guard`."""
         if process is not self._reading:
             self._reading = process
-            self._note(Noted(process, self._clock()))
+            self._note(Noted(process, self._clock(), self._boot))
         if not self._armed:
             self._armed = True
             signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
@@ -136,7 +149,10 @@ class ReadingGuard:
                 raise OSError("no regular file")
             noted, bans = parsed(os.pread(self._file, _MAX_FILE, 0))
             now = self._clock()
-            if noted is not None and not 0 <= now - noted.at < LIMIT_S / 2:  # else something else ended it
+            ended_otherwise = noted is not None and (
+                noted.boot not in ("", self._boot) or 0 <= now - noted.at < LIMIT_S / 2
+            )
+            if noted is not None and not ended_otherwise:
                 bans = (*bans, Noted(noted.process, now))
                 self._warn(noted.process, path)
             self._bans = tuple(ban for ban in bans if abs(now - ban.at) < BANNED_S)[-MAX_BANS:]
@@ -186,8 +202,9 @@ def parsed(data: bytes) -> tuple[Noted | None, tuple[Noted, ...]]:
     return _noted(_json(data[:_NOTE])), tuple(ban for ban in bans if ban is not None)[-MAX_BANS:]
 
 
-def _plain(noted: Noted) -> dict[str, float]:
-    return {**noted.process._asdict(), "at": round(noted.at, 3)}
+def _plain(noted: Noted) -> dict[str, Any]:
+    about = {**noted.process._asdict(), "at": round(noted.at, 3)}
+    return {**about, "boot": noted.boot} if noted.boot else about
 
 
 def _json(data: bytes) -> Any:
@@ -203,7 +220,8 @@ def _noted(value: Any) -> Noted | None:
     pid, started, uid, at = (value.get(name) for name in (*Process._fields, "at"))
     if not (_is_number(pid) and pid and _is_number(started) and _is_number(uid) and _is_number(at)):
         return None
-    return Noted(Process(int(pid), int(started), int(uid)), float(at))
+    boot = value.get("boot")
+    return Noted(Process(int(pid), int(started), int(uid)), float(at), boot if isinstance(boot, str) else "")
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Final
 
 _NAME: Final = "last-seen"
-_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _MAX: Final = 4096
 
 
 class Heartbeat:
     """The beat of one state directory."""
 
-    def __init__(self, state: Path, boot: Path = _BOOT) -> None:
+    def __init__(self, state: Path, boot: Path = BOOT_ID) -> None:
         self._path = state / _NAME
         self._boot = boot
 

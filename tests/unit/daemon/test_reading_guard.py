@@ -36,6 +36,8 @@ class Host:
 
     def __init__(self, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.state, self.now = state, NOW
+        self.boot = state / "boot_id"
+        self.boot.write_text("11111111-0000\n")
         self.timers: list[float] = []
         monkeypatch.setattr(signal, "setitimer", lambda which, seconds: self.timers.append(seconds))
         monkeypatch.setattr(signal, "signal", lambda *_: None)
@@ -49,7 +51,7 @@ class Host:
         return Owners(self.ids[pid].uid, 0, 0, 0) if pid in self.ids else None
 
     def daemon(self) -> ReadingGuard:
-        return ReadingGuard(cast(Proc, self), self.state, lambda: self.now)
+        return ReadingGuard(cast(Proc, self), self.state, lambda: self.now, self.boot)
 
     def hang(self, pid: int) -> None:
         """A daemon reads a process's memory, and does not come back."""
@@ -93,6 +95,13 @@ def test_who_hung_the_daemon_before_is_not_read(
     assert host.admitted() == [70, 80, 90]
 
 
+def test_a_power_cut_bans_nobody(host: Host) -> None:
+    """What the daemon of another boot read when it ended did not end it, or hangs nobody now."""
+    host.hang(70)
+    host.boot.write_text("22222222-0000\n")
+    assert host.admitted() == [70, 80, 90]
+
+
 def test_another_process_of_root_is_read(host: Host) -> None:
     """Also one that got its number, and that of a user who was not root is not."""
     for pid in (90, 70):
@@ -122,7 +131,7 @@ def test_a_daemon_that_ends_otherwise_bans_nobody(host: Host) -> None:
         process = guard.admit(pid)
         assert process is not None
         guard.begin(process)
-        assert parsed((host.state / "reading").read_bytes())[0] == Noted(process, host.now)
+        assert parsed((host.state / "reading").read_bytes())[0] == Noted(process, host.now, "11111111")
     guard.rest()
     assert parsed((host.state / "reading").read_bytes()) == (None, ())
     host.now += 60

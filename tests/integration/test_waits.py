@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import pytest
 
 from harness import PATIENCE, Probe, Program, Runner, kernel_of, wait_until
 from whyidle_daemon.kernel import Kernel
+from whyidle_daemon.processes import Process
+from whyidle_daemon.timelines import Record, Waker
+from whyidle_daemon.waits import WaitKey
+from whyidle_daemon.wakes import Wakes
 from whyidle_probes.events import Event, Fork, Slice, Thread, Wait
 from whyidle_probes.loader import ProbeConfig, load_probes
 from whyidle_probes.syscalls import syscall_name
@@ -301,12 +306,15 @@ with selectors.EpollSelector() as selector:
     selector.register(s, selectors.EVENT_READ)
     selector.select()
 """
-LOOP = """
-asyncio.run(asyncio.wait_for(asyncio.open_connection(*start("127.0.0.1")), 5))
+ASK = """
 async def ask(end):
     reader, writer = await asyncio.open_connection(*end)
     await reader.read()
     writer.close()
+"""
+LOOP = f"""
+asyncio.run(asyncio.wait_for(asyncio.open_connection(*start("127.0.0.1")), 5))
+{ASK}
 asyncio.run(ask(start("127.0.0.1")))
 """
 
@@ -327,6 +335,41 @@ def check_who_woke(run_observed: Runner, code: str) -> None:
     assert long
     assert {s.peer.remote_port for s in long} <= ports
     assert {ipaddress.ip_address(s.peer.remote[:4]).is_loopback for s in long} == {True}
+
+
+def test_a_wake_through_a_pipe_of_the_loop_is_of_no_peer_before(run_observed):
+    """A worker ends the wait of a loop that waited for a TCP peer before: that peer has no part in it."""
+    code = """
+async def main(end):
+    await ask(end)
+    def work():
+        print(threading.get_native_id(), flush=True)
+        time.sleep(0.05)
+    await asyncio.get_running_loop().run_in_executor(None, work)
+asyncio.run(main(start("127.0.0.1")))
+"""
+    program = run_observed.start("import asyncio\n" + SERVER + ASK + code).go()
+    port, worker = int(program.line()), int(program.line())
+    assert program.join() == 0
+    waits = [
+        s
+        for s in run_observed.probe.slices(program.pid)
+        if s.tid == program.pid and s.state == Wait.EPOLL and s.blocked_ns >= WAIT_S * 0.8 * NS
+    ]
+    assert [s.peer.remote_port for s in waits] == [port, 0]
+    after = waits[1]
+    assert (after.peer.family, after.waker_tid) == (socket.AF_UNIX, worker)
+    assert (after.peer.local, after.peer.remote, after.peer.local_port) == (bytes(16), bytes(16), 0)
+    wakes = Wakes(lambda pid, ns: Process(pid, 0, provisional=False))
+    assert wakes.ended_by((program.pid, program.pid), record_of(after)) == (program.pid, worker)
+
+
+def record_of(s: Slice) -> Record:
+    """As an observation keeps it."""
+    process = Process(s.pid, 0, provisional=False)
+    key = WaitKey(process, s.tid, s.state, s.peer.remote, s.peer.remote_port, s.peer.family)
+    waker = Waker(s.waker_pid, s.waker_tid, s.waker_syscall)
+    return Record(s.start_ns, s.blocked_ns, s.runqueue_ns, s.state, key, waker=waker)
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,6 @@ int wi_sent(u64 *ctx)
 	e->tid = (u32)id;
 	e->length = size;
 	e->pad = 0;
-	__builtin_memset(&e->peer, 0, sizeof(e->peer));
 	peer_of(&e->peer, sk);
 	asm volatile("" : "+r"(size)); /* the bound below must be in the program, not in the compiler's head */
 	if (size > WI_FIRST_WRITE || bpf_probe_read_user(e->data, size, (void *)piece.base))

@@ -34,6 +34,7 @@ static __always_inline u16 peer_of(struct wi_peer *peer, u64 sk)
 {
 	u16 type = 0;
 	struct wi_sock_head head;
+	__builtin_memset(peer, 0, sizeof(*peer)); /* a thread's was of the wait before */
 	PROBE_READ(&type, sk + offsetof(struct sock, sk_type));
 	if (PROBE_READ(&head, sk))
 		return WI_SOCKET;
@@ -44,7 +45,6 @@ static __always_inline u16 peer_of(struct wi_peer *peer, u64 sk)
 	if (family == WI_AF_UNIX)
 		return WI_UNIX;
 	if (family == WI_AF_INET) {
-		__builtin_memset(peer->local, 0, 32);
 		*(u32 *)peer->local = SOCK_AT(&head, u32, skc_rcv_saddr);
 		*(u32 *)peer->remote = SOCK_AT(&head, u32, skc_daddr);
 	} else if (family == WI_AF_INET6) {

@@ -94,17 +94,24 @@ class Kernel:
     def track(self, pids: Iterable[int], target: int) -> None:
         """Track these processes with all their threads and descendants, those to come included.
 
-        Raises :class:`OSError` (E2BIG) when the process table is full.
+        One that has ended is not, nor one none of whose threads there is room for. Raises :class:`OSError`
+        (E2BIG) when the process table is full.
         """
-        for pid in pids:
+        roots = set(pids)
+        for pid in roots:
             self._processes.set(_U32.pack(pid), _U32.pack(target))
         before = -1
         for _ in range(_ITERATIONS):
             found = self.stat(Stat.ITER_NEW)
             if found == before:
-                return
+                break
             before = found
             libbpf.run_iterator(self._probes.link("wi_tasks"))
+        gone = {pid for pid in roots if self._threads.get(_U32.pack(pid)) is None}
+        if gone:  # perhaps only their first threads
+            gone -= {pid for pid, *_ in self.briefs()}
+        for pid in gone:
+            self._processes.delete(_U32.pack(pid))
 
     def target_of(self, pid: int) -> int | None:
         """The target that a process belongs to, as one of its roots or by descent."""

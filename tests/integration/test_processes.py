@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import Program, wait_until
+from harness import Probe, Program, wait_until
 from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_probes.events import Event, Exec, Exit, Fork, Stat, Thread, Wait
 from whyidle_probes.loader import ProbeConfig, load_probes
@@ -137,6 +137,64 @@ def test_thread_table_full_is_counted(programs: list[Program]) -> None:
         kernel.close()
 
 
+def test_processes_end_whose_threads_the_table_had_no_room_for(programs: list[Program]) -> None:
+    """Children that were counted as processes when they began are none when they have ended."""
+    kernel = Kernel(load_probes(ProbeConfig(max_threads=4)), lambda _: None)
+    try:
+        program = Program("""
+            import os
+            for _ in range(11): os.fork() or os._exit(len(sys.stdin.read()))
+            for _ in range(11): os.wait()
+        """)
+        programs.append(program)
+        kernel.track([program.pid], 1)
+        program.go()
+        wait_until(lambda: len(kernel.processes(1)) == 12, "the children")
+        assert kernel.stat(Stat.THREADS_LOST) >= 8
+        program.process.communicate()
+        assert kernel.processes(1) == []
+    finally:
+        kernel.close()
+
+
+def test_a_process_that_has_ended_is_not_tracked(probe: Probe) -> None:
+    """Nobody would ever say that it is over: as a zombie, or when nothing is left of it."""
+    with subprocess.Popen(["/bin/true"]) as ended:
+        wait_until(lambda: "Z" in _stat_of(ended.pid), "a zombie")
+        probe.track(ended.pid)
+        assert probe.kernel.processes(probe.number) == []
+        assert ended.wait() == 0
+        probe.track(ended.pid)
+        assert probe.kernel.processes(probe.number) == []
+
+
+def test_a_child_in_the_middle_of_its_end_is_not_tracked(probe: Probe, programs: list[Program]) -> None:
+    """The first process of a PID namespace, which has exited, waits there until all others are reaped."""
+    program = Program("""
+        import ctypes, os, signal
+        assert ctypes.CDLL(None).unshare(0x20000000) == 0
+        first = os.fork()
+        if first == 0: signal.pause()
+        second = os.fork()
+        if second == 0: signal.pause()
+        os.kill(first, signal.SIGKILL)
+        os.waitid(os.P_PID, second, os.WEXITED | os.WNOWAIT)
+        print(first, flush=True)
+        sys.stdin.readline()
+        os.waitpid(second, 0), os.waitpid(first, 0)
+        sys.stdin.readline()
+    """)
+    programs.append(program)
+    first = int(program.go().line())
+    assert "Z" not in _stat_of(first)
+    probe.track(program.pid)
+    assert probe.kernel.processes(probe.number) == [program.pid]
+    program.go().go()
+    assert program.join() == 0
+    wait_until(lambda: not probe.kernel.threads(probe.number), "the last switch")
+    assert probe.kernel.processes(probe.number) == []
+
+
 def test_live_totals_reach_to_now(run_observed):
     """A thread in the middle of a wait has that wait in its totals, up to this instant."""
     program = run_observed.start("import time\ntime.sleep(60)")
@@ -176,3 +234,8 @@ def test_threads_beyond_the_table_of_known_numbers_are_tracked(programs: list[Pr
 
 def _last_pid() -> int:
     return int(Path("/proc/loadavg").read_text().split()[-1])
+
+
+def _stat_of(pid: int) -> str:
+    """The letter of its state."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

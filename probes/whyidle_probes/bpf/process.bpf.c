@@ -121,19 +121,31 @@ int wi_exec(u64 *ctx)
 	return 0;
 }
 
+/* Whether the last thread of a task's process has exited, at least so far as sched_process_exit. */
+static __always_inline bool process_ended(u64 task)
+{
+	u64 signal = (u64)TASK(task, signal);
+	return FIELD(signal_struct, signal, live.counter) <= 0;
+}
+
 int wi_exit(u64 *ctx)
 {
 	u64 task = ARG(ctx, 0);
-	u32 tid = TASK(task, pid);
+	u32 tid = TASK(task, pid), pid = TASK(task, tgid), target;
 	struct wi_thread *t = thread_of(tid);
-	if (!t) {
-		forget_noticed(task);
-		return 0;
+	if (t) {
+		target = t->target;
+	} else { /* of a process that is observed too: `threads` was full, or it is a worker of the kernel's */
+		u32 *found = processes.lookup(&pid);
+		if (!found) {
+			forget_noticed(task);
+			return 0;
+		}
+		target = *found;
 	}
+	if (!process_ended(task))
+		return 0;
 	u64 signal = (u64)TASK(task, signal);
-	if (FIELD(signal_struct, signal, live.counter) > 0)
-		return 0; /* other threads live on */
-	u32 pid = TASK(task, tgid);
 	processes.delete(&pid);
 	gils.delete(&pid);
 	struct wi_exit *e = control.ringbuf_reserve(sizeof(*e));
@@ -142,7 +154,7 @@ int wi_exit(u64 *ctx)
 		return 0;
 	}
 	e->header.type = WI_EV_EXIT;
-	e->header.target = t->target;
+	e->header.target = target;
 	e->ns = bpf_ktime_get_ns();
 	e->pid = pid;
 	int code = FIELD(signal_struct, signal, group_exit_code);

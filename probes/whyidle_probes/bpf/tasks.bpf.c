@@ -21,12 +21,16 @@ int wi_tasks(u64 *ctx)
 			return 0;
 		u32 value = *target;
 		processes.update(&pid, &value);
-		count_stat(WI_STAT_ITER_NEW);
 		target = processes.lookup(&pid);
 		if (!target)
 			return 0;
+		if (process_ended(task)) { /* looked at only now, or wi_exit might come in between */
+			processes.delete(&pid);
+			return 0;
+		}
+		count_stat(WI_STAT_ITER_NEW);
 	}
-	if (threads.lookup(&tid) || TASK(task, exit_state))
+	if (threads.lookup(&tid) || TASK(task, exit_state) || process_ended(task))
 		return 0;
 	struct wi_thread *t = fresh_thread(1, task, *target, bpf_ktime_get_ns());
 	if (!t)

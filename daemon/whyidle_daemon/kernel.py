@@ -28,6 +28,7 @@ _TORN_TRIES = 100
 ENTRY_ONLY = ("launch", "copy", "current", "pushed", "popped")
 _NEVER = 2**64 - 1
 _ITERATIONS = 32
+_FORGETTINGS = 16
 _CONTROL_TURN = 4096
 _FIRST_TURN = 256
 
@@ -136,19 +137,12 @@ class Kernel:
 
     def untrack(self, target: int) -> None:
         """Forget a target: its processes, threads and engines. Raises nothing for what is already gone."""
-        others = False
-        for key, value in list(self._processes.items()):
-            if _U32.unpack(value)[0] == target:
-                self._processes.delete(key)
-            else:
-                others = True
-        for key, value in list(self._threads.items()):
-            if _U32.unpack_from(value, _TARGET_OFFSET)[0] == target:
-                self._threads.delete(key)
-        for key, value in list(self._engines.items()):
-            if _U32.unpack_from(value)[0] == target:
-                self._engines.delete(key)
-        if not others:  # nobody sleeps who needs them
+        for _ in range(_FORGETTINGS):  # who is still there may make others behind the reader's back
+            gone = _forget(self._processes, target)
+            if not _forget(self._threads, target, _TARGET_OFFSET) + gone:
+                break
+        _forget(self._engines, target)
+        if next(self._processes.items(), None) is None:  # nobody sleeps who needs them
             self._make_notes(False)
 
     @property
@@ -309,6 +303,12 @@ class Kernel:
         self.control.close()
         self.first_writes.close()
         self._probes.close()
+
+
+def _forget(entries: libbpf.Map, target: int, offset: int = 0) -> int:
+    """Remove the entries whose value has this target at an offset; returns how many there were."""
+    keys = [key for key, value in entries.items() if _U32.unpack_from(value, offset)[0] == target]
+    return sum(map(entries.delete, keys))
 
 
 def monotonic_ns() -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -193,6 +195,38 @@ def test_a_child_in_the_middle_of_its_end_is_not_tracked(probe: Probe, programs:
     assert program.join() == 0
     wait_until(lambda: not probe.kernel.threads(probe.number), "the last switch")
     assert probe.kernel.processes(probe.number) == []
+
+
+def test_what_is_forked_while_a_target_is_forgotten_is_forgotten_too(
+    probe: Probe, programs: list[Program], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child that came when the threads had been read, and its parent was still one, can be tracked anew."""
+    program = Program("""
+        import os, signal
+        sys.stdin.readline()
+        child = os.fork()
+        if child: print(child, flush=True)
+        signal.pause()
+    """)
+    programs.append(program.go())
+    kernel = probe.kernel
+    children: list[int] = []
+    read = kernel._threads.items
+
+    def late() -> Iterator[tuple[bytes, bytes]]:
+        yield from list(read())
+        if not children:
+            children.append(int(program.go().line()))
+
+    probe.track(program.pid)
+    with monkeypatch.context() as patched:
+        patched.setattr(kernel._threads, "items", late)
+        kernel.untrack(probe.number)
+    assert kernel.processes(probe.number) == []
+    assert kernel.threads(probe.number) == []
+    kernel.track(children, probe.number)
+    assert [t.pid for t in kernel.threads(probe.number)] == children
+    os.kill(children[0], signal.SIGKILL)
 
 
 def test_live_totals_reach_to_now(run_observed):

@@ -107,7 +107,8 @@ class ProbeConfig:
     cache: Path | None = None  # a directory of root's, for what was compiled; None: compile each time
     programs: tuple[tuple[str, str, str, bool], ...] = PROGRAMS
     without: tuple[str, ...] = ()  # WI_* features of the kernel that are not used, as if it were an older one
-    hide_switches: int = 0  # for tests: one of so many switches of a thread is not seen; 0: all are
+    hide_switches: int = 0  # for tests: one of so many switches to a thread is not seen; 0: all are
+    hide_leaving: int = 0  # for tests: the same of switches from a thread
 
     def request(self) -> dict[str, Any]:
         """What the child is told."""
@@ -130,6 +131,7 @@ class ProbeConfig:
                 "WI_NR_POLL": str(syscalls.find_number("poll")),
                 "WI_NR_EPOLL_PWAIT2": str(syscalls.find_number("epoll_pwait2")),
                 **({"WI_HIDE_SWITCHES": str(self.hide_switches)} if self.hide_switches else {}),
+                **({"WI_HIDE_LEAVING": str(self.hide_leaving)} if self.hide_leaving else {}),
             },
             "programs": [list(program) for program in self.programs],
             "maps": list(MAPS),

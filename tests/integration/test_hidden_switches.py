@@ -32,8 +32,18 @@ print(json.dumps([time.monotonic() - began, slept, time.thread_time() - ran]), f
 @pytest.fixture
 def blind() -> Iterator[Probe]:
     """The probes, which do not see every third switch to a thread."""
+    yield from _probe(ProbeConfig(hide_switches=3))
+
+
+@pytest.fixture
+def blind_to_leaving() -> Iterator[Probe]:
+    """The probes, which do not see every third switch from a thread."""
+    yield from _probe(ProbeConfig(hide_leaving=3))
+
+
+def _probe(config: ProbeConfig) -> Iterator[Probe]:
     seen: list[Event] = []
-    kernel = Kernel(load_probes(ProbeConfig(hide_switches=3)), seen.append)
+    kernel = Kernel(load_probes(config), seen.append)
     yield Probe(kernel, seen, 1)
     kernel.close()
 
@@ -56,3 +66,23 @@ def test_what_a_hidden_switch_ended_is_known(blind: Probe, programs: list[Progra
     slices = [s for s in blind.slices(program.pid) if s.state == Wait.SLEEP]
     assert len(slices) == TURNS
     assert sum(s.blocked_ns for s in slices) == thread.ns[Wait.SLEEP]
+
+
+def test_a_sleep_whose_begin_was_hidden_is_no_wait_for_a_cpu(
+    blind_to_leaving: Probe, programs: list[Program]
+) -> None:
+    """For how long it ran is known, and what it did then is not: it is said to be unknown."""
+    program = Runner(blind_to_leaving, programs)(SLEEPER)
+    _, slept, ran = json.loads(program.line())
+    thread = blind_to_leaving.exit_of(program.pid)
+    assert blind_to_leaving.kernel.stat(Stat.SWITCHES_HIDDEN) >= TURNS / 4
+    told = {state: thread.ns[state] / 1e9 for state in (Wait.RUNNING, Wait.SLEEP, Wait.UNKNOWN)}
+    assert told[Wait.SLEEP] <= slept
+    assert told[Wait.SLEEP] + told[Wait.UNKNOWN] >= 0.99 * TURNS * SLEEP_S
+    assert told[Wait.UNKNOWN] >= TURNS / 6 * SLEEP_S
+    # The start of the interpreter and its end are running too, outside of the program's account.
+    assert told[Wait.RUNNING] >= 0.99 * ran
+    assert sum(thread.ns) == thread.end_ns - thread.first_ns
+    slices = [s for s in blind_to_leaving.slices(program.pid) if s.state in (Wait.SLEEP, Wait.UNKNOWN)]
+    assert len(slices) >= TURNS
+    assert {(s.waker_tid, s.syscall, s.fd) for s in slices if s.state == Wait.UNKNOWN} == {(0, 0xFFFF, -1)}

@@ -175,6 +175,7 @@ static __always_inline void cut_running(struct wi_thread *t, u32 state, u64 now)
 	write_begin(t);
 	if (t->state == WI_RUNNING && now > t->last_ns) {
 		t->ns[state] += now - t->last_ns;
+		t->ran_ns += now - t->last_ns; /* so that what ran since then is what the scheduler has more */
 		t->last_ns = now;
 	}
 }

@@ -49,6 +49,21 @@ static __always_inline void close_wait(struct wi_thread *t, u64 blocked, u64 wai
 	}
 }
 
+static __always_inline void add_running(struct wi_thread *t, u64 ns)
+{
+	add_time(t, t->flags & WI_THREAD_GPU ? WI_GPU : WI_RUNNING, ns);
+}
+
+/* An interval off the CPU begins, and nobody has ended it yet. */
+static __always_inline void begin_off(struct wi_thread *t)
+{
+	t->queue = 0;
+	t->wake_ns = 0;
+	t->waker_pid = 0;
+	t->waker_tid = 0;
+	t->waker_syscall = 0xffff;
+}
+
 static __always_inline void switch_in(struct wi_thread *t, u64 task, u64 now)
 {
 	write_begin(t);
@@ -75,6 +90,27 @@ static __always_inline void switch_in(struct wi_thread *t, u64 task, u64 now)
 }
 
 /*
+ * A thread that enters a CPU without ever having left one: that switch was not shown, or it came while an iterator
+ * found the thread. For how long it ran the scheduler knows. Why it stopped nobody does, since a waking says nothing
+ * of a thread that seems to run: it may have slept, and it may have waited for a CPU.
+ */
+static __always_inline void left_unseen(struct wi_thread *t, u64 task, u64 now)
+{
+	u64 since = now > t->last_ns ? now - t->last_ns : 0, all = TASK(task, se.sum_exec_runtime);
+	u64 ran = all > t->ran_ns ? all - t->ran_ns : 0;
+	if (ran > since)
+		ran = since;
+	write_begin(t);
+	add_running(t, ran);
+	t->last_ns += ran;
+	t->ran_ns = all;
+	begin_off(t);
+	begin_queueing(t, WI_UNKNOWN);
+	write_end(t);
+	count_stat(WI_STAT_SWITCHES_HIDDEN);
+}
+
+/*
  * A thread that leaves a CPU without ever having entered it: kernels do not show every switch (6.18 in a virtual
  * machine hid one of a thousand, with no miss in its own count). How long it ran the scheduler knows, so when
  * its wait ended is known too.
@@ -95,14 +131,10 @@ static __always_inline void switch_out(struct wi_thread *t, u64 task, bool preem
 		catch_up(t, task, now);
 	write_begin(t);
 	if (now > t->last_ns)
-		add_time(t, t->flags & WI_THREAD_GPU ? WI_GPU : WI_RUNNING, now - t->last_ns);
+		add_running(t, now - t->last_ns);
 	t->last_ns = now;
 	t->ran_ns = TASK(task, se.sum_exec_runtime);
-	t->queue = 0;
-	t->wake_ns = 0;
-	t->waker_pid = 0;
-	t->waker_tid = 0;
-	t->waker_syscall = 0xffff;
+	begin_off(t);
 	if (preempted || task_state == 0) {
 		begin_queueing(t, throttled(task) ? WI_THROTTLED : WI_RUNQUEUE);
 		note_queue(t, task);
@@ -122,6 +154,14 @@ int wi_sched_switch(u64 *ctx)
 	u64 prev = ARG(ctx, 1), next = ARG(ctx, 2);
 	struct wi_thread *out = thread_of(TASK(prev, pid)), *in = thread_of(TASK(next, pid));
 	u64 now = 0;
+#ifdef WI_HIDE_SWITCHES /* a test's: one of so many */
+	if (in && in->count[WI_RUNNING] % WI_HIDE_SWITCHES == WI_HIDE_SWITCHES - 1)
+		return 0;
+#endif
+#ifdef WI_HIDE_LEAVING /* the same, but not the last of a thread */
+	if (out && out->count[WI_RUNNING] % WI_HIDE_LEAVING == 0 && !TASK(prev, exit_state))
+		return 0;
+#endif
 	if (out) {
 #ifdef WI_SWITCH_HAS_STATE
 		u32 task_state = (u32)ARG(ctx, 3);
@@ -131,11 +171,12 @@ int wi_sched_switch(u64 *ctx)
 		now = bpf_ktime_get_ns(); /* only now: reading the clock costs as much as the rest */
 		switch_out(out, prev, ARG(ctx, 0), task_state, now);
 	}
-#ifdef WI_HIDE_SWITCHES /* a test's: one of so many */
-	if (in && in->count[WI_RUNNING] % WI_HIDE_SWITCHES == WI_HIDE_SWITCHES - 1)
-		return 0;
-#endif
-	if (in)
-		switch_in(in, next, now ? now : bpf_ktime_get_ns());
+	if (in) {
+		if (!now)
+			now = bpf_ktime_get_ns();
+		if (in->state == WI_RUNNING)
+			left_unseen(in, next, now);
+		switch_in(in, next, now);
+	}
 	return 0;
 }

@@ -429,7 +429,7 @@ def test_the_network_stack_is_asked_only_by_those_who_need_it(run_observed, code
     assert not kernel.makes_notes
 
 
-FLOODED = """
+FLOOD = """
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 def udp(): return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 to, by, one, two = udp(), udp(), udp(), udp()
@@ -438,6 +438,8 @@ by.connect(to.getsockname()), to.connect(by.getsockname())
 def flood():
     while True: by.send(b"x"), to.recv(9)
 threading.Thread(target=flood, daemon=True).start()
+"""
+FLOODED = f"""{FLOOD}
 poller = select.poll()
 poller.register(one, select.POLLIN), poller.register(two, select.POLLIN)
 end = time.monotonic() + 1.5
@@ -457,6 +459,23 @@ def test_a_socket_that_nobody_polls_wakes_no_poll(run_observed):
     waits = [s for s in slices if s.tid == program.pid and s.state == Wait.POLL]
     assert len(waits) > 5
     assert {s.peer.remote_port for s in waits} == {0}
+
+
+TIMED = f"""{FLOOD}
+selector = select.epoll()
+selector.register(one, select.EPOLLIN)
+end = time.monotonic() + 1.5
+while time.monotonic() < end: selector.poll(0.02)
+"""
+
+
+def test_a_selector_that_time_ended_was_woken_by_nobody(run_observed):
+    """The timer interrupts who runs on the CPU, in the middle of a system call that ends such waits."""
+    program = run_observed("import os, select, socket, threading, time\n" + TIMED)
+    slices = run_observed.probe.slices(program.pid)
+    waits = [s for s in slices if s.tid == program.pid and s.state == Wait.EPOLL]
+    assert len(waits) > 5
+    assert {syscall_name(s.waker_syscall) for s in waits} == {None}
 
 
 @pytest.mark.parametrize(("linger", "state"), [(True, 7), (False, 8)], ids=["reset", "closed"])

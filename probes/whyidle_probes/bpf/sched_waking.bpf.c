@@ -80,12 +80,10 @@ static __always_inline u64 awaited(struct wi_thread *t, u64 task)
 
 #ifdef WI_EPOLL_READY
 /* The first socket that is ready in the epoll instance that a thread sleeps in: the one that wakes it. */
-static __always_inline u64 first_ready(struct wi_thread *t, u64 task)
+static __always_inline u64 first_ready(u64 epoll)
 {
-	u64 epoll = private_of(task, t->fd), item = 0, file = 0, inode = 0, socket = 0, sk = 0;
+	u64 item = 0, file = 0, inode = 0, socket = 0, sk = 0;
 	u16 mode = 0;
-	if (!epoll)
-		return 0;
 	u64 list = epoll + offsetof(struct eventpoll, rdllist);
 	PROBE_READ(&item, list + offsetof(struct list_head, next));
 	if (!item || item == list)
@@ -99,6 +97,21 @@ static __always_inline u64 first_ready(struct wi_thread *t, u64 task)
 	PROBE_READ(&socket, file + offsetof(struct file, private_data));
 	PROBE_READ(&sk, socket + offsetof(struct socket, sk));
 	return sk;
+}
+
+/* Whether nothing is ready there, so that time or a signal wakes the thread. What becomes ready while somebody reads
+ * the list goes to another, which is -1 at other times. The last entry of the list is set before the first. */
+static __always_inline bool none_ready(u64 epoll)
+{
+#ifdef WI_EPOLL_OVERFLOW
+	u64 list = epoll + offsetof(struct eventpoll, rdllist), last = 0, meanwhile = 0;
+	if (PROBE_READ(&last, list + offsetof(struct list_head, prev)) ||
+	    PROBE_READ(&meanwhile, epoll + offsetof(struct eventpoll, ovflist)))
+		return false;
+	return last == list && meanwhile + 1 <= 1;
+#else
+	return false;
+#endif
 }
 #endif
 
@@ -174,9 +187,12 @@ static __always_inline void note_cause(struct wi_thread *t, u64 task)
 	bool noted = note->sk && note->ns >= t->last_ns; /* not of before this sleep */
 #ifdef WI_EPOLL_READY
 	if (t->state == WI_EPOLL) {
-		u64 sk = first_ready(t, task);
-		if (!sk)
+		u64 epoll = private_of(task, t->fd), sk = epoll ? first_ready(epoll) : 0;
+		if (!sk) {
+			if (epoll && none_ready(epoll))
+				t->waker_syscall = 0xffff; /* of whom the timer interrupted */
 			return;
+		}
 		resolve_sock(t, sk);
 		noted = noted && note->sk == sk;
 	} else

@@ -39,11 +39,8 @@ def features(types: Any, without: Sequence[str] = ()) -> dict[str, str]:
     # Both are absent where Unix sockets are a module.
     if types.member_bits("unix_sock", "peer") and types.member_bits("socket_alloc", "vfs_inode"):
         found["WI_UNIX_PEER"] = "1"
-    # 7.3 renamed what an epoll set knows its members by.
-    key = next((name for name in ("epoll_filefd", "epoll_key") if types.member_bits(name, "file")), None)
-    ready = ("eventpoll", "rdllist"), ("epitem", "rdllink"), ("epitem", "ffd")
-    if key and all(types.member_bits(*member) for member in ready) and "WI_EPOLL_READY" not in without:
-        found["WI_EPOLL_READY"] = key
+    if "WI_EPOLL_READY" not in without:
+        found.update(_epoll(types))
     # 6.13 moved the task of a request behind its context (f03baece0805).
     if types.member_bits("io_kiocb", "task"):
         found["WI_URING_TASK"] = "1"
@@ -55,6 +52,17 @@ def features(types: Any, without: Sequence[str] = ()) -> dict[str, str]:
     found["WI_IOWAIT_BYTE"] = str(iowait[0] // 8)
     found["WI_IOWAIT_MASK"] = str(1 << (iowait[0] % 8))
     return found
+
+
+def _epoll(types: Any) -> dict[str, str]:
+    """How to find out what is ready in an epoll set, as far as its shape is known."""
+    # 7.3 renamed what an epoll set knows its members by.
+    key = next((name for name in ("epoll_filefd", "epoll_key") if types.member_bits(name, "file")), None)
+    ready = ("eventpoll", "rdllist"), ("epitem", "rdllink"), ("epitem", "ffd")
+    if not key or not all(types.member_bits(*member) for member in ready):
+        return {}
+    overflow = {"WI_EPOLL_OVERFLOW": "1"} if types.member_bits("eventpoll", "ovflist") else {}
+    return {"WI_EPOLL_READY": key, **overflow}
 
 
 def lost(macros: dict[str, str]) -> list[str]:

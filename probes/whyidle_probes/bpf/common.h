@@ -15,10 +15,15 @@ BPF_TABLE("hash", u32, struct wi_range, gils, WI_MAX_PROCESSES);
 BPF_TABLE("array", int, struct wi_config, config, 1);
 BPF_TABLE("array", int, u64, stats, WI_STATS);
 BPF_TABLE("array", int, u8, syscall_class, WI_SYSCALLS);
-BPF_TABLE("percpu_array", int, struct wi_thread, scratch, 2); /* a wi_thread is larger than a BPF stack */
+BPF_TABLE("percpu_array", int, struct wi_thread, scratch, 3); /* a wi_thread is larger than a BPF stack */
 BPF_TABLE("array", int, u32, notes_wanted, 1); /* 1: user space was asked to attach wi_data_ready */
 BPF_RINGBUF_OUTPUT(events, WI_EVENT_PAGES);
 BPF_RINGBUF_OUTPUT(control, WI_CONTROL_PAGES);
+
+/* Who fills which scratch record: uprobes and the iterator may be preempted in the middle. */
+#define WI_SCRATCH_FORK 0
+#define WI_SCRATCH_ITERATOR 1
+#define WI_SCRATCH_ENGINE 2
 
 #define FIELD(type, base, member) \
 	(*(typeof(((struct type *)0)->member) *)((base) + offsetof(struct type, member)))

@@ -169,14 +169,21 @@ int wi_copy_enter(struct pt_regs *ctx)
 	return cuda_work(false);
 }
 
-/* The interval on the CPU so far was `state`; what follows is another. */
+/*
+ * The interval on the CPU so far was `state`; what follows is another. A uprobe may be preempted anywhere, and then
+ * sched_switch counts what there is since last_ns and sets it: so that goes on first, and by additions that undo
+ * nothing. Where the switch comes before them, last_ns ends up as far ahead as was counted twice, and the interval
+ * after the switch is counted from there.
+ */
 static __always_inline void cut_running(struct wi_thread *t, u32 state, u64 now)
 {
 	write_begin(t);
-	if (t->state == WI_RUNNING && now > t->last_ns) {
-		t->ns[state] += now - t->last_ns;
-		t->ran_ns += now - t->last_ns; /* so that what ran since then is what the scheduler has more */
-		t->last_ns = now;
+	u64 last = t->last_ns;
+	if (t->state == WI_RUNNING && now > last) {
+		u64 ran = now - last;
+		__sync_fetch_and_add(&t->last_ns, ran);
+		__sync_fetch_and_add(&t->ran_ns, ran); /* what ran since then is what the scheduler has more */
+		__sync_fetch_and_add(&t->ns[state], ran);
 	}
 }
 

@@ -12,7 +12,7 @@ static __always_inline u64 total_of(struct wi_thread *t, int state, u64 now)
 /* A zeroed engine that this thread drives, busy since `now`; not in the map yet. */
 static __always_inline struct wi_engine *fresh_engine(struct wi_thread *t, u32 tid, u64 now)
 {
-	int slot = 1;
+	int slot = WI_SCRATCH_ENGINE;
 	struct wi_thread *zero = scratch.lookup(&slot); /* as zeroed memory large enough */
 	if (!zero)
 		return NULL;

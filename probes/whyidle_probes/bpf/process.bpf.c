@@ -39,7 +39,7 @@ int wi_fork(u64 *ctx)
 		return 0;
 	u32 target = p->target;
 	u64 now = bpf_ktime_get_ns();
-	struct wi_thread *t = fresh_thread(0, child, target, now);
+	struct wi_thread *t = fresh_thread(WI_SCRATCH_FORK, child, target, now);
 	if (!t)
 		return 0;
 	t->state = WI_RUNQUEUE;

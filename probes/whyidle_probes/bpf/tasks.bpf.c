@@ -32,7 +32,7 @@ int wi_tasks(u64 *ctx)
 	}
 	if (threads.lookup(&tid) || TASK(task, exit_state) || process_ended(task))
 		return 0;
-	struct wi_thread *t = fresh_thread(1, task, *target, bpf_ktime_get_ns());
+	struct wi_thread *t = fresh_thread(WI_SCRATCH_ITERATOR, task, *target, bpf_ktime_get_ns());
 	if (!t)
 		return 0;
 	t->flags |= WI_THREAD_PREEXISTING;

@@ -200,7 +200,7 @@ def test_suspended_for_an_hour() -> None:
 def test_thousands_of_execs_a_second(tmp_path: Path) -> None:
     """A process that does nothing but exec: one life, every moment of it in a state, nothing lost."""
     source = Path(__file__).with_name("execs.c")
-    subprocess.run(["cc", "-O2", "-static", "-o", tmp_path / "execs", source], check=True)
+    subprocess.run(["cc", "-O2", "-static", "-pthread", "-o", tmp_path / "execs", source], check=True)
     count = 6000
     done = whyidle("run", "--json", tmp_path / "r.json", "--", tmp_path / "execs", str(count))
     assert done.returncode == 0, done.stderr

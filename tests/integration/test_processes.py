@@ -63,6 +63,27 @@ def test_exec_from_a_thread_keeps_its_time(run_observed):
     assert sum(final[0].ns) == final[0].end_ns - final[0].first_ns
 
 
+def test_execs_from_threads_are_all_told(probe: Probe, programs: list[Program], tmp_path: Path) -> None:
+    """The first thread may leave its CPU for the last time when another has taken its number already."""
+    source, count = Path(__file__).with_name("execs.c"), 5003
+    subprocess.run(["cc", "-O2", "-static", "-pthread", "-o", tmp_path / "execs", source], check=True)
+    program = Program(
+        "import os; os.execv(sys.argv[1], sys.argv[1:])", str(tmp_path / "execs"), str(count), "x"
+    )
+    programs.append(program)
+    probe.track(program.pid)
+    program.go()
+    wait_until(
+        lambda: probe.kernel.consume(10_000) == 0 and program.process.poll() is not None, "the last exec"
+    )
+    probe.exit_of(program.pid)
+    execs = [e for e in probe.events() if isinstance(e, Exec) and e.path.startswith(str(tmp_path)[:50])]
+    assert len(execs) == count + 1
+    assert probe.kernel.threads(probe.number) == []
+    for thread in probe.exits(program.pid):
+        assert sum(thread.ns) == thread.end_ns - thread.first_ns
+
+
 def test_two_thousand_short_lived_children(run_observed):
     """A fork storm loses no process and no thread's totals."""
     children = 2003  # prime, so that no multiple hides a mistake

@@ -149,6 +149,20 @@ static __always_inline void switch_out(struct wi_thread *t, u64 task, bool preem
 	write_end(t);
 }
 
+/*
+ * The record of a thread that leaves its CPU for the last time. A thread other than the first that calls exec takes
+ * the number of the first while that may still be on its way there, with the caller's number. The record under this
+ * is the caller's: wi_exec needs it. (A start at the same time tells: the caller has taken over that as well.)
+ */
+static __always_inline struct wi_thread *dying(struct wi_thread *t, u64 task)
+{
+	u64 leader = (u64)TASK(task, group_leader);
+	u32 pid = TASK(task, tgid);
+	if (t->tid == pid || TASK(leader, start_time) != TASK(task, start_time))
+		return t;
+	return threads.lookup(&pid);
+}
+
 int wi_sched_switch(u64 *ctx)
 {
 	u64 prev = ARG(ctx, 1), next = ARG(ctx, 2);
@@ -169,7 +183,10 @@ int wi_sched_switch(u64 *ctx)
 		u32 task_state = (u32)TASK(prev, WI_TASK_STATE);
 #endif
 		now = bpf_ktime_get_ns(); /* only now: reading the clock costs as much as the rest */
-		switch_out(out, prev, ARG(ctx, 0), task_state, now);
+		if (task_state & WI_TASK_DEAD)
+			out = dying(out, prev);
+		if (out)
+			switch_out(out, prev, ARG(ctx, 0), task_state, now);
 	}
 	if (in) {
 		if (!now)

@@ -22,6 +22,7 @@ class Costs:
         self._stats = kernel.stats()
         self._clock = time.process_time()
         self._run_ns = kernel.run_ns()
+        self._skipped = kernel.skipped()
 
     def counted(self, which: Stat) -> int:
         """One counter of the kernel side, of the whole host."""
@@ -33,7 +34,7 @@ class Costs:
         lost = {which: now[which] - self._stats[which] for which in Stat}
         return Loss(
             slices_lost=lost[Stat.SLICES_LOST],
-            control_lost=lost[Stat.CONTROL_LOST],
+            control_lost=lost[Stat.CONTROL_LOST] + self._kernel.skipped() - self._skipped,
             threads_lost=lost[Stat.THREADS_LOST],
             waits_lost=lost[Stat.WAITS_LOST],
             gaps_lost=lost[Stat.GAPS_LOST],

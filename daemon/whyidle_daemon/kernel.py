@@ -26,6 +26,7 @@ _U64 = struct.Struct("<Q")
 _TARGET_OFFSET, _END_OFFSET = 16, 48  # of wi_thread.target, wi_thread.end_ns
 _TORN_TRIES = 100
 ENTRY_ONLY = ("launch", "copy", "current", "pushed", "popped")
+_FAMILY = ("wi_fork", "wi_exec", "wi_exit")
 _NEVER = 2**64 - 1
 _ITERATIONS = 32
 _FORGETTINGS = 16
@@ -250,6 +251,10 @@ class Kernel:
         """Nanoseconds the programs have run; grows only while kernel.bpf_stats_enabled is on."""
         names = [name for name in self._probes.descriptors if name.startswith("program:")]
         return sum(libbpf.program_info(self._probes.descriptors[name]).run_ns for name in names)
+
+    def skipped(self) -> int:
+        """Forks, execs and exits that their program did not see: it was preempted on that CPU (7.x)."""
+        return sum(libbpf.program_info(self._probes.program(name)).skipped for name in _FAMILY)
 
     def consume(self, limit: int) -> int:
         """Handle control records, then at most ``limit`` of the others; returns how many of these."""

@@ -264,15 +264,16 @@ class ProgramInfo(NamedTuple):
     name: str
     run_ns: int
     runs: int
+    skipped: int  # runs, since it was at work on that CPU; 0 before Linux 5.12, which does not count them
 
 
 def program_info(fd: int) -> ProgramInfo:
-    """From ``struct bpf_prog_info``: the name (15 characters at most), nanoseconds it ran, how often."""
+    """From ``struct bpf_prog_info``; the name has 15 characters at most."""
     info = c.create_string_buffer(_OBJ_INFO_SIZE)
     size = c.c_uint32(_OBJ_INFO_SIZE)
     _check(library().bpf_obj_get_info_by_fd(fd, info, c.byref(size)))
     name: bytes = struct.unpack_from("16s", info, _INFO_NAME)[0]
-    return ProgramInfo(name.rstrip(b"\0").decode(), *struct.unpack_from("<QQ", info, _INFO_RUN_NS))
+    return ProgramInfo(name.rstrip(b"\0").decode(), *struct.unpack_from("<QQQ", info, _INFO_RUN_NS))
 
 
 def program_ids() -> Iterator[int]:

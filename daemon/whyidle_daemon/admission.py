@@ -27,6 +27,7 @@ class Admission:
     def __init__(self, access: Access) -> None:
         self.access = access
         self._clients: set[Client] = set()
+        self._ungreeted: dict[Client, asyncio.TimerHandle] = {}
         self._accounts: dict[int, Account] = {}
         self._subordinates = Subordinates()
 
@@ -48,11 +49,24 @@ class Admission:
             client.fail(0, *refusal)
             client.close()
             return False
-        asyncio.get_running_loop().call_later(HELLO_S, self._greeted_or_gone, client)
+        timer = asyncio.get_running_loop().call_later(HELLO_S, self._greeted_or_gone, client)
+        self._ungreeted[client] = timer
         return True
+
+    def greeted(self, client: Client) -> None:
+        """It has said Hello."""
+        client.greeted = True
+        self._let_be(client)
 
     def leave(self, client: Client) -> None:
         self._clients.discard(client)
+        self._let_be(client)
+
+    def _let_be(self, client: Client) -> None:
+        """Its time to greet is over: the timer would hold a client that has gone, and all that it had."""
+        timer = self._ungreeted.pop(client, None)
+        if timer is not None:
+            timer.cancel()
 
     def spend(self, client: Client) -> bool:
         """One request; a client that asks too fast is told so and closed."""

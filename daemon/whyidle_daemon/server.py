@@ -207,7 +207,7 @@ class Server:
             )
             client.close()
         else:
-            client.greeted = True
+            self._admission.greeted(client)
             client.name = record.client[:64]
             client.answer(Welcome(PROTOCOL, VERSION, os.getpid(), _host_json(self._targets)))
 

@@ -7,7 +7,6 @@ worst a file whose last seconds are missing.
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import itertools
 import logging
@@ -33,6 +32,7 @@ SHARE_OF_PART: Final = 1 / 32
 """No part takes more than this of the room: pruning never has to wait for one that is written."""
 LEAST_BYTES: Final = 48 << 10
 """A part takes at least so much of the room: of many small files each costs time, too."""
+LOOK_S: Final = 3600.0
 _NAME: Final = re.compile(r"^(\d{8})T([01]\d|2[0-3])([0-5]\d)([0-5]\d)Z-(\d+)-(\d+)\.rec$")
 _TRIES: Final = 1000
 
@@ -47,18 +47,6 @@ class Part(NamedTuple):
     size: int
 
 
-class _Kept(NamedTuple):
-    """A part that nobody writes any more. In the order of names, which is that of begin."""
-
-    name: str
-    written_s: float
-    size: int
-
-    @classmethod
-    def of(cls, part: Part) -> _Kept:
-        return cls(part.path.name, part.written_s, part.size)
-
-
 class Store:
     """The history of one state directory, as its only writer."""
 
@@ -67,7 +55,8 @@ class Store:
         self.config = config
         self._clock = clock
         self._outputs: list[Output] = []
-        self._kept: list[_Kept] | None = None  # listed once: this is the only writer
+        self._bytes = 0  # on the disk, at most: it is looked at when that is all there may be, and
+        self._looked_s, self._looked_with = 0.0, History()  # now and then
         self._failed: str | None = None
         with contextlib.suppress(OSError):  # said when there is something to keep
             self._make_folder()
@@ -90,6 +79,7 @@ class Store:
         """A file for a part of an observation of ``pid``; ``None`` if there cannot be one: that is logged."""
         if not self.config.enabled:
             return None
+        self._settle()
         try:
             self._make_folder()
             output = self._create(pid)
@@ -116,29 +106,36 @@ class Store:
         raise AssertionError  # count() does not end
 
     def prune(self) -> None:
-        """Remove the oldest until none is too old and all have room. What is being written stays."""
-        closed = [output.path for output in self._outputs if output.closed]
+        """Remove the oldest until none is too old and all have room. What is being written stays.
+
+        Some more go then, of many, so that not each one that is added has all of them looked at.
+        """
+        self._settle()
+        writing = sum(max(LEAST_BYTES, output.size) for output in self._outputs)
+        now = self._clock()
+        due = self._looked_with is not self.config or not 0 <= now - self._looked_s < LOOK_S
+        if due or self._bytes + writing > self.max_bytes:
+            self._looked_with, self._looked_s = self.config, now
+            self._look(self.max_bytes - writing, now - self.config.max_age_days * 86400)
+
+    def _settle(self) -> None:
+        """Of what is closed only its size is kept: each has been a thread."""
+        self._bytes += sum(max(LEAST_BYTES, output.size) for output in self._outputs if output.closed)
         self._outputs = [output for output in self._outputs if not output.closed]
-        if self._kept is None:
-            written = {output.path for output in self._outputs}
-            self._kept = [_Kept.of(part) for part in parts(self.folder) if str(part.path) not in written]
-        else:
-            for name in map(os.path.basename, closed):
-                with contextlib.suppress(OSError):  # somebody else removed it
-                    about = os.stat(self.folder / name)  # noqa: PTH116 (as os.scandir's are)
-                    bisect.insort(self._kept, _Kept(name, about.st_mtime, _on_disk(about)))
-        too_old = self._clock() - self.config.max_age_days * 86400
-        over = sum(max(LEAST_BYTES, output.size) for output in self._outputs) - self.max_bytes
-        over += sum(max(LEAST_BYTES, kept.size) for kept in self._kept)
-        gone = 0
-        for kept in self._kept:
-            if over <= 0 and kept.written_s >= too_old:
-                break
-            gone += 1
-            over -= max(LEAST_BYTES, kept.size)
+
+    def _look(self, room: int, too_old: float) -> None:
+        written = {output.path for output in self._outputs}
+        found = [part for part in parts(self.folder) if str(part.path) not in written]
+        self._bytes = sum(max(LEAST_BYTES, part.size) for part in found)
+        spare = len(found) // 64 if self._bytes > room else 0
+        for part in found:
+            if self._bytes <= room and part.written_s >= too_old:
+                spare -= 1
+                if spare < 0:
+                    break
+            self._bytes -= max(LEAST_BYTES, part.size)
             with contextlib.suppress(OSError):
-                os.unlink(self.folder / kept.name)  # noqa: PTH108
-        del self._kept[:gone]
+                part.path.unlink()
 
 
 def parts(folder: Path) -> list[Part]:

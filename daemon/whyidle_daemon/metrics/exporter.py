@@ -77,6 +77,7 @@ class Exporter:
             self._ledger.cut(session.target.number)
         else:
             self._ledger.end(session.target.number)
+            self._names.pop(session.target.number, None)
 
     def gap(self, gap: Gap) -> None:
         """An engine was idle: the inference before has ended."""

@@ -15,7 +15,7 @@ _BREAKS = frozenset(
 )
 _RAW_END = {tag: re.compile(rf"</{tag}(?=[\s/>])", re.IGNORECASE) for tag in ("script", "style")}
 _NAME = re.compile(r"[a-zA-Z][^\s/>\0]*")
-_QUOTE = re.compile(r"""=\s*(["'])""")
+_VALUE = re.compile(r"""=\s*(?:(["'])|[^\s"'>][^\s>]*)""")  # of an attribute: quoted, or up to a blank
 _COMMENT_END = re.compile(r"--!?>")
 _ABSURD = re.compile(r"&#[0-9]{1000,};?")  # `unescape` raises for numbers of more than 4300 digits
 
@@ -63,7 +63,7 @@ class _Scanner:
     def __init__(self, page: str) -> None:
         self._page = page
         self._last = page.rfind(">")  # what begins after it has no end
-        self._quotes = True  # whether each one so far was closed
+        self._dead: set[str] = set()  # the quotes that do not occur any more
         self.at = 0
 
     def run(self, words: _Words) -> None:
@@ -105,12 +105,20 @@ class _Scanner:
         """Return where a tag ends whose name ends at `at`: a quoted value can hold `>`."""
         page = self._page
         first = end = page.find(">", at)
-        while self._quotes and (quote := _QUOTE.search(page, at, end)):
-            at = page.find(quote[1], quote.end()) + 1
-            end = page.find(">", at)
-            if at == 0 or end < 0:
-                self._quotes = False  # from here on it is not looked for again, nor are others
-                end = first
+        while value := _VALUE.search(page, at, end):
+            at = value.end()
+            if value[1] is None or value[1] in self._dead:
+                continue
+            close = page.find(value[1], at)
+            if close < 0:
+                self._dead.add(value[1])
+                continue
+            at = close + 1
+            if end < at:
+                end = page.find(">", at)
+                if end < 0:  # it closed something else; that is not gone through again for the next tag
+                    self._dead.update("\"'")
+                    return first + 1
         return end + 1
 
 

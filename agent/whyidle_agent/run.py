@@ -34,6 +34,9 @@ def run(options: argparse.Namespace, started: float) -> bool:
     if options.stats is not None and not options.stats.absolute().parent.is_dir():
         # Found out now, not after the run whose account it would be.
         raise AgentError(f"no folder for {options.stats}", "make it, or give another --stats FILE")
+    if options.stats is not None:
+        with contextlib.suppress(OSError):  # what cannot be removed cannot be written either
+            options.stats.unlink()  # of another run: if this one's cannot be saved, it has none
     task = _task(options)
     history = HistoryFile(options.workdir)
     console = Console(task.loops)
@@ -45,11 +48,13 @@ def run(options: argparse.Namespace, started: float) -> bool:
     except KeyboardInterrupt:
         if not stats.complete:
             stats.outcome = "interrupted"
-    except BaseException:
-        stats.outcome = "failed"
-        with contextlib.suppress(AgentError):  # that is not what is to be said of this run
-            _save(stats, options)
-        raise
+    except BaseException as error:
+        if stats.complete and isinstance(error, AgentError | OSError):
+            with contextlib.suppress(OSError):
+                console.note(f"after the last step: {error}")  # what was to be done is done
+        else:
+            _failed(stats, options)
+            raise
     finally:
         history.close()
     with contextlib.suppress(OSError):  # nobody reads it, or there is no room: what was done is done
@@ -59,6 +64,12 @@ def run(options: argparse.Namespace, started: float) -> bool:
             console.note(error.what)
         console.summary(stats, options.search_url)
     return stats.complete
+
+
+def _failed(stats: Stats, options: argparse.Namespace) -> None:
+    stats.outcome = "failed"
+    with contextlib.suppress(AgentError):  # that is not what is to be said of this run
+        _save(stats, options)
 
 
 def _save(stats: Stats, options: argparse.Namespace) -> None:

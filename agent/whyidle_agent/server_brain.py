@@ -20,7 +20,7 @@ from whyidle_agent.brain import Answer
 from whyidle_agent.deadline import Deadline
 from whyidle_agent.errors import AgentError
 from whyidle_agent.grammar import Piece
-from whyidle_agent.text import one_line, printable
+from whyidle_agent.text import encodable, one_line, printable
 
 MAX_ANSWER_CHARACTERS = 256 << 10
 MAX_EVENT_BYTES = 1 << 20
@@ -62,6 +62,8 @@ class ServerBrain:
         )
         try:
             self.model = settings.model or self._first_model()
+            if encodable(self.model) != self.model:
+                raise AgentError("the name of the model is no text", "give one with --brain-model NAME")
         except BaseException:
             self._client.close()
             raise

@@ -8,8 +8,11 @@ _TEMPLATE_MARKS = str.maketrans(dict.fromkeys("<>[]{}|`", " "))
 
 
 def encodable(text: str) -> str:
-    """Return `text` with `?` for each half of a surrogate pair, which JSON can hold and UTF-8 cannot."""
-    return text.encode("utf-8", "replace").decode()
+    """Return `text` with U+FFFD for each half of a surrogate pair, which JSON can hold and UTF-8 cannot.
+
+    Two halves that came one after the other are one character.
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def printable(text: str) -> str:

@@ -16,6 +16,8 @@ from typing import Final, NamedTuple
 from whyidle_daemon.config import Access as AccessConfig
 from whyidle_daemon.proc import Proc
 
+MAX_DEBT_S: Final = 10
+"""So long does nobody wait longer, whatever he asked for."""
 BURST_S: Final = 4
 """A client may use the requests of this many seconds at once."""
 
@@ -105,5 +107,5 @@ class Account:
             earned = max(0.0, now_s - self._at_s) * self.SHARE
             self._balance_s = min(self.SHARE * BURST_S, self._balance_s + earned)
         self._at_s = now_s
-        self._balance_s -= seconds
+        self._balance_s = max(self._balance_s - seconds, -self.SHARE * MAX_DEBT_S)
         return max(0.0, -self._balance_s / self.SHARE)

@@ -19,13 +19,14 @@ from whyidle_daemon.access import NOBODY, Budget, Peer, Scope
 from whyidle_daemon.recording.output import Owner
 from whyidle_wire.codec import MAX_TO_DAEMON, FrameReader, encode
 from whyidle_wire.errors import WireError
-from whyidle_wire.records import Dropped, Failure, FailureCode, Record
+from whyidle_wire.records import Dropped, Failure, FailureCode, Finish, Record
 
 log = logging.getLogger(__name__)
 
 QUEUE_RECORDS = 1024
 QUEUE_BYTES = 4 << 20
 MAX_ANSWERS = 256
+MAX_ASKED = 64
 MAX_ANSWERS_BYTES = 4 << 20
 _SOCKET_BYTES = 256 << 10
 _SO_PEERGROUPS = 59
@@ -45,7 +46,7 @@ class Client(asyncio.Protocol):
         self._reader = FrameReader(MAX_TO_DAEMON)
         self._asked: deque[Record] = deque()  # what is not looked at yet: at most what came at once
         self._wrong = ""
-        self._held = False
+        self._held = self._deaf = False
         self._transport: asyncio.Transport | None = None
         self._paused = False
         self._answers: deque[bytes] = deque()
@@ -78,22 +79,26 @@ class Client(asyncio.Protocol):
             self._asked.extend(error.records)
             self._wrong = str(error)
         self._look()
+        if len(self._asked) > MAX_ASKED and not self._deaf and self._transport is not None:
+            self._deaf = True  # only then: who hangs up is not noticed either
+            self._transport.pause_reading()
 
     def hold(self, seconds: float) -> None:
-        """Look at nothing that the client asks until then."""
+        """Look at nothing that the client asks until then, but at what ends something."""
         if not self._held and self._transport is not None:
             self._held = True
-            self._transport.pause_reading()
             asyncio.get_running_loop().call_later(seconds, self._go_on)
 
     def _go_on(self) -> None:
         self._held = False
         self._look()
-        if not self._held and self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        if self._deaf and len(self._asked) <= MAX_ASKED and self._transport is not None:
+            self._deaf = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
 
     def _look(self) -> None:
-        while self._asked and not self._held:
+        while self._asked and (not self._held or isinstance(self._asked[0], Finish)):
             if self._transport is None or self._transport.is_closing():
                 return
             self._on_record(self, self._asked.popleft())

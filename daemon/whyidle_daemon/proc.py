@@ -126,6 +126,8 @@ class Proc:
         if len(users) != 1 or len(groups) != 1 or int(said[b"CapPrm"], 16) != 0:
             return None
         owner = int(users.pop())
+        if said.get(b"State", b"").strip()[:1] in (b"Z", b"X"):  # nothing is left to look into
+            return owner
         try:
             return owner if os.stat(self.path(pid, "mem")).st_uid == owner else None  # noqa: PTH116
         except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -53,14 +54,14 @@ class Written:
             self._remember(path)
             path.unlink(missing_ok=True)
 
-    def restore(self) -> bool:
-        """Put back what was there before; true if there was anything to put back, or away."""
+    def restore(self) -> None:
+        """Put back what was there before, as far as that is possible."""
         for path, before in self._before.items():
-            if before is None:
-                path.unlink(missing_ok=True)
-            else:
-                write(path, *before)
-        return bool(self._before)
+            with contextlib.suppress(OSError):
+                if before is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    write(path, *before)
 
     def _remember(self, path: Path) -> None:
         if path not in self._before:

@@ -132,21 +132,27 @@ def _start(wanted: bool) -> None:
 
 
 def _undo(layout: Layout, written: Written, before: Path | None, folder: Path) -> None:
-    """The version before, if there was one, serves on, under its own units."""
-    with contextlib.suppress(InstallFailed, OSError):
-        if written.restore() and layout.live:
-            call("systemctl", "daemon-reload")
-        if before is not None and layout.at(str(before)).exists():
-            changed = layout.current.readlink() != before
-            files.link(layout.current, str(before))
-            shutil.rmtree(folder, ignore_errors=True)
-            if layout.live and changed and quietly("systemctl", "is-enabled", "--quiet", SERVICE):
-                call("systemctl", "restart", SERVICE)
-        else:
-            for path in (layout.current, *layout.links):
-                if ours(path):
-                    path.unlink()
-            shutil.rmtree(folder, ignore_errors=True)
+    """The version before, if there was one, serves on, under its own units. No step stops another."""
+    there = before is not None and layout.at(str(before)).exists()
+    changed = there and not (layout.current.is_symlink() and layout.current.readlink() == before)
+    steps: list[Callable[[], object]] = []
+    if there:
+        steps.append(lambda: files.link(layout.current, str(before)))
+    else:
+        if layout.live:
+            steps.append(lambda: call("systemctl", "disable", "--now", SOCKET, SERVICE))
+        steps += [path.unlink for path in (layout.current, *layout.links) if ours(path)]
+    steps += [
+        lambda: shutil.rmtree(folder, ignore_errors=True),
+        written.restore,
+    ]  # in this order: it makes room
+    if layout.live:
+        steps.append(lambda: call("systemctl", "daemon-reload"))
+        if changed and quietly("systemctl", "is-enabled", "--quiet", SERVICE):
+            steps.append(lambda: call("systemctl", "restart", SERVICE))
+    for step in steps:
+        with contextlib.suppress(InstallFailed, OSError):
+            step()
 
 
 def _warn_overrides(layout: Layout) -> None:

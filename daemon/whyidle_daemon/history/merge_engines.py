@@ -15,6 +15,7 @@ _SUMMED: Final = (
     *("busy_s", "idle_s", "idle_attributed_s", "calls", "failed_calls", "calls_unseen_s"),
     *("launches_unseen_s", "copy_s", "idle_scattered_s", "unseen_s"),
 )
+_SECONDS: Final = tuple(name for name in _SUMMED if name.endswith("_s"))
 _PEAKS: Final = ("memory_peak_bytes", "other_processes")
 
 Engine = dict[str, Any]
@@ -23,17 +24,25 @@ Engine = dict[str, Any]
 def merged_engines(parts: list[dict[str, Any]], offsets: list[float]) -> list[Engine]:
     """In the order in which they appeared. ``offsets``: seconds from the first part's begin to each one's."""
     of: dict[str, list[Engine]] = {}
-    seen: dict[str, tuple[int, float]] = {}  # of a host's GPU: by which target's part, and up to when
+    seen: dict[str, float] = {}  # of a host's GPU: up to when some target's part has its seconds
     for part, offset in zip(parts, offsets, strict=True):
-        target = part["target"]["pid"]
         for engine in part["engines"]:
+            moved = _moved(engine, offset)
             if engine["pid"] is None:
-                of_target, until = seen.get(engine["id"], (target, offset))
-                if of_target != target and offset < until - JOIN_S:  # the same seconds, seen by another
+                end = offset + _lasted(engine)
+                before = seen.get(engine["id"], offset)
+                seen[engine["id"]] = max(before, end)
+                if end - before <= JOIN_S and engine["id"] in of:  # all of it was seen by another
                     continue
-                seen[engine["id"]] = target, offset + engine["busy_s"] + engine["idle_s"]
-            of.setdefault(engine["id"], []).append(_moved(engine, offset))
+                if before - offset > JOIN_S:
+                    moved |= _share(engine, (end - before) / (end - offset))
+            of.setdefault(engine["id"], []).append(moved)
     return [_merged(pieces) if len(pieces) > 1 else pieces[0] for pieces in of.values()]
+
+
+def _share(engine: Engine, share: float) -> Engine:
+    """What has only a share of an engine's seconds, the rest being another's."""
+    return {name: engine[name] * share for name in _SECONDS if engine.get(name) is not None}
 
 
 def _moved(engine: Engine, offset: float) -> Engine:

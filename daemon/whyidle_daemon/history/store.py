@@ -132,7 +132,7 @@ class Store:
             if self._bytes <= room and part.written_s >= too_old:
                 spare -= 1
                 if spare < 0:
-                    break
+                    continue
             self._bytes -= max(LEAST_BYTES, part.size)
             with contextlib.suppress(OSError):
                 part.path.unlink()

@@ -29,6 +29,7 @@ from whyidle_agent.memory.window import Limits
 from whyidle_agent.resuming import unfinished
 from whyidle_agent.slow_search import Behaviour, SearchServer
 from whyidle_agent.stats import MAX_CALLS, Stats
+from whyidle_agent.text import encodable
 from whyidle_agent.toolbox import Toolbox
 from whyidle_agent.tools import Observation
 
@@ -283,8 +284,13 @@ def test_half_a_character_does_not_end_the_run(tmp_path: Path, together: bool) -
     with remembering(tmp_path) as memory:
         stats, _ = run(ScriptedBrain(*calls), tmp_path, memory=memory, together=together)
     assert stats.outcome == "finished"
-    assert (tmp_path / "files" / "a.txt").read_text() == "cut ?"
+    assert (tmp_path / "files" / "a.txt").read_text() == "cut \ufffd"
     assert not any("\ud83d" in json.dumps(record, ensure_ascii=False) for record in history(tmp_path))
+
+
+def test_two_halves_of_a_character_are_one() -> None:
+    """A server may end an event of its stream in the middle of one."""
+    assert encodable("\ud83d" + "\ude00!") == "\U0001f600!"
 
 
 def test_a_history_with_half_a_character_is_gone_on_from(tmp_path: Path) -> None:

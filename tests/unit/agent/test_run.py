@@ -13,6 +13,7 @@ import pytest
 from agent_fakes import ScriptedBrain
 
 from whyidle_agent import run as run_module
+from whyidle_agent.errors import AgentError
 from whyidle_agent.history import HistoryFile
 from whyidle_agent.loop import Agent
 from whyidle_agent.main import main
@@ -54,6 +55,34 @@ def test_ctrl_c_after_the_last_step_is_not_an_interruption(
     after(monkeypatch, Agent, "run", interrupt)
     assert main(command) == 0
     assert json.loads((tmp_path / "account" / "stats.json").read_text())["outcome"] == "finished"
+
+
+@pytest.mark.parametrize("error", [AgentError("cannot use the memory store", "x"), OSError(5, "I/O error")])
+def test_what_fails_after_the_last_step_is_only_said(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, capsys: Any
+) -> None:
+    """The task is done; to fail the run would have it done again."""
+
+    def fail() -> None:
+        raise error
+
+    after(monkeypatch, Agent, "run", fail)
+    assert main(command) == 0
+    assert json.loads((tmp_path / "account" / "stats.json").read_text())["outcome"] == "finished"
+    assert str(error) in capsys.readouterr().out
+
+
+def test_an_account_of_another_run_is_not_taken_for_this_ones(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes before the run begins: one that cannot save its own has none."""
+    account = tmp_path / "account" / "stats.json"
+    account.write_text("{}")
+    seen: list[bool] = []
+    after(monkeypatch, HistoryFile, "__init__", lambda: seen.append(account.exists()))
+    assert main(command) == 0
+    assert seen == [False]
+    assert json.loads(account.read_text())["outcome"] == "finished"
 
 
 def test_an_account_without_room_does_not_fail_a_run_that_ended(

@@ -319,3 +319,9 @@ def test_a_real_server_answers_with_calls(llama_server: str) -> None:
         assert isinstance(parse_call(answer.text), SearchWeb)
         assert len(bits) > 10
         assert "".join(bits).strip() == answer.text
+
+
+def test_a_name_of_a_model_that_is_no_text() -> None:
+    """Bytes of the command line that are no UTF-8, or half a character from the server."""
+    with Model(b"") as model, pytest.raises(AgentError, match="name of the model"):
+        ServerBrain(model.url, ServerSettings(model="m\udcff"))

@@ -182,6 +182,27 @@ def test_an_upgrade_that_fails_late_leaves_the_units_before(
     assert layout.current.readlink().name == "1"
 
 
+def test_an_upgrade_that_has_no_room_is_undone_as_far_as_possible(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full for what would be put back as well: the version before serves on all the same."""
+    install(layout, "wheel", environment("1.0"))
+    (layout.units / SERVICE).write_text("[Service]\nExecStart=/as/1.0/had/it\n")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def fail(layout: Layout) -> None:
+        monkeypatch.setattr("whyidle_cli.installer.files.write", full)
+        full()
+
+    monkeypatch.setattr("whyidle_cli.installer.install._accounts", fail)
+    with pytest.raises(OSError, match="No space"):
+        install(layout, "wheel", environment("2.0"))
+    assert layout.current.readlink().name == "1"
+    assert [path.name for path in layout.versions.iterdir()] == ["1"]
+
+
 def test_whatever_roots_umask_everybody_may_run_it(layout: Layout) -> None:
     """A hardened root has 077; members of the group run the client nevertheless."""
     before = os.umask(0o077)

@@ -14,7 +14,7 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whyidle_daemon.access import BURST_S, Access, Account, Peer, Scope
+from whyidle_daemon.access import BURST_S, MAX_DEBT_S, Access, Account, Peer, Scope
 from whyidle_daemon.admission import Admission
 from whyidle_daemon.clients import MAX_ANSWERS_BYTES, Client
 from whyidle_daemon.config import Access as AccessConfig
@@ -24,7 +24,7 @@ from whyidle_daemon.listing import _clipped
 from whyidle_daemon.requests import MAX_ROOTS, Requests
 from whyidle_daemon.subordinates import Subordinates
 from whyidle_wire.codec import encode
-from whyidle_wire.records import Observe, Record, Status, StatusReply
+from whyidle_wire.records import Finish, Observe, Record, Status, StatusReply
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 10)), max_size=50))
@@ -36,9 +36,10 @@ def test_nobody_gets_more_than_his_share(requests: list[tuple[float, float]]) ->
         now += pause
         wait = account.charge(seconds, now)
         spent += seconds
-        assert wait >= 0
+        assert 0 <= wait <= MAX_DEBT_S
         now += wait
-        assert spent <= Account.SHARE * (now + BURST_S) + most + 1e-6
+        owed = most if most <= Account.SHARE * MAX_DEBT_S else spent  # a longer debt is let go
+        assert spent <= Account.SHARE * (now + BURST_S) + owed + 1e-6
 
 
 def test_whose_a_subordinate_user_is(tmp_path: Path) -> None:
@@ -90,6 +91,47 @@ def test_of_a_user_with_debts_nothing_is_heard_for_a_while() -> None:
         assert asked == [Status(number) for number in range(5)]
 
     scene(play)
+
+
+def test_who_hangs_up_while_he_is_held_is_gone_at_once() -> None:
+    """His observations end with the connection, and what ends one passes."""
+
+    async def play(client: Client, theirs: socket.socket, asked: list[Record]) -> None:
+        client.hold(60)
+        theirs.sendall(encode(Finish(1)) + encode(Status(2)) + encode(Finish(3)))
+        while not asked:
+            await asyncio.sleep(0.001)
+        theirs.shutdown(socket.SHUT_RDWR)
+        while client._transport is not None:
+            await asyncio.sleep(0.001)
+        assert asked == [Finish(1)]
+
+    scene(play)
+
+
+def test_what_a_held_client_asks_is_bounded() -> None:
+    """Beyond that nothing is read; all of it is looked at in the end."""
+
+    async def play(client: Client, theirs: socket.socket, asked: list[Record]) -> None:
+        client.hold(0.2)
+        loop = asyncio.get_running_loop()
+        data = b"".join(encode(Status(number)) for number in range(200_000))
+        sending = asyncio.ensure_future(loop.sock_sendall(theirs, data))
+        await asyncio.sleep(0.1)
+        assert not sending.done()
+        await sending
+        while len(asked) < 200_000:
+            await asyncio.sleep(0.001)
+        assert asked[-1] == Status(199_999)
+
+    scene(play)
+
+
+def test_nobody_waits_for_longer_than_ten_seconds() -> None:
+    """Whatever he asked for."""
+    account = Account()
+    assert account.charge(100.0, 0.0) == 10
+    assert account.charge(100.0, 1.0) == 10
 
 
 def test_the_account_is_the_users_and_root_has_none() -> None:

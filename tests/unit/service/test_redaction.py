@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,6 +17,7 @@ import report_schema
 from whyidle_daemon.access import Peer, Scope
 from whyidle_daemon.clients import Client
 from whyidle_daemon.owners import Owners
+from whyidle_daemon.proc import Proc
 from whyidle_daemon.redaction import ADVICE, HIDDEN, redacted, redacted_finding
 from whyidle_daemon.requests import Requests
 from whyidle_daemon.sessions import Session, Sessions
@@ -123,6 +126,17 @@ def test_only_a_tree_wholly_his_is_shown_as_it_is(report: dict[str, Any], wholly
     nothing: Any = SimpleNamespace(drain_waits=lambda: None)
     Requests(nothing, sessions, nothing, nothing, None).finish(client, Finish(1))
     assert (SECRET in json.dumps(answers[0].report)) == wholly
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user")
+def test_a_child_that_has_ended_is_still_its_parents_users() -> None:
+    """Nobody has waited for it yet, and it has no memory to look into."""
+    child = subprocess.Popen(["/bin/true"], user=65534, group=65534, extra_groups=[])
+    try:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert Proc().sole_owner(child.pid) == 65534
+    finally:
+        child.wait()
 
 
 def test_a_tree_is_not_wholly_his_any_more_once_anothers_was_in_it() -> None:

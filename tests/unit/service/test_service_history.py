@@ -360,7 +360,41 @@ def test_a_gpu_that_two_targets_share_has_each_second_once() -> None:
         of(pid, f"2026-11-26T10:{minute}0:0{pid}Z", engines=[gpu]) for minute in (0, 1) for pid in (1, 2)
     ]
     (engine,) = merged(parts)["engines"]
-    assert (engine["busy_s"], engine["idle_s"]) == (400.0, 800.0)
+    # From the first one's begin to the second one's end, a second more.
+    assert engine["busy_s"] == pytest.approx(400 + 1 / 3)
+    assert engine["idle_s"] == pytest.approx(800 + 2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "busy", "idle"),
+    [
+        ([(1, 0, 0.0, 5.0), (2, 1, 550.0, 50.0)], 550 * 596 / 600, 5 + 50 * 596 / 600),
+        ([(1, 0, 300.0, 300.0), (2, 595, 0.0, 600.0), (1, 600, 5.0, 0.0)], 300.0, 300 + 595.0),
+    ],
+)
+def test_seconds_of_a_shared_gpu_that_only_one_target_saw(
+    pieces: list[tuple[int, int, float, float]], busy: float, idle: float
+) -> None:
+    """A short program beside a long one hides nothing of it; where parts overlap, each has its share."""
+    parts = []
+    for pid, at, busy_s, idle_s in pieces:
+        gpu = {**part("2026-11-26T10:00:00Z")["engines"][0], "id": "nvml:0", "pid": None, "latency_s": None}
+        when = f"2026-11-26T10:{at // 60:02}:{at % 60:02}Z"
+        parts.append(of(pid, when, engines=[{**gpu, "busy_s": busy_s, "idle_s": idle_s}]))
+    (engine,) = merged(parts)["engines"]
+    assert (engine["busy_s"], engine["idle_s"]) == (pytest.approx(busy), pytest.approx(idle))
+
+
+def test_one_that_was_touched_keeps_no_older_ones(tmp_path: Path) -> None:
+    """Copied back from somewhere, say: the others are as old as they are."""
+    clock = Clock()
+    store = Store(tmp_path, History(), clock)
+    for number in range(3):
+        path = store.folder / f"20270101T00000{number}Z-{number}-1.rec"
+        path.touch()
+        os.utime(path, (NOW if number == 0 else NOW - 8 * 86400,) * 2)
+    store.prune()
+    assert [part.pid for part in parts(store.folder)] == [0]
 
 
 def test_a_forecast_is_the_last_one() -> None:

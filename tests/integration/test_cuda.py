@@ -96,7 +96,7 @@ BURSTS = (
     + """
 import urllib.request
 launches = [0]
-takes = c.c_uint64(1000)
+takes = c.c_uint64(20_000)  # longer than a launch takes to call: a synchronisation has to wait
 arguments = (c.c_void_p * 1)(c.addressof(takes))
 kernel = cuda.cuLaunchKernel
 end = time.monotonic() + 3

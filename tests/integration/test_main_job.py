@@ -57,7 +57,13 @@ def test_first_finding_is_the_blocking_search(run: Run) -> None:
     assert first["peer"]["address"] == "127.0.0.1"
     assert first["peer"]["port"] == run.port
     assert first["count"] == len(run.held) > 0
-    assert first["severity"] == "high"
+    wall_s, (engine,) = run.report["target"]["duration_s"], run.report["engines"]
+    share, idle = first["engine_idle_s"] / wall_s, engine["idle_s"] / wall_s
+    assert share > 0.1
+    high = share >= 0.25 or (
+        idle >= 0.25 and first["share_of_idle"] >= 0.5
+    )  # a slow host is long in starting
+    assert first["severity"] == ("high" if high else "medium")
     assert first["confidence"] == "high"
     assert first["share_of_idle"] > 0.5
     assert 0 < first["saves_s"] < first["blocked_s"]

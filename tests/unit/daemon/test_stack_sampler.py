@@ -263,9 +263,28 @@ def test_a_short_wait_is_not_tried_again_at_any_cost(monkeypatch: pytest.MonkeyP
     """When one try took all there is, it was the last for now."""
     loop = Loop(monkeypatch)
     loop.costs_ns, loop.torn = sampler.MAX_READS * sampler.READ_COSTS_NS, True
+    loop.sampler._learnt_ns = START  # it had what is let off just before
     loop.now = START + 1 * MS
     assert loop.sample() == []
     assert loop.sampler.reads == 1
+
+
+def test_what_a_first_reading_learns_does_not_silence_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a slow host it costs as much as hundreds of others; a second one that does counts as that."""
+    loop = Loop(monkeypatch)
+
+    def reads_in_a_second(costs_ns: int) -> int:
+        before = loop.sampler.reads
+        loop.costs_ns = costs_ns
+        for _ in range(200):
+            loop.now += 5 * MS
+            loop.thread = loop.thread._replace(last_ns=loop.now - 3 * MS)
+            loop.sample()
+            loop.costs_ns = 28_000
+        return loop.sampler.reads - before
+
+    assert reads_in_a_second(300 * sampler.READ_COSTS_NS) >= sampler.READS_PER_S
+    assert reads_in_a_second(300 * sampler.READ_COSTS_NS) <= 2
 
 
 @pytest.mark.parametrize("long", [False, True])

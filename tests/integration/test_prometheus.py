@@ -104,7 +104,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     work = folder / "work"
     on_gpu = llama_gpu.environment(SimulatedGpus(folder / "gpus"))
     with (
-        SearchServer(folder, 0.25) as search,
+        SearchServer(folder, 0.75) as search,
         Daemon(
             folder,
             config=CONFIG.format(work=work),

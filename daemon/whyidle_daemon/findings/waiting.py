@@ -236,7 +236,7 @@ def report_of(
         engine_idle_s=seconds(idle.ns) if idle is not None else None,
         share_of_idle=idle.share if idle is not None else None,
         share_of_wall=waiting.blocked_ns / max(1, evidence.wall_ns),
-        syscall=max(calls, key=lambda name: calls[name][1]) if calls else None,
+        syscall=max(calls, key=lambda name: (calls[name][1], name)) if calls else None,
     )
     if engine is not None:
         found["engine"] = engine.id

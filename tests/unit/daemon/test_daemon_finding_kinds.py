@@ -218,6 +218,14 @@ def test_waits_for_a_name_server_without_names() -> None:
     assert "10.0.0.2:53" in found["advice"]
 
 
+def test_of_two_system_calls_that_took_as_long_always_the_same_is_named() -> None:
+    """In whichever order they were seen."""
+    server = peer("10.0.0.2", 53)
+    first, second = (at(call(200 * MS, server, syscall), "fetch") for syscall in (7, 42))
+    named = {findings([life(between(*steps))])[0]["syscall"] for steps in ((first, second), (second, first))}
+    assert len(named) == 1
+
+
 def test_threads_that_look_up_one_host_are_one_finding() -> None:
     """A pool that resolves the same name."""
     lookups = tuple(ask(400 * MS, PID + n) for n in range(1, 5))

@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 NS = 1_000_000_000
 READS_PER_S = 40
 MAX_READS = 80  # at once: the first reading of a loop learns its classes, which is some milliseconds
-LEARNING = MAX_READS / 2  # what a long one counts as at most, once in so many seconds: else the loops whose
-LEARNING_EVERY_S = 10  # classes it learnt would not be looked at for as long as it took, a hundred times over
+LEARNING = MAX_READS / 4  # what a long one counts as at most, three times and then once in ten seconds: else
+LEARNINGS, LEARNINGS_PER_S = 3, 0.1  # the loops whose classes it learnt would not be looked at for seconds
 READ_COSTS_NS = 75_000  # CPU time for which a reading counts as one: 0.3 % of a core at most
 LONG_WAIT_NS = 2_000_000  # shorter ones may well be over before they are read
 SHORT_TRIES = 3
@@ -84,7 +84,7 @@ class StackSampler:
         self._late: dict[int, int] = {}  # tid -> since_ns of the wait that shall be read once more
         self._failed: dict[int, tuple[int, int]] = {}  # tid -> since_ns, and when it is tried again
         self._budget = float(MAX_READS)
-        self._learnt_ns = -LEARNING_EVERY_S * NS
+        self._learnings = float(LEARNINGS)
         self._last_ns = 0
         self.running: Container[int] = ()  # threads that never sleep: read while they run
         self.reads = 0
@@ -137,6 +137,7 @@ class StackSampler:
         elapsed = (now_ns - self._last_ns) / NS if self._last_ns else 0.0
         self._last_ns = now_ns
         self._budget = min(MAX_READS, self._budget + elapsed * READS_PER_S)
+        self._learnings = min(LEARNINGS, self._learnings + elapsed * LEARNINGS_PER_S)
         found: list[Read] = []
         for tid in tids:
             if self._budget < 1:
@@ -214,8 +215,8 @@ class StackSampler:
             return []
         finally:
             cost = max(1.0, (self._cpu_ns() - began) / READ_COSTS_NS)
-            if cost > LEARNING and self._last_ns - self._learnt_ns >= LEARNING_EVERY_S * NS:
-                self._learnt_ns, cost = self._last_ns, LEARNING
+            if cost > LEARNING and self._learnings >= 1:
+                self._learnings, cost = self._learnings - 1, LEARNING
             self._budget -= cost
 
     def _read(self, thread: Glance, long: bool) -> list[Read]:

@@ -34,6 +34,7 @@ READS_PER_S = 40
 MAX_READS = 80  # at once: the first reading of a loop learns its classes, which is some milliseconds
 LEARNING = MAX_READS / 4  # what a long one counts as at most, three times and then once in ten seconds: else
 LEARNINGS, LEARNINGS_PER_S = 3, 0.1  # the loops whose classes it learnt would not be looked at for seconds
+INCLUDED_NS = 200_000  # CPU time of a reading that nothing is charged for: a stack on a slow host
 READ_COSTS_NS = 75_000  # CPU time for which a reading counts as one: 0.3 % of a core at most
 LONG_WAIT_NS = 2_000_000  # shorter ones may well be over before they are read
 SHORT_TRIES = 3
@@ -214,7 +215,7 @@ class StackSampler:
             self._broken(thread.pid, error)
             return []
         finally:
-            cost = max(1.0, (self._cpu_ns() - began) / READ_COSTS_NS)
+            cost = 1 + max(0, self._cpu_ns() - began - INCLUDED_NS) / READ_COSTS_NS
             if cost > LEARNING and self._learnings >= 1:
                 self._learnings, cost = self._learnings - 1, LEARNING
             self._budget -= cost

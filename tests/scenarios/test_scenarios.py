@@ -64,7 +64,9 @@ def test_the_root_is_found_over_every_process(name: str, tmp_path: Path) -> None
     whose, function = guilty.waits_of
     truth = told.waits[whose][function]
     searched = sum(row["seconds"] for row in rows)
-    searches = 4 * LATENCY_S
+    # While it works for another agent, for the longer the slower the host, no search keeps it idle.
+    others = sum(engine["busy_s"] for engine in told.report["engines"]) if name == "two_agents" else 0.0
+    searches = 4 * LATENCY_S - others
     assert searched <= truth
     assert searched >= searches - told.thread(whose).get("runqueue", 0.0) - 0.01
 

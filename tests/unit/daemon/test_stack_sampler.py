@@ -262,7 +262,7 @@ def test_what_takes_long_to_read_is_read_less_often(monkeypatch: pytest.MonkeyPa
 def test_a_short_wait_is_not_tried_again_at_any_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     """When one try took all there is, it was the last for now."""
     loop = Loop(monkeypatch)
-    loop.costs_ns, loop.torn = sampler.MAX_READS * sampler.READ_COSTS_NS, True
+    loop.costs_ns, loop.torn = 2 * sampler.MAX_READS * sampler.READ_COSTS_NS, True
     loop.sampler._learnings = 0  # it had what is let off just before
     loop.now = START + 1 * MS
     assert loop.sample() == []

@@ -72,40 +72,43 @@ class Access:
             return False
 
 
-class Budget:
-    """A token bucket: ``per_s`` requests per second, the unused ones of four seconds saved up."""
+class _Bucket:
+    """What is earned steadily, ``per_s``, and spent in pieces; what is earned in four seconds is saved up."""
 
     def __init__(self, per_s: float) -> None:
         self._per_s = per_s
-        self._tokens = per_s * BURST_S
+        self._saved = per_s * BURST_S
         self._at_s: float | None = None
+
+    def _earn(self, now_s: float) -> None:
+        if self._at_s is not None:
+            earned = max(0.0, now_s - self._at_s) * self._per_s
+            self._saved = min(self._per_s * BURST_S, self._saved + earned)
+        self._at_s = now_s
+
+
+class Budget(_Bucket):
+    """Requests."""
 
     def take(self, now_s: float) -> bool:
         """Spend one; false when there is none."""
-        if self._at_s is not None:
-            earned = max(0.0, now_s - self._at_s) * self._per_s
-            self._tokens = min(self._per_s * BURST_S, self._tokens + earned)
-        self._at_s = now_s
-        if self._tokens < 1:
+        self._earn(now_s)
+        if self._saved < 1:
             return False
-        self._tokens -= 1
+        self._saved -= 1
         return True
 
 
-class Account:
-    """CPU time of the daemon that one user may have: ``SHARE`` of it, that of four seconds saved up."""
+class Account(_Bucket):
+    """CPU time of the daemon, in seconds, that one user may have: ``SHARE`` of it."""
 
     SHARE: Final = 0.1
 
     def __init__(self) -> None:
-        self._balance_s = self.SHARE * BURST_S
-        self._at_s: float | None = None
+        super().__init__(self.SHARE)
 
     def charge(self, seconds: float, now_s: float) -> float:
         """Spend it; returns the seconds until what was overdrawn is earned, 0 if nothing is."""
-        if self._at_s is not None:
-            earned = max(0.0, now_s - self._at_s) * self.SHARE
-            self._balance_s = min(self.SHARE * BURST_S, self._balance_s + earned)
-        self._at_s = now_s
-        self._balance_s = max(self._balance_s - seconds, -self.SHARE * MAX_DEBT_S)
-        return max(0.0, -self._balance_s / self.SHARE)
+        self._earn(now_s)
+        self._saved = max(self._saved - seconds, -self.SHARE * MAX_DEBT_S)
+        return max(0.0, -self._saved / self.SHARE)

@@ -142,10 +142,8 @@ def _undo(layout: Layout, written: Written, before: Path | None, folder: Path) -
         if layout.live:
             steps.append(lambda: call("systemctl", "disable", "--now", SOCKET, SERVICE))
         steps += [path.unlink for path in (layout.current, *layout.links) if ours(path)]
-    steps += [
-        lambda: shutil.rmtree(folder, ignore_errors=True),
-        written.restore,
-    ]  # in this order: it makes room
+    steps.append(lambda: shutil.rmtree(folder, ignore_errors=True))  # which makes room for the next
+    steps.append(written.restore)
     if layout.live:
         steps.append(lambda: call("systemctl", "daemon-reload"))
         if changed and quietly("systemctl", "is-enabled", "--quiet", SERVICE):

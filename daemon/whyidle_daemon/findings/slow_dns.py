@@ -105,7 +105,7 @@ def _named(
     mine = [each for each in dns if (each.process, each.tid) == (worst.process, worst.tid)]
     code = max(mine, key=lambda each: each.blocked_ns, default=Waiting(worst.process, worst.tid, ()))
     count, total = sum(each.count for each in lookups), sum(each.total_ns for each in lookups)
-    mine_ns = sum(each.total_ns for each in lookups if each.tid == worst.tid)
+    its = [each for each in lookups if each.tid == worst.tid]
     longest, failed = max(each.longest_ns for each in lookups), sum(each.failed for each in lookups)
     names = sorted({each.host for each in lookups}, key=lambda name: (name != worst.host, name))
     server = f" by {code.key.peer_text}" if code.groups and code.key.peer_text else ""
@@ -124,10 +124,8 @@ def _named(
         count=count,
         blocked_s=seconds(total),
         longest_s=seconds(longest),
-        share_of_wall=mine_ns / max(1, evidence.wall_ns),
-        saves_s=seconds(
-            sum(max(0, each.total_ns - each.longest_ns) for each in lookups if each.tid == worst.tid)
-        ),
+        share_of_wall=sum(each.total_ns for each in its) / max(1, evidence.wall_ns),
+        saves_s=seconds(sum(max(0, each.total_ns - each.longest_ns) for each in its)),
         host=worst.host,
         hosts=names[:MAX_NAMES],
         failed=failed,

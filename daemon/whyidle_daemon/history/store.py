@@ -111,7 +111,7 @@ class Store:
         Some more go then, of many, so that not each one that is added has all of them looked at.
         """
         self._settle()
-        writing = sum(max(LEAST_BYTES, output.size) for output in self._outputs)
+        writing = sum(_room_of(output.size) for output in self._outputs)
         now = self._clock()
         due = self._looked_with is not self.config or not 0 <= now - self._looked_s < LOOK_S
         if due or self._bytes + writing > self.max_bytes:
@@ -120,20 +120,20 @@ class Store:
 
     def _settle(self) -> None:
         """Of what is closed only its size is kept: each has been a thread."""
-        self._bytes += sum(max(LEAST_BYTES, output.size) for output in self._outputs if output.closed)
+        self._bytes += sum(_room_of(output.size) for output in self._outputs if output.closed)
         self._outputs = [output for output in self._outputs if not output.closed]
 
     def _look(self, room: int, too_old: float) -> None:
         written = {output.path for output in self._outputs}
         found = [part for part in parts(self.folder) if str(part.path) not in written]
-        self._bytes = sum(max(LEAST_BYTES, part.size) for part in found)
+        self._bytes = sum(_room_of(part.size) for part in found)
         spare = len(found) // 64 if self._bytes > room else 0
         for part in found:
             if self._bytes <= room and part.written_s >= too_old:
-                spare -= 1
-                if spare < 0:
+                if not spare:
                     continue
-            self._bytes -= max(LEAST_BYTES, part.size)
+                spare -= 1
+            self._bytes -= _room_of(part.size)
             with contextlib.suppress(OSError):
                 part.path.unlink()
 
@@ -158,6 +158,10 @@ def _parts(folder: Path) -> Iterator[Part]:
                 hours, minutes, seconds, pid = map(int, match.group(2, 3, 4, 5))
                 begun = _day(match[1]) + hours * 3600 + minutes * 60 + seconds
                 yield Part(Path(entry.path), begun, about.st_mtime, pid, _on_disk(about))
+
+
+def _room_of(size: int) -> int:
+    return max(LEAST_BYTES, size)
 
 
 def _on_disk(about: os.stat_result) -> int:

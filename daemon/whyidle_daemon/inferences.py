@@ -10,7 +10,7 @@ from whyidle_daemon.series import Point, Series
 from whyidle_probes.events import ENGINE_PARALLEL, INFERENCE_GAP_NS, Engine, Inference
 
 NS = 1_000_000_000
-MAX_SHOWN = 100
+MAX_INFERENCES = 100
 
 
 class Inferences(NamedTuple):
@@ -67,7 +67,7 @@ class InferenceLog:
         self._fill.add(number * NS, inference.position)
         if number % self._stride == 0:
             self._spans.append(inference)
-            if len(self._spans) > MAX_SHOWN:
+            if len(self._spans) > MAX_INFERENCES:
                 self._spans = self._spans[1::2]
                 self._stride *= 2
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from whyidle_daemon.inferences import MAX_INFERENCES
+
 JOIN_S: Final = 0.1
 """What ended so long before the next begins, or after, ends where that begins."""
-MAX_INFERENCES: Final = 100
 _SUMMED: Final = (
     *("busy_s", "idle_s", "idle_attributed_s", "calls", "failed_calls", "calls_unseen_s"),
     *("launches_unseen_s", "copy_s", "idle_scattered_s", "unseen_s"),

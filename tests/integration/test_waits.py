@@ -461,6 +461,27 @@ def test_a_socket_that_nobody_polls_wakes_no_poll(run_observed):
     assert {s.peer.remote_port for s in waits} == {0}
 
 
+MANY = """
+import select
+many = [socket.create_connection(start("127.0.0.1")) for _ in range(2)]
+poller = select.poll()
+for each in many: poller.register(each, select.POLLIN)
+if sys.argv[1] == "poll": poller.poll(20)
+else: select.select(many, [], [], 0.02)
+"""
+
+
+@pytest.mark.parametrize("call", ["poll", "select"])
+def test_of_many_that_said_nothing_none_is_the_peer(run_observed, call):
+    """A time-out ends the wait for several connections: to look at each of them must leave no trace."""
+    program = run_observed.start(SERVER + MANY, call).go()
+    assert program.join() == 0
+    slices = run_observed.probe.slices(program.pid)
+    timed = [s for s in slices if s.tid == program.pid and s.state == Wait.POLL]
+    assert timed
+    assert {(s.peer.family, s.peer.remote_port, s.inode) for s in timed} == {(0, 0, 0)}
+
+
 TIMED = f"""{FLOOD}
 selector = select.epoll()
 selector.register(one, select.EPOLLIN)

@@ -259,6 +259,16 @@ static __always_inline bool in_iowait(u64 task)
 	return *(u8 *)(task + WI_IOWAIT_BYTE) & WI_IOWAIT_MASK;
 }
 
+/* Of no descriptor, and so of no peer. */
+static __always_inline void of_nobody(struct wi_thread *t)
+{
+	t->fd = -1;
+	t->inode = 0;
+	t->peer_inode = 0;
+	t->peer.family = 0;
+	t->peer.tcp_end = 0;
+}
+
 static __always_inline u16 resolve_syscall(struct wi_thread *t, u64 task, u64 regs, u32 task_state, bool current)
 {
 	u64 di = LOAD(pt_regs, regs, di), si = LOAD(pt_regs, regs, si);
@@ -300,10 +310,15 @@ static __always_inline u16 resolve_syscall(struct wi_thread *t, u64 task, u64 re
 	default:
 		return (task_state & WI_TASK_UNINTERRUPTIBLE) && in_iowait(task) ? WI_DISK : WI_OTHER;
 	}
-	if (!choice.accepted)
-		return choice.state;
-	u16 state = resolve_fd(t, task, choice.fd);
-	return (choice.accepted >> (state & 63)) & 1 ? state : WI_POLL;
+	if (choice.accepted) {
+		u16 state = resolve_fd(t, task, choice.fd);
+		if ((choice.accepted >> (state & 63)) & 1)
+			return state;
+		choice.state = WI_POLL;
+	}
+	if (choice.state == WI_POLL)
+		of_nobody(t); /* what was looked at is one of many */
+	return choice.state;
 }
 
 /* Whether only a note of what arrives can tell what will wake a thread. */
@@ -337,12 +352,8 @@ static __always_inline void want_notes(void)
 static __always_inline void resolve_wait(struct wi_thread *t, u64 task, u32 task_state, bool current)
 {
 	t->syscall = 0xffff;
-	t->fd = -1;
 	t->arg = 0;
-	t->inode = 0;
-	t->peer_inode = 0;
-	t->peer.family = 0;
-	t->peer.tcp_end = 0;
+	of_nobody(t);
 	if (task_state & (WI_TASK_STOPPED_OR_TRACED | WI_TASK_FROZEN)) {
 		t->state = WI_STOPPED;
 		return;

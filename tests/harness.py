@@ -45,6 +45,21 @@ c = socket.create_connection(server.getsockname())
 """
 """The start of a program: ``c`` is connected to a thread of its own that answers after 50 ms."""
 
+FLOODED = """
+import os, socket, threading, time
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+def udp():
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.bind(("127.0.0.1", 0))
+    return made
+to, by = udp(), udp()
+by.connect(to.getsockname()), to.connect(by.getsockname())
+def flood():
+    while True: by.send(b"x"), to.recv(9)
+threading.Thread(target=flood, daemon=True).start()
+"""
+"""The start of a program: messages for others arrive without end on the CPU of whatever it does next."""
+
 
 class Program:
     """A Python program that starts when told, and ends by itself or is killed by its own PID."""

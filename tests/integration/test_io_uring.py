@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness import Program, wait_until
+from harness import FLOODED, Program, wait_until
 from harness_cli import load, whyidle
 from uring import URING
 from whyidle_probes.events import Slice, Wait
@@ -36,18 +36,7 @@ for _ in range(4):
     ring.push(RECV, s.fileno(), buffer, 64, 0, FLAGS)
     assert ring.wait() == 1
 """
-FLOODED = """
-import threading
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-def udp():
-    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    made.bind(("127.0.0.1", 0))
-    return made
-to, by = udp(), udp()
-by.connect(to.getsockname()), to.connect(by.getsockname())
-def flood():
-    while True: by.send(b"x"), to.recv(9)
-threading.Thread(target=flood, daemon=True).start()
+WHILE_FLOODED = f"""{FLOODED}
 span = ctypes.create_string_buffer(struct.pack("<qq", 0, 20_000_000))
 end = time.monotonic() + 1.5
 while time.monotonic() < end:
@@ -118,7 +107,7 @@ def test_an_answer_that_io_uring_waits_for_has_a_peer(probe: Any, programs: list
 
 @pytest.mark.parametrize(
     "code",
-    [TIMEOUT, PIPE.replace("FLAGS", "0"), PIPE.replace("FLAGS", "IN_A_WORKER"), FLOODED],
+    [TIMEOUT, PIPE.replace("FLAGS", "0"), PIPE.replace("FLAGS", "IN_A_WORKER"), WHILE_FLOODED],
     ids=["timeout", "pipe", "worker", "flooded"],
 )
 def test_what_no_socket_ends_has_none(probe: Any, programs: list[Program], code: str) -> None:

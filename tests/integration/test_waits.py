@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import PATIENCE, Probe, Program, Runner, kernel_of, wait_until
+from harness import FLOODED, PATIENCE, Probe, Program, Runner, kernel_of, wait_until
 from whyidle_daemon.kernel import Kernel
 from whyidle_daemon.processes import Process
 from whyidle_daemon.timelines import Record, Waker
@@ -429,17 +429,8 @@ def test_the_network_stack_is_asked_only_by_those_who_need_it(run_observed, code
     assert not kernel.makes_notes
 
 
-FLOOD = """
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-def udp(): return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-to, by, one, two = udp(), udp(), udp(), udp()
-for each in (to, one, two): each.bind(("127.0.0.1", 0))
-by.connect(to.getsockname()), to.connect(by.getsockname())
-def flood():
-    while True: by.send(b"x"), to.recv(9)
-threading.Thread(target=flood, daemon=True).start()
-"""
-FLOODED = f"""{FLOOD}
+POLLED = f"""{FLOODED}
+one, two = udp(), udp()
 poller = select.poll()
 poller.register(one, select.POLLIN), poller.register(two, select.POLLIN)
 end = time.monotonic() + 1.5
@@ -452,7 +443,7 @@ def test_a_socket_that_nobody_polls_wakes_no_poll(run_observed):
     kernel = run_observed.probe.kernel
     if "sk_data_ready" in kernel.missing:
         pytest.skip("this kernel has no sk_data_ready (6.3)")
-    program = run_observed.start("import os, select, socket, threading, time\n" + FLOODED).go()
+    program = run_observed.start("import select\n" + POLLED).go()
     wait_until(lambda: run_observed.probe.events() is not None and kernel.makes_notes, "the note-taker")
     assert program.join() == 0
     slices = run_observed.probe.slices(program.pid)
@@ -482,7 +473,8 @@ def test_of_many_that_said_nothing_none_is_the_peer(run_observed, call):
     assert {(s.peer.family, s.peer.remote_port, s.inode) for s in timed} == {(0, 0, 0)}
 
 
-TIMED = f"""{FLOOD}
+TIMED = f"""{FLOODED}
+one = udp()
 selector = select.epoll()
 selector.register(one, select.EPOLLIN)
 end = time.monotonic() + 1.5
@@ -492,7 +484,7 @@ while time.monotonic() < end: selector.poll(0.02)
 
 def test_a_selector_that_time_ended_was_woken_by_nobody(run_observed):
     """The timer interrupts who runs on the CPU, in the middle of a system call that ends such waits."""
-    program = run_observed("import os, select, socket, threading, time\n" + TIMED)
+    program = run_observed("import select\n" + TIMED)
     slices = run_observed.probe.slices(program.pid)
     waits = [s for s in slices if s.tid == program.pid and s.state == Wait.EPOLL]
     assert len(waits) > 5

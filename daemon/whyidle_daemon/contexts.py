@@ -5,22 +5,19 @@ KV cache bytes = layers x pad256(n_ctx) x kv heads x (key length x bytes of K + 
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable, Iterable
-from pathlib import PurePath
 
 from whyidle_daemon.facts import EngineFacts
-from whyidle_daemon.gguf import GgufError, Shape, read_shape
 from whyidle_daemon.kernel import monotonic_ns
+from whyidle_daemon.model_files import Model, ModelFiles
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.pystack.errors import StackError
 from whyidle_daemon.pystack.memory import Memory
 from whyidle_daemon.reading_guard import UNGUARDED, Guard
-from whyidle_probes.events import Engine
+from whyidle_probes.events import Engine, is_cuda
 
 MAX_CONTEXT = 1 << 24
-MAX_FILES = 64
 MAX_CONTEXTS = 64
 LOOKS = 3
 # ggml_type: bytes of one element, block scales included.
@@ -41,6 +38,7 @@ class Contexts:
         self._tell = tell
         self._known: dict[tuple[int, int], EngineFacts] = {}
         self._again: dict[tuple[int, int], tuple[bytes | None, int]] = {}
+        self._models = ModelFiles(proc, guard)
 
     def look(self, pid: int, context: int, parameters: bytes | None) -> None:
         """At one that was made just now: at once, for its program may be a short one."""
@@ -52,7 +50,7 @@ class Contexts:
         for (pid, context), (parameters, left) in list(self._again.items()):
             self._look(pid, context, parameters, left)
         for engine in engines:
-            if (engine.pid, engine.context) not in self._known:
+            if not is_cuda(engine.context) and (engine.pid, engine.context) not in self._known:
                 self.look(engine.pid, engine.context, None)
 
     def forget(self, pid: int) -> None:
@@ -65,7 +63,9 @@ class Contexts:
         return list(self._known.values())
 
     def _look(self, pid: int, context: int, parameters: bytes | None, left: int) -> None:
-        facts = facts_of(self._proc, pid, context, monotonic_ns(), parameters, guard=self._guard)
+        n_ctx = context_size(pid, context, parameters, self._guard)
+        model = self._models.of(pid)
+        facts = facts_of(pid, context, monotonic_ns(), parameters, n_ctx=n_ctx, model=model)
         self._known[pid, context] = facts
         self._tell(facts)
         self._again.pop((pid, context), None)
@@ -97,12 +97,10 @@ def types_in(parameters: bytes) -> tuple[int, int] | None:
 
 
 def facts_of(
-    proc: Proc, pid: int, context: int, ns: int, parameters: bytes | None, *, guard: Guard = UNGUARDED
+    pid: int, context: int, ns: int, parameters: bytes | None, *, n_ctx: int | None, model: Model
 ) -> EngineFacts:
-    """Look at a context. What cannot be known is ``None``, and ``doubt`` says why."""
-    asked = int.from_bytes(parameters[:4], "little") if parameters else 0
-    n_ctx = _context_size(pid, context, asked, guard)
-    name, model_bytes, shape, doubt = _model(proc, pid)
+    """What is known of a context. What cannot be known is ``None``, and ``doubt`` says why."""
+    name, model_bytes, shape, doubt = model
     if n_ctx is None:
         doubt = doubt or "the size of the context could not be read"
     if shape is None or n_ctx is None or shape.doubt:
@@ -118,8 +116,9 @@ def facts_of(
     return EngineFacts(pid, context, ns, n_ctx, kv, model_bytes, name, doubt)
 
 
-def _context_size(pid: int, context: int, asked: int, guard: Guard) -> int | None:
+def context_size(pid: int, context: int, parameters: bytes | None, guard: Guard = UNGUARDED) -> int | None:
     """``n_ctx``: asked for, or else the second word of ``llama_context``: its parameters follow its model."""
+    asked = int.from_bytes(parameters[:4], "little") if parameters else 0
     try:
         model, n_ctx = struct.unpack("<QI", _memory(pid, context, 12, guard))
     except StackError:
@@ -144,35 +143,3 @@ def _memory(pid: int, address: int, size: int, guard: Guard) -> bytes:
             memory.close()
     finally:
         guard.rest()
-
-
-def _model(proc: Proc, pid: int) -> tuple[str, int | None, Shape | None, str]:
-    """Name, bytes and shape of the only model that a process maps."""
-    files: dict[tuple[tuple[int, int], int], tuple[str, str]] = {}
-    for mapping in proc.mappings(pid):
-        if mapping.path.removesuffix(" (deleted)").endswith(".gguf") and len(files) < MAX_FILES:
-            path = str(proc.path(pid, "map_files", f"{mapping.start:x}-{mapping.end:x}"))
-            files.setdefault((mapping.device, mapping.inode), (mapping.path, path))
-    if not files:
-        return "", None, None, "the model's file is not mapped"
-    shapes: set[Shape] = set()
-    total = 0
-    for _, path in files.values():
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
-            return "", None, None, "the model's file cannot be opened"
-        try:
-            total += os.fstat(descriptor).st_size
-            shapes.add(read_shape(lambda offset, size, file=descriptor: os.pread(file, size, offset)))  # type: ignore[misc]
-        except GgufError as error:
-            if not str(error).startswith("no architecture"):
-                return "", None, None, f"the model's file is not understood: {error}"
-        except OSError:
-            return "", None, None, "the model's file cannot be read"
-        finally:
-            os.close(descriptor)
-    name = PurePath(next(iter(files.values()))[0]).name[:128]
-    if len(shapes) != 1:
-        return "", None, None, "the process has several models"
-    return name, total, shapes.pop(), ""

@@ -2,7 +2,8 @@
 
 The file belongs to a target and is hostile: only the first 64 MiB are looked at, every count is bounded, and
 whatever the bytes are, nothing but :class:`GgufError` is raised. Strings and arrays that are not wanted are
-skipped without being kept. Format: ggml/docs/gguf.md, versions 2 and 3, little-endian.
+skipped without being kept; the tokenizer, which is most of a header, is not read where it follows what is
+wanted. Format: ggml/docs/gguf.md, versions 2 and 3, little-endian.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ MAX_KEYS: Final = 4096
 MAX_KEY: Final = 256
 MAX_TEXT: Final = 64
 MAX_LAYERS: Final = 4096
+MAX_STRINGS: Final = 1 << 20
 _CHUNK: Final = 1 << 16
 _STRING, _ARRAY = 8, 9
 _SCALARS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
@@ -94,6 +96,8 @@ def _wanted(cursor: _Cursor) -> dict[str, Any]:
         if length > MAX_KEY:
             raise GgufError("an unreasonable key")
         key = cursor.take(length).decode("utf-8", "replace")
+        if key.startswith("tokenizer.") and _is_complete(found):
+            break
         value = _value(cursor, cursor.number("I"), wanted=not key.startswith("tokenizer."))
         if value is not None:
             found[key] = value
@@ -120,7 +124,7 @@ def _value(cursor: _Cursor, kind: int, wanted: bool) -> Any:
         return None
     if of != _STRING:
         raise GgufError("an array of arrays")
-    if count > MAX_BYTES // 8:
+    if count > MAX_STRINGS:
         raise GgufError("an unreasonable array")
     for _ in range(count):
         cursor.skip(cursor.number("Q"))
@@ -151,6 +155,14 @@ def _shape(found: dict[str, Any]) -> Shape:
     if key is None or value is None:
         raise GgufError("the model does not say the size of a head")
     return Shape(name, layers, per_layer, key, value, _doubt(name, found))
+
+
+def _is_complete(found: dict[str, Any]) -> bool:
+    try:
+        _shape(found)
+    except GgufError:
+        return False
+    return True
 
 
 def _doubt(name: str, found: dict[str, Any]) -> str:

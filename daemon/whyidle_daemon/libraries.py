@@ -3,11 +3,14 @@
 A uprobe belongs to a file, not to a process: one attachment serves every process that maps the same
 inode, now or later; the kernel side counts only those that are tracked. The file is opened through
 ``/proc/PID/map_files``, so deleted files and other mount namespaces work.
+
+The probes stay on a file as long as an observed process maps it: whoever else does pays for them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import threading
@@ -17,6 +20,7 @@ from typing import NamedTuple
 from whyidle_daemon import cuda
 from whyidle_daemon.elf import ElfError, ElfFile
 from whyidle_daemon.proc import Mapping, Proc
+from whyidle_daemon.reading_guard import UNGUARDED, Guard
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +48,13 @@ LIMITED = {
 }
 """By kind of function, which limit it is under: their rate has no bound."""
 
+MAX_FILES, MAX_FILES_OF_ONE = 512, 16
+"""With probes: a dozen descriptors each, and before Linux 6.6 one for each function."""
+_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}  # what fails for these will do later
+
+Key = tuple[tuple[int, int], int]
+"""A file: its device and inode."""
+
 Attach = Callable[[str, str, Sequence[int]], tuple[int, ...]]
 """``attach(kind, path, offsets)`` returns the descriptors of the probes, which last as long as these."""
 
@@ -54,19 +65,21 @@ class Attached(NamedTuple):
     path: str
     functions: tuple[str, ...]
     descriptors: tuple[int, ...]
-    simulated: bool = False
-    file: int | None = None  # open while there is something to attach again
-    limited: dict[str, list[int]] | None = None  # by kind, offsets of what a limit may detach
+    simulated: bool
+    file: int | None  # open while there is something to attach again
+    limited: dict[str, list[int]]  # by kind, offsets of what a limit may detach
+    links: dict[str, list[int]]  # by limit, the descriptors of these
 
 
 class EngineLibraries:
     """The files that have probes, by device and inode."""
 
-    def __init__(self, attach: Attach, proc: Proc) -> None:
+    def __init__(self, attach: Attach, proc: Proc, guard: Guard = UNGUARDED) -> None:
         self._attach = attach
         self._proc = proc
-        self._files: dict[tuple[tuple[int, int], int], Attached | None] = {}
-        self._links: dict[str, list[int]] = {limit: [] for limit in LIMITED.values()}
+        self._guard = guard
+        self._files: dict[Key, Attached | None] = {}
+        self._users: dict[Key, set[int]] = {}
         self._on = dict.fromkeys(LIMITED.values(), True)
         self.cuda: dict[int, bool] = {}  # processes that map a CUDA library: whether it is a simulated one
 
@@ -74,22 +87,62 @@ class EngineLibraries:
         """Attach to what a process maps by now. True when it maps an engine library (new or known)."""
         found = False
         for mapping in self._proc.mappings(pid):
-            name = mapping.path.rsplit("/", 1)[-1]
-            known = next((entry for entry in KNOWN if name.startswith(entry[0])), None)
+            known = _known(mapping)
             if known is None:
                 continue
             key = (mapping.device, mapping.inode)
             if key not in self._files:
+                if not self._has_room(pid, mapping):
+                    continue
                 try:
-                    file = self._open(pid, mapping)
+                    self._files[key] = self._look(pid, mapping, known[1])
                 except FileNotFoundError:  # the linker has cut the mapping up since: look again
                     continue
-                self._files[key] = self._attach_file(pid, mapping, file, known[1])
+                except OSError as error:
+                    log.warning("no probes on %r of process %d: %s", mapping.path, pid, error)
+                    if error.errno in _OURS:
+                        continue
+                    self._files[key] = None
+            self._users.setdefault(key, set()).add(pid)
             found = found or known in ENGINES
             attached = self._files[key]
             if known is CUDA and attached is not None:
                 self.cuda[pid] = attached.simulated
         return found
+
+    def forget(self, pid: int) -> None:
+        """The process has ended, replaced its image, or is observed no more."""
+        self.cuda.pop(pid, None)
+        for users in self._users.values():
+            users.discard(pid)
+
+    def prune(self, observed: Iterable[int]) -> None:
+        """Detach from files that none of the observed processes maps."""
+        idle = {key for key in self._files if not self._users.get(key)}
+        if not idle:
+            return
+        for pid in observed:  # one that was forked maps what its parent did
+            for mapping in self._proc.mappings(pid):
+                key = (mapping.device, mapping.inode)
+                if key in idle and _known(mapping) is not None:
+                    self._users[key] = {pid}
+                    idle.discard(key)
+        descriptors: list[int] = []
+        for key in idle:
+            self._users.pop(key, None)
+            entry = self._files.pop(key)
+            if entry is not None:
+                log.info("no more probes on %r: nobody who is observed maps it", entry.path)
+                descriptors += _held(entry)
+        _close_aside(descriptors)
+
+    def _has_room(self, pid: int, mapping: Mapping) -> bool:
+        """A process may map as many files of such a name as it likes."""
+        of_one = sum(pid in users for users in self._users.values())
+        if len(self._files) < MAX_FILES and of_one < MAX_FILES_OF_ONE:
+            return True
+        log.debug("no probes on %r of process %d: too many such files", mapping.path, pid)
+        return False
 
     @property
     def attached(self) -> list[Attached]:
@@ -97,73 +150,93 @@ class EngineLibraries:
 
     def close(self) -> None:
         """Detach everything."""
-        for links in self._links.values():
-            _close(links)
-            links.clear()
         for entry in self.attached:
-            _close([*entry.descriptors, *([] if entry.file is None else [entry.file])])
+            _close(_held(entry))
         self._files.clear()
+        self._users.clear()
 
     def has(self, limit: str) -> bool:
         """There is a library with functions under this limit."""
-        return any(LIMITED[kind] == limit for entry in self.attached for kind in entry.limited or ())
+        return any(LIMITED[kind] == limit for entry in self.attached for kind in entry.limited)
 
     def set_probes(self, limit: str, on: bool) -> None:
         """Put the probes of what is under a limit on, or take them off; everything else stays."""
         if on and not self._on[limit]:
             for entry in self.attached:
-                if entry.file is not None and entry.limited:
-                    self._attach_limited(entry.file, entry.limited, limit)
+                if entry.file is not None:
+                    entry.links[limit] = self._attach_limited(entry.file, entry.limited, limit)
         elif not on:
-            # The kernel waits for everybody who is in a probe, 0.1 s: not in the daemon's loop.
-            links, self._links[limit] = self._links[limit], []
-            threading.Thread(target=_close, args=(links,), name="detach").start()
+            _close_aside([link for entry in self.attached for link in entry.links.pop(limit, ())])
         self._on[limit] = on
 
-    def _attach_limited(self, file: int, limited: dict[str, list[int]], limit: str) -> None:
+    def _attach_limited(self, file: int, limited: dict[str, list[int]], limit: str) -> list[int]:
+        links: list[int] = []
         for kind, offsets in limited.items():
             if LIMITED[kind] == limit:
                 with contextlib.suppress(OSError, KeyError):
-                    self._links[limit] += self._attach(kind, f"/proc/self/fd/{file}", offsets)
+                    links += self._attach(kind, f"/proc/self/fd/{file}", offsets)
+        return links
 
-    def _open(self, pid: int, mapping: Mapping) -> int | None:
-        """The mapped file; ``None`` when that is refused. Raises FileNotFoundError: it is no longer there."""
-        path = str(self._proc.path(pid, "map_files", f"{mapping.start:x}-{mapping.end:x}"))
+    def _look(self, pid: int, mapping: Mapping, wanted: Functions) -> Attached | None:
+        """Put probes on a mapped file, if it has what is wanted.
+
+        Raises OSError; FileNotFoundError: the mapping is no longer there, or not to be read.
+        """
+        process = self._guard.admit(pid)
+        if process is None:
+            raise FileNotFoundError
+        self._guard.begin(process)  # it may be on a file system that the process's user serves
         try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            log.warning("no probes on %r of process %d: %s", mapping.path, pid, error)
-            return None
+            path = str(self._proc.path(pid, "map_files", f"{mapping.start:x}-{mapping.end:x}"))
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            return self._attach_file(pid, mapping, file, wanted)
+        finally:
+            self._guard.rest()
 
-    def _attach_file(
-        self, pid: int, mapping: Mapping, file: int | None, wanted: Functions
-    ) -> Attached | None:
-        if file is None:
-            return None
+    def _attach_file(self, pid: int, mapping: Mapping, file: int, wanted: Functions) -> Attached | None:
         descriptors: list[int] = []
+        links: dict[str, list[int]] = {}
         try:
             elf = ElfFile(lambda offset, size: os.pread(file, size, offset))
             functions, places = _find(elf, wanted)
             limited = {kind: offsets for kind, offsets in places.items() if kind in LIMITED}
-            for limit, on in self._on.items():
-                if on:  # they are what an engine begins with
-                    self._attach_limited(file, limited, limit)
+            for limit in {LIMITED[kind] for kind in limited}:
+                if self._on[limit]:  # they are what an engine begins with
+                    links[limit] = self._attach_limited(file, limited, limit)
             for kind, offsets in places.items():
                 if kind not in limited:
                     # Through the open file: the mapping may move, the inode may lose its name.
                     descriptors += self._attach(kind, f"/proc/self/fd/{file}", offsets)
             simulated = elf.symbol(cuda.SIMULATED) is not None
         except (ElfError, OSError, KeyError) as error:
+            _close([*descriptors, *(link for each in links.values() for link in each), file])
+            if isinstance(error, OSError):
+                raise
             log.warning("no probes on %r of process %d: %s", mapping.path, pid, error)
-            _close([*descriptors, file])
             return None
         log.info("probes on %r: %s", mapping.path, ", ".join(functions))
         if not limited:
             _close([file])
         keep = file if limited else None
-        return Attached(mapping.path, functions, tuple(descriptors), simulated, keep, limited or None)
+        return Attached(mapping.path, functions, tuple(descriptors), simulated, keep, limited, links)
+
+
+def _known(mapping: Mapping) -> tuple[str, Functions] | None:
+    """Which of the libraries a mapped file is, by its name."""
+    name = mapping.path.rsplit("/", 1)[-1]
+    return next((entry for entry in KNOWN if name.startswith(entry[0])), None)
+
+
+def _held(entry: Attached) -> list[int]:
+    """All descriptors that are kept for a file."""
+    links = [link for each in entry.links.values() for link in each]
+    return [*links, *entry.descriptors, *([] if entry.file is None else [entry.file])]
+
+
+def _close_aside(descriptors: list[int]) -> None:
+    """The kernel waits for everybody who is in a probe, 0.1 s: not in the daemon's loop."""
+    if descriptors:
+        threading.Thread(target=_close, args=(descriptors,), name="detach").start()
 
 
 def _find(elf: ElfFile, wanted: Functions) -> tuple[tuple[str, ...], dict[str, list[int]]]:

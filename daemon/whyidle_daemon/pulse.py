@@ -137,6 +137,7 @@ class Pulse:
         if now >= self._next_trim:
             self._next_trim = now + TRIM_EVERY_S
             heap.give_back()
+            self._targets.prune()
         findings = bool(self._subscribers) and now >= self._next_findings
         spent_ns = 0
         for session in self._sessions:

@@ -23,6 +23,7 @@ from whyidle_daemon.facts import CudaFacts, Host, LaunchesSeen, Loss, Overhead, 
 from whyidle_daemon.gpus.watch import GpuWatch
 from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_daemon.libraries import EngineLibraries
+from whyidle_daemon.looks import Looks
 from whyidle_daemon.loop_reader import LoopReader
 from whyidle_daemon.memory_sampler import MemorySampler
 from whyidle_daemon.observation import Observation, Progress
@@ -101,6 +102,7 @@ class Target:
         self._guard = guard
         self._owners = Owners(proc) if know_owners else None
         self._unmapped: dict[int, int] = {}
+        self._looks = Looks()
         self._telling = Telling()  # what this holds does not hold it, so that it goes when it is let go
         self.tell = self._telling.tell
         self._memory = MemorySampler(proc, self.tell)
@@ -213,10 +215,12 @@ class Target:
         """Take one record of this target from the kernel side."""
         if isinstance(event, Library):
             # The mapping appears only after the tracepoint: look now, and again until it is there.
-            if not self._scan(event.pid):
+            if event.pid not in self._unmapped and not self._scan(event.pid):
                 self._unmapped[event.pid] = _LIBRARY_RETRIES
         elif isinstance(event, ContextMade):
-            self._contexts.look(event.pid, event.context, event.parameters)
+            with self._looks.charged() as allowed:
+                if allowed:  # else it is found later, without what it was made with
+                    self._contexts.look(event.pid, event.context, event.parameters)
         elif isinstance(event, NameLookup | FirstWrite):
             for fact in self._names.facts(event):
                 self.observation.add(fact)
@@ -233,7 +237,7 @@ class Target:
             self._sampler.started(event.pid, event.ns)
         elif isinstance(event, Exit):
             self._unmapped.pop(event.pid, None)
-            self._libraries.cuda.pop(event.pid, None)
+            self._libraries.forget(event.pid)
             self._names.forget(event.pid)
             self._sampler.forget(event.pid)
         elif isinstance(event, Thread):
@@ -245,6 +249,8 @@ class Target:
     def retry_libraries(self) -> bool:
         """Look again for libraries that were announced; true while there is something to look for."""
         for pid, left in list(self._unmapped.items()):
+            if self._looks.spent:
+                return False  # until the next tick
             if self._scan(pid) or left <= 1:
                 del self._unmapped[pid]
             else:
@@ -252,7 +258,8 @@ class Target:
         return any(left > _SLOW_RETRIES for left in self._unmapped.values())
 
     def _scan(self, pid: int) -> bool:
-        found = self._libraries.scan(pid)
+        with self._looks.charged() as allowed:
+            found = allowed and self._libraries.scan(pid)
         self._tell_cuda(pid)
         return found
 
@@ -292,7 +299,9 @@ class Target:
         if not self._memory.due:
             return
         self._memory.sample(self._kernel.processes(self.number))
-        self._contexts.look_at_others(self._kernel.engines(self.number))
+        with self._looks.charged() as allowed:
+            if allowed:
+                self._contexts.look_at_others(self._kernel.engines(self.number))
         if self._costs.counted(Stat.EXITS_KEPT):
             self._sweep()
 
@@ -364,6 +373,8 @@ class Target:
                 recorder.close()
         self._threads.close()
         self._sampler.close()
+        for pid in self._kernel.processes(self.number):
+            self._libraries.forget(pid)
         self._kernel.untrack(self.number)
         self.listeners.clear()
 

@@ -38,7 +38,7 @@ class Targets:
         self.on_noticed: Callable[[], None] = lambda: None
         self.on_gap: Callable[[Gap], None] | None = None
         self.kernel = make_kernel(self._dispatch)
-        self.libraries = EngineLibraries(self.kernel.attach_functions, proc)
+        self.libraries = EngineLibraries(self.kernel.attach_functions, proc, guard)
         self._limits: dict[str, ProbeLimit] = {}
         self.gpus = GpuWatch(self.kernel.target_of, self.kernel.processes)
 
@@ -85,6 +85,11 @@ class Targets:
         target.close()
         self._targets.pop(target.number, None)
         self.gpus.remove(target.number)
+        self.prune()
+
+    def prune(self) -> None:
+        """Take the probes off libraries that nobody who is observed maps any more."""
+        self.libraries.prune(pid for number in self._targets for pid in self.kernel.processes(number))
 
     def close(self) -> None:
         """The daemon ends."""

@@ -10,7 +10,7 @@ import pytest
 from whyidle_daemon import contexts
 from whyidle_daemon.facts import EngineFacts
 from whyidle_daemon.proc import Proc
-from whyidle_probes.events import Engine
+from whyidle_probes.events import CONTEXT_CUDA, Engine
 
 PID, CONTEXT = 7, 0x7F0000000010
 UNKNOWN = EngineFacts(PID, CONTEXT, 1, 512, None, None, "", "the model's file is not mapped")
@@ -25,17 +25,17 @@ class Looks:
         self.asked: list[bytes | None] = []
         self.told: list[EngineFacts] = []
         monkeypatch.setattr(contexts, "facts_of", self.facts)
+        monkeypatch.setattr(contexts, "context_size", lambda *_: 512)
+        monkeypatch.setattr(contexts.ModelFiles, "of", lambda *_: None)
         self.contexts = contexts.Contexts(cast(Proc, None), self.told.append)
 
-    def facts(
-        self, proc: Any, pid: int, context: int, ns: int, parameters: bytes | None, **_: Any
-    ) -> EngineFacts:
+    def facts(self, pid: int, context: int, ns: int, parameters: bytes | None, **_: Any) -> EngineFacts:
         self.asked.append(parameters)
         return self.shown.pop(0) if len(self.shown) > 1 else self.shown[0]
 
-    def later(self, times: int = 1) -> None:
+    def later(self, times: int = 1, context: int = CONTEXT) -> None:
         for _ in range(times):
-            self.contexts.look_at_others([cast(Engine, SimpleNamespace(pid=PID, context=CONTEXT))])
+            self.contexts.look_at_others([cast(Engine, SimpleNamespace(pid=PID, context=context))])
 
 
 def test_one_that_is_known_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,3 +69,10 @@ def test_one_that_never_shows_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     asked = len(looks.asked)
     looks.contexts.look_at_others([])
     assert len(looks.asked) == asked
+
+
+def test_a_context_of_cuda_is_none_of_llama(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands there in memory says nothing of tokens."""
+    looks = Looks(monkeypatch, KNOWN)
+    looks.later(context=CONTEXT | CONTEXT_CUDA)
+    assert looks.asked == []

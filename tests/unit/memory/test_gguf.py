@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from whyidle_agent.model_file import generated_model
 from whyidle_daemon.contexts import types_in
-from whyidle_daemon.gguf import GgufError, Shape, read_shape
+from whyidle_daemon.gguf import MAX_STRINGS, GgufError, Shape, read_shape
 
 
 def text(value: str) -> bytes:
@@ -72,6 +72,7 @@ def test_models_that_the_formula_does_not_hold_for(key: str) -> None:
         header(text("k" * 300) + struct.pack("<II", 4, 1)),
         header(text("k") + struct.pack("<I", 99)),
         header(text("tokenizer.x") + struct.pack("<IIQ", 9, 8, 1 << 60)),
+        header(text("x") + struct.pack("<IIQ", 9, 8, MAX_STRINGS + 1) + bytes(8 * (MAX_STRINGS + 1))),
         header(text("a") + struct.pack("<IIQ", 9, 9, 1)),
         header(text("a") + struct.pack("<IQ", 8, 1 << 63)),
         header(*SHAPE),
@@ -83,6 +84,13 @@ def test_bad_files_are_refused(data: bytes) -> None:
     """Cut short, absurd counts, unknown types, no shape."""
     with pytest.raises(GgufError):
         shape_of(data)
+
+
+def test_a_tokenizer_after_the_shape_is_not_read() -> None:
+    """It is most of a header: half a million strings."""
+    data = header(ARCHITECTURE, *SHAPE, TOKENS)
+    start = data.index(b"tokenizer.ggml.tokens") + len("tokenizer.ggml.tokens")
+    assert shape_of(data[:start]) == shape_of(GOOD)
 
 
 @given(st.integers(0, len(GOOD) - 1), st.binary(max_size=16))

@@ -119,7 +119,11 @@ def report_of(known: Inferences, start_ns: int) -> dict[str, Any]:
             "prompt_s": engine.prompt_ns / NS,
             "decode_s": engine.decode_ns / NS,
         },
-        "context": {"size": n_ctx, "fill": engine.position, "fill_peak": engine.position_peak},
+        "context": {
+            "size": n_ctx,
+            "fill": _within(engine.position, n_ctx),
+            "fill_peak": _within(engine.position_peak, n_ctx),
+        },
         "failed_calls": engine.failed,
         "inferences": [
             {
@@ -127,8 +131,13 @@ def report_of(known: Inferences, start_ns: int) -> dict[str, Any]:
                 "latency_s": (each.end_ns - each.start_ns) / NS,
                 "prompt_tokens": each.prompt_tokens,
                 "decoded_tokens": each.decode_tokens,
-                "fill": each.position,
+                "fill": _within(each.position, n_ctx),
             }
             for each in known.spans
         ],
     }
+
+
+def _within(position: int, n_ctx: int | None) -> int:
+    """Tokens that a context holds: of batches without positions nobody sees when it was emptied."""
+    return position if n_ctx is None else min(position, n_ctx)

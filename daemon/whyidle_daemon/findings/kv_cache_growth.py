@@ -62,10 +62,12 @@ def _filling(engine: EngineActivity) -> Filling | None:
     rises = sum(b > a for a, b in pairwise(fills))
     if rises < MIN_RISES * (len(fills) - 1) or fills[-1] < KEPT * max(fills):
         return None
+    n_ctx = known.facts.n_ctx if known.facts is not None else None
+    if n_ctx is not None and max(fills) > n_ctx:  # without positions nobody sees it emptied
+        return None
     trend = trend_of(known.fill, MIN_INFERENCES, warm_up=0.0, stretches=len(known.fill) * 2, surely_on=False)
     if trend is None or trend.grown < MIN_TOKENS:
         return None
-    n_ctx = known.facts.n_ctx if known.facts is not None else None
     loops = max(0.0, (n_ctx - fills[-1]) / trend.rate) if n_ctx is not None else None
     return Filling(engine, known, trend, trend.rate, fills[-1], n_ctx, loops)
 

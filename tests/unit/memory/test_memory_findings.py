@@ -175,6 +175,8 @@ CONTEXT_DECOYS = {
     "by turns": contexts([100 + i % 3 * 200 for i in range(12)]),
     "few": contexts([60, 120, 180]),
     "a few tokens": contexts(list(range(100, 112))),
+    # A batch without positions goes on where the last one ended; that it was emptied in between nobody saw.
+    "more than it holds": contexts([500 * i for i in range(1, 11)]),
     "several clients": contexts([60 * i for i in range(1, 11)], flags=ENGINE_PARALLEL),
 }
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.measure import OUT, say
 from benchmarks.service import Service
@@ -36,16 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say("soak: kernel probes need root\n  run it with sudo")
         return 3
     options.out.mkdir(parents=True, exist_ok=True)
-    samples, done = soak(options.minutes * 60, options.out / "soak.csv")
+    run = soak(options.minutes * 60, options.out / "soak.csv")
+    if not run.samples:
+        say(f"soak: {run.ended}\n  its log is {options.out / LOG}")
+        return 1
     said = (options.out / LOG).read_bytes()
-    judgements = judge(samples, os.cpu_count() or 1, said.count(b"ERROR") + said.count(b"CRITICAL"))
-    text = verdict_text(judgements, options.minutes, done)
+    judgements = judge(run.samples, os.cpu_count() or 1, said.count(b"ERROR") + said.count(b"CRITICAL"))
+    text = verdict_text(judgements, options.minutes, run)
     (options.out / "verdict.txt").write_text(text)
     from benchmarks.soak.picture import draw  # noqa: PLC0415 (matplotlib, once there is something to draw)
 
-    draw(samples, options.out / "soak.png", text.splitlines()[0])
+    draw(run.samples, options.out / "soak.png", text.splitlines()[0])
     print(text)
-    return 0 if passed(judgements) else 1
+    return 0 if passed(judgements) and not run.ended else 1
 
 
 def _minutes(text: str) -> float:
@@ -55,10 +59,18 @@ def _minutes(text: str) -> float:
     return value
 
 
-def soak(seconds: float, path: Path) -> tuple[list[Sample], dict[str, int]]:
-    """Load a daemon for some time; returns a sample a second, also written to ``path``, and what was done.
+class Run(NamedTuple):
+    """A soak: a sample a second, what the load did, and why it ended before its time, if it did."""
 
-    Raises RuntimeError when the daemon ended, TimeoutError when it did not start.
+    samples: list[Sample]
+    done: dict[str, int]
+    ended: str
+
+
+def soak(seconds: float, path: Path) -> Run:
+    """Load a daemon for some time; the samples are also written to ``path``, as they come.
+
+    Raises TimeoutError when the daemon did not start.
     """
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), _free_port()
@@ -70,12 +82,14 @@ def soak(seconds: float, path: Path) -> tuple[list[Sample], dict[str, int]]:
         try:
             with Load(folder, service.process.pid, service.socket, port) as load:
                 service.wait_for(RESIDENTS)
-                return _watch(service, load, seconds, path), dict(load.done)
+                samples, ended = _watch(service, load, seconds, path)
+                return Run(samples, dict(load.done), ended)
         finally:
             service.end()
 
 
-def _watch(service: Service, load: Load, seconds: float, path: Path) -> list[Sample]:
+def _watch(service: Service, load: Load, seconds: float, path: Path) -> tuple[list[Sample], str]:
+    """The samples until the end, or until something breaks: an hour's are not thrown away for that."""
     sampler = Sampler(service.process.pid, service.socket)
     samples: list[Sample] = []
     began = time.monotonic()
@@ -84,24 +98,30 @@ def _watch(service: Service, load: Load, seconds: float, path: Path) -> list[Sam
             table = csv.DictWriter(file, [field.name for field in fields(Sample)])
             table.writeheader()
             while (now := time.monotonic() - began) < seconds:
-                if load.error is not None or service.process.poll() is not None:
-                    raise RuntimeError(f"the soak ended early: {load.error or 'the daemon is gone'}")
+                if service.process.poll() is not None:
+                    return samples, "the daemon is gone"
+                if load.error is not None:
+                    return samples, f"the load broke: {load.error}"
                 samples.append(sampler.sample(round(now, 3)))
                 table.writerow(asdict(samples[-1]))
                 time.sleep(max(0.0, EVERY_S - (time.monotonic() - began - now)))
+    except KeyboardInterrupt:
+        return samples, "interrupted"
     finally:
         sampler.close()
-    return samples
+    return samples, ""
 
 
-def verdict_text(judgements: Sequence[Judgement], minutes: float, done: dict[str, int]) -> str:
+def verdict_text(judgements: Sequence[Judgement], minutes: float, run: Run) -> str:
     """A title, a line for each judgement, and what the load was."""
     word = "passed" if passed(judgements) else "not passed"
+    if run.ended:
+        word = f"ended after {run.samples[-1].seconds / 60:.1f}: {run.ended}"
     lines = [f"whyidle soak, {minutes:g} minutes: {word}", ""]
     for judgement in judgements:
         goal = f" (goal: {judgement.goal}): {judgement.verdict}" if judgement.goal else ""
         lines.append(f"  {judgement.what:38} {judgement.found}{goal}")
-    lines += ["", "  the load: " + ", ".join(f"{count} {name}" for name, count in sorted(done.items()))]
+    lines += ["", "  the load: " + ", ".join(f"{count} {name}" for name, count in sorted(run.done.items()))]
     return "\n".join(lines)
 
 

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from benchmarks.soak.__main__ import LOG, soak
+from benchmarks.soak.__main__ import LOG, soak, verdict_text
+from benchmarks.soak.load import Load
 from benchmarks.soak.sampling import Sample
 from benchmarks.soak.verdict import FAILED, MET, judge
 
@@ -33,7 +34,8 @@ def verdicts(samples: list[Sample], log: Path) -> dict[str, str]:
 @pytest.mark.timeout(300)
 def test_a_minute_of_everything(tmp_path: Path) -> None:
     """Descriptors, maps, programs, threads and queues do not grow; a minute is too short for the memory."""
-    samples, done = soak(60, tmp_path / "soak.csv")
+    samples, done, ended = soak(60, tmp_path / "soak.csv")
+    assert not ended
     with (tmp_path / "soak.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(samples) > 20
@@ -54,8 +56,19 @@ def test_a_leak_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     """A daemon that loses five descriptors and half a megabyte a second does not pass."""
     (tmp_path / "sitecustomize.py").write_text(LEAK)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    samples, _ = soak(20, tmp_path / "soak.csv")
+    samples, _, _ = soak(20, tmp_path / "soak.csv")
     found = verdicts(samples, tmp_path / LOG)
     assert found["memory (RSS), per hour"] == FAILED
     assert found["descriptors"] == FAILED
     assert found["BPF maps"] == MET
+
+
+@pytest.mark.timeout(120)
+def test_what_was_measured_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A soak that breaks says why, and judges the time that there was."""
+    monkeypatch.setattr(Load, "_visitor", lambda load: 1 / 0 if load.done.get("one_client", 0) > 4 else None)
+    run = soak(60, tmp_path / "soak.csv")
+    assert run.ended == "the load broke: division by zero"
+    assert 0 < run.samples[-1].seconds < 59
+    text = verdict_text(judge(run.samples, 2, 0), 1, run)
+    assert text.splitlines()[0].endswith(f"ended after {run.samples[-1].seconds / 60:.1f}: {run.ended}")

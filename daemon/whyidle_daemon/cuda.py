@@ -51,6 +51,10 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
         "cuMemcpy2DAsync_v2_ptsz",
         "cuMemcpy3DAsync_v2",
         "cuMemcpy3DAsync_v2_ptsz",
+        "cuMemsetD8Async",
+        "cuMemsetD8Async_ptsz",
+        "cuMemsetD32Async",
+        "cuMemsetD32Async_ptsz",
     ),
 }
 SIMULATED = "whyidle_simulated_cuda"  # exported by a library that stands in for the hardware

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -212,7 +214,13 @@ sys.stdin.readline()
 )
 
 
-def in_two_parts(code: str, libcuda: Path, probe: Probe, programs: list[Program]) -> Engine:
+def in_two_parts(
+    code: str,
+    libcuda: Path,
+    probe: Probe,
+    programs: list[Program],
+    between: Callable[[EngineLibraries], None] = lambda libraries: None,
+) -> Engine:
     """Run a program to its second line of input, the first when its first kernel is over; its engine then."""
     program = Program(code, str(libcuda))
     programs.append(program)
@@ -227,6 +235,7 @@ def in_two_parts(code: str, libcuda: Path, probe: Probe, programs: list[Program]
 
         wait_until(lambda: (found := engine()) is not None and not found.busy, "the first kernel")
         assert libraries.cuda == {program.pid: True}
+        between(libraries)
         program.go()
         assert program.line() == "done"
         (last,) = probe.kernel.engines(probe.number)
@@ -247,6 +256,73 @@ def test_streams(libcuda: Path, probe: Probe, programs: list[Program]) -> None:
     assert slept.ns is not None
     assert slept.end_ns - slept.start_ns >= 200_000_000
     assert slept.ns[Wait.SLEEP] >= 200_000_000
+
+
+LATE = (
+    JOB
+    + """
+launch(1); sync()
+sys.stdin.readline()
+for _ in range(2):
+    time.sleep(0.2)
+    cuda.cuLaunchHostFunc(stream, None, c.c_void_p(1_000_000))  # which has no probe
+    sync()
+time.sleep(0.2)
+launch(1); sync()
+print("done", flush=True)
+sys.stdin.readline()
+"""
+)
+
+
+def test_a_short_wait_after_a_long_idle_time_was_not_all_of_it(
+    libcuda: Path, probe: Probe, programs: list[Program]
+) -> None:
+    """What ends as soon as somebody waits for it had not been busy for two hundred times as long."""
+    last = in_two_parts(LATE, libcuda, probe, programs)
+    gaps = [event for event in probe.events() if isinstance(event, Gap)]
+    assert [gap.ns is not None and gap.ns[Wait.SLEEP] >= 200_000_000 for gap in gaps] == [True] * 3
+    assert last.busy_ns < 200_000_000
+
+
+UNSEEN = (
+    JOB
+    + """
+launch(1, None); sync(None)
+sys.stdin.readline()
+for _ in range(3):
+    time.sleep(0.2)
+    end = time.monotonic() + 0.1
+    while time.monotonic() < end: launch(0.02, None)
+    assert cuda.cuMemcpyDtoH_v2(None, None, 64) == 0
+print("done", flush=True)
+sys.stdin.readline()
+"""
+)
+
+
+def test_launches_that_had_no_probes_end_a_gap(libcuda: Path, probe: Probe, programs: list[Program]) -> None:
+    """A copy that keeps its probe comes after them: idle was while the driver slept, not while it ran."""
+
+    def take_off(libraries: EngineLibraries) -> None:
+        probe.kernel.launches_seen(None)
+        libraries.set_probes("launch", False)
+        wait_until(
+            lambda: not any(t.name == "detach" for t in threading.enumerate()), "no probes on launches"
+        )
+
+    try:
+        last = in_two_parts(UNSEEN, libcuda, probe, programs, take_off)
+    finally:
+        probe.kernel.launches_seen(0)
+    gaps = [event for event in probe.events() if isinstance(event, Gap)]
+    assert len(gaps) == 3
+    for gap in gaps:
+        assert gap.ns is not None
+        assert gap.ns[Wait.RUNNING] == 0
+        assert gap.ns[Wait.SLEEP] >= 200_000_000
+        assert sum(gap.ns) == pytest.approx(gap.end_ns - gap.start_ns, abs=1_000_000)
+    assert last.busy_ns >= 300_000_000
 
 
 QUEUED = (

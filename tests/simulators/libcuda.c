@@ -183,6 +183,13 @@ LAUNCH_EX(cuLaunchKernelEx_ptsz)
 EXPORT CUresult cuGraphLaunch(void *graph, void *stream) { return work(stream, (size_t)graph); }
 EXPORT CUresult cuGraphLaunch_ptsz(void *graph, void *stream) { return work(stream, 1 * (size_t)graph); }
 
+/* A host function takes, here, as long as its argument says. It has no probe. */
+EXPORT CUresult cuLaunchHostFunc(void *stream, void *function, void *takes)
+{
+	(void)function;
+	return work(stream, (size_t)takes);
+}
+
 #define COPY_ASYNC(name, to, from) \
 	EXPORT CUresult name(to target, from source, size_t bytes, void *stream) \
 	{ \
@@ -195,6 +202,15 @@ COPY_ASYNC(cuMemcpyHtoDAsync_v2, CUdeviceptr, const void *)
 COPY_ASYNC(cuMemcpyHtoDAsync_v2_ptsz, CUdeviceptr, const void *)
 COPY_ASYNC(cuMemcpyDtoHAsync_v2, void *, CUdeviceptr)
 COPY_ASYNC(cuMemcpyDtoHAsync_v2_ptsz, void *, CUdeviceptr)
+
+#define SET_ASYNC(name) \
+	EXPORT CUresult name(CUdeviceptr target, unsigned char value, size_t number, void *stream) \
+	{ \
+		(void)target, (void)value; \
+		return work(stream, number / COPY_BYTES_PER_NS); \
+	}
+SET_ASYNC(cuMemsetD8Async)
+SET_ASYNC(cuMemsetD8Async_ptsz)
 
 #define COPY(name, to, from) \
 	EXPORT CUresult name(to target, from source, size_t bytes) \

@@ -11,6 +11,7 @@
  * are there); a gap that begins meanwhile ends with the driver's sleep, since who sleeps launches nothing.
  */
 #define WI_SYNC_WAITED_NS 50000 /* a synchronisation that found work; without any it takes a microsecond */
+#define WI_HARDLY 8
 
 struct wi_sync {
 	u64 enter_ns;
@@ -130,6 +131,22 @@ static __always_inline void cuda_gap(struct wi_engine *e, struct wi_engine_key *
 	events.ringbuf_submit(g, BPF_RB_NO_WAKEUP);
 }
 
+/*
+ * When the gap that began at e->last_ns ended if nobody saw what ended it: who sleeps launches nothing, and who
+ * has run since may have. A shorter gap than counts is none.
+ */
+static __always_inline u64 cuda_unseen(struct wi_engine *e, struct wi_engine_key *key, struct wi_thread *t, u32 tid,
+				       u64 at, u64 now)
+{
+	struct wi_config *c = config_of();
+	u64 ran = total_of(t, WI_RUNNING, now) - e->seen[WI_RUNNING];
+	u64 end = e->driver == tid && at > ran ? at - ran : 0;
+	if (!c || end < e->last_ns || end - e->last_ns < c->gap_ns)
+		return e->last_ns;
+	cuda_gap(e, key, t, tid, end, now, now - at, true);
+	return end;
+}
+
 static __always_inline int cuda_work(bool creates)
 {
 	u64 id = bpf_get_current_pid_tgid();
@@ -151,7 +168,14 @@ static __always_inline int cuda_work(bool creates)
 			cuda_new(t, pid, tid, key.context, now);
 		return 0;
 	}
-	cuda_gap(e, &key, t, tid, now, now, 0, false);
+	struct wi_config *c = config_of();
+	if (c && e->last_ns < c->launches_ns) { /* launches had no probes meanwhile */
+		u64 end = cuda_unseen(e, &key, t, tid, now, now);
+		if (now > end)
+			e->busy_ns += now - end;
+	} else {
+		cuda_gap(e, &key, t, tid, now, now, 0, false);
+	}
 	e->calls++;
 	e->busy = 1;
 	e->driver = tid;
@@ -236,16 +260,12 @@ static __always_inline int cuda_sync_return(void)
 		e->busy = 0;
 	} else if (took < WI_SYNC_WAITED_NS + queued_ns(t) - sync->queued_ns) {
 		return 0; /* there was nothing to wait for, but perhaps a CPU */
-	} else if (e->last_ns >= c->launches_ns) { /* no launch since: another stream was busy until now */
-		if (now > e->last_ns)
-			e->busy_ns += now - e->last_ns;
-	} else { /* nobody saw its launches */
-		u64 ran = total_of(t, WI_RUNNING, now) - e->seen[WI_RUNNING];
-		u64 end = e->driver == tid && enter > ran ? enter - ran : 0;
-		if (end > e->last_ns && end - e->last_ns >= c->gap_ns)
-			cuda_gap(e, &key, t, tid, end, now, took, true);
-		else
-			end = e->last_ns;
+	} else {
+		/* Another stream was busy until now, or nobody saw the launches. (What has been busy for so long hardly
+		 * ends as soon as somebody waits for it: that was something else, and a short one.) */
+		u64 end = e->last_ns;
+		if (end < c->launches_ns || (enter > end && took < (enter - end) / WI_HARDLY))
+			end = cuda_unseen(e, &key, t, tid, enter, now);
 		if (now > end)
 			e->busy_ns += now - end;
 	}

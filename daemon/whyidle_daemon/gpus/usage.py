@@ -51,6 +51,11 @@ class DeviceActivity(NamedTuple):
         }
 
 
+def is_gpu(engine: dict[str, Any]) -> bool:
+    """Whether an engine of a report is a GPU: it has what a :class:`DeviceActivity` adds."""
+    return "copy_s" in engine
+
+
 class _User:
     def __init__(self) -> None:
         self.memory_peak: int | None = None

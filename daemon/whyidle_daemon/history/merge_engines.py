@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from whyidle_daemon.gpus.usage import is_gpu
 from whyidle_daemon.inferences import MAX_INFERENCES
 
 JOIN_S: Final = 0.1
@@ -29,7 +30,7 @@ def merged_engines(parts: list[dict[str, Any]], offsets: list[float]) -> list[En
     for part, offset in zip(parts, offsets, strict=True):
         for engine in part["engines"]:
             moved = _moved(engine, offset)
-            if engine["pid"] is None:
+            if is_gpu(engine):
                 end = offset + _lasted(engine)
                 before = seen.get(engine["id"], offset)
                 seen[engine["id"]] = max(before, end)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from whyidle_daemon.gpus.usage import is_gpu
 from whyidle_daemon.metrics.workloads import OTHER, Workloads
 
 MAX_FUNCTIONS: Final = 200
@@ -78,7 +79,7 @@ def series_of(report: dict[str, Any]) -> Series:
         for state, seconds in thread.get("states", {}).items():
             add("state", (state,), seconds)
     for engine in report["engines"]:
-        if "copy_s" in engine:  # a GPU
+        if is_gpu(engine):
             add("gpu_busy", (engine["id"],), engine["busy_s"])
             add("gpu_idle", (engine["id"],), engine["idle_s"])
         if not engine.get("finest", True):  # the GPU below a model: its idle second is the model's

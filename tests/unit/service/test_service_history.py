@@ -352,12 +352,18 @@ def test_gaps_of_two_targets_are_kept_apart() -> None:
     assert found == {("A", 0.0, 1200.0), ("nvml:0", 590.0, 10.0), ("nvml:0", 5.0, 1.0)}
 
 
+def shared_gpu(pid: int, busy_s: float, idle_s: float) -> dict[str, Any]:
+    """As each target's report has it: with the PID of its own process, and what only a GPU has."""
+    gpu = {**SAMPLE["engines"][0], "id": "nvml:0", "pid": pid, "latency_s": None, "copy_s": 0.0}
+    return {**gpu, "busy_s": busy_s, "idle_s": idle_s}
+
+
 def test_a_gpu_that_two_targets_share_has_each_second_once() -> None:
     """Both observed it, all the time."""
-    gpu = {**part("2026-11-26T10:00:00Z")["engines"][0], "id": "nvml:0", "pid": None, "latency_s": None}
-    gpu |= {"busy_s": 200.0, "idle_s": 400.0}
     parts = [
-        of(pid, f"2026-11-26T10:{minute}0:0{pid}Z", engines=[gpu]) for minute in (0, 1) for pid in (1, 2)
+        of(pid, f"2026-11-26T10:{minute}0:0{pid}Z", engines=[shared_gpu(pid, 200.0, 400.0)])
+        for minute in (0, 1)
+        for pid in (1, 2)
     ]
     (engine,) = merged(parts)["engines"]
     # From the first one's begin to the second one's end, a second more.
@@ -378,9 +384,8 @@ def test_seconds_of_a_shared_gpu_that_only_one_target_saw(
     """A short program beside a long one hides nothing of it; where parts overlap, each has its share."""
     parts = []
     for pid, at, busy_s, idle_s in pieces:
-        gpu = {**part("2026-11-26T10:00:00Z")["engines"][0], "id": "nvml:0", "pid": None, "latency_s": None}
         when = f"2026-11-26T10:{at // 60:02}:{at % 60:02}Z"
-        parts.append(of(pid, when, engines=[{**gpu, "busy_s": busy_s, "idle_s": idle_s}]))
+        parts.append(of(pid, when, engines=[shared_gpu(pid, busy_s, idle_s)]))
     (engine,) = merged(parts)["engines"]
     assert (engine["busy_s"], engine["idle_s"]) == (pytest.approx(busy), pytest.approx(idle))
 

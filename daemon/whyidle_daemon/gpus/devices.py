@@ -12,8 +12,8 @@ from typing import Any
 from whyidle_daemon.facts import EngineSpan, GpuFacts, GpuSample, GpuUse
 from whyidle_daemon.gaps import EngineActivity, IdleSums, fit
 from whyidle_daemon.gpus.idle import Totals, Way, explain_idleness, plausible
-from whyidle_daemon.gpus.spans import Idleness, Segment, cut, idleness, segments
-from whyidle_daemon.gpus.usage import Usage
+from whyidle_daemon.gpus.spans import Idleness, Segment, cut, during, idleness, segments
+from whyidle_daemon.gpus.usage import EVER, Usage
 from whyidle_daemon.processes import Process, ProcessTable
 from whyidle_daemon.progress import GpuProgress
 from whyidle_daemon.roots import Cause
@@ -52,6 +52,8 @@ class GpuEngine:
         span = left
         self._first_ns = min(self._first_ns or span.start_ns, span.start_ns)
         self._spans.append(span)
+        if self.usage.over:
+            return
         length = span.end_ns - span.start_ns
         self._told_ns += length
         self._told_work_ns += min(length, max(0, span.busy_ns) + max(0, span.copy_ns))
@@ -62,8 +64,11 @@ class GpuEngine:
         return self._told_work_ns / self._told_ns if self._told_ns else None
 
     def settle(self, process: Process, way: Way, until_ns: int) -> None:
-        """Account for good for what ended by ``until_ns``; keeps the gap that reaches beyond."""
-        known = _compact(segments(self._spans))
+        """Account for good for what ended by ``until_ns``; keeps the gap that reaches beyond.
+
+        Nothing is counted of the time in which nobody lived who used it, and that is forgotten.
+        """
+        known = _compact(during(segments(self._spans), self.usage.times(until_ns)))
         number = cut(known, until_ns)
         if number == 0 and len(known) > MAX_SPANS // 2:
             number = len(known) // 2  # a gap is cut in two rather than memory used without bound
@@ -87,7 +92,8 @@ class GpuEngine:
     ) -> EngineActivity:
         """All that is known up to ``end_ns``; of a GPU that cannot tell, no busy and no idle time."""
         within = (span.within(0, end_ns) for span in self._spans)
-        known = segments(span for span in within if span is not None)
+        lived = self.usage.times(EVER)
+        known = during(segments(span for span in within if span is not None), lived)
         found = idleness(known)
         total = GpuEngine(self.gpu)  # only its sums
         total._scattered_ns, total._busy_ns = self._scattered_ns, self._busy_ns
@@ -100,7 +106,8 @@ class GpuEngine:
         busy_ns = total._busy_ns + total._copy_ns
         idle_ns = total._observed_ns - busy_ns
         edge_ns = max(total._by_edge, key=lambda edge: (total._by_edge[edge], edge), default=0)
-        unseen_ns = max(0, last_ns - self._first_ns - total._observed_ns)
+        lived_ns = sum(max(0, min(end, last_ns) - max(begin, self._first_ns)) for begin, end in lived)
+        unseen_ns = max(0, lived_ns - total._observed_ns)
         main = way.drivers.main(process)
         unknown = Cause(process, main, _UNKNOWN, None)
         roots = fit(plausible(sums.roots.causes, totals), idle_ns, unknown)
@@ -173,9 +180,10 @@ class Gpus:
             engine.usage.sample(sample)
 
     def memory_total(self, gpu: str) -> int | None:
-        """Bytes of a GPU that the target uses; ``None``: it does not, or nobody knows."""
+        """Bytes of a GPU that the target uses now; ``None``: it does not, or nobody knows."""
         facts = self._facts.get(gpu)
-        used = gpu in self._engines and self._engines[gpu].usage.main_user is not None
+        usage = self._engines[gpu].usage if gpu in self._engines else None
+        used = usage is not None and usage.users and not usage.over
         return facts.memory_total_bytes if facts is not None and used else None
 
     def use(self, use: GpuUse) -> int | None:
@@ -212,9 +220,7 @@ class Gpus:
             user = engine.usage.main_user
             if user is None:
                 continue
-            end_ns = max(process.end_ns or now_ns for process in engine.usage.users)
-            facts = self._facts.get(gpu)
-            found.append(engine.activity(facts, min(end_ns, now_ns), user, way, totals.get))
+            found.append(engine.activity(self._facts.get(gpu), now_ns, user, way, totals.get))
         return found
 
     def progress(self) -> Iterator[GpuProgress]:

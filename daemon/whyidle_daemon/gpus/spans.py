@@ -134,6 +134,23 @@ def _beneath(fine: list[Segment], coarse: list[Segment]) -> list[Segment]:
     return found
 
 
+def during(known: list[Segment], times: list[tuple[int, int]]) -> list[Segment]:
+    """The parts of segments that lie in intervals, with their share of the work; both in order of time."""
+    found: list[Segment] = []
+    first = 0
+    for segment in known:
+        while first < len(times) and times[first][1] <= segment.start_ns:
+            first += 1
+        for begin_ns, until_ns in times[first:]:
+            if begin_ns >= segment.end_ns:
+                break
+            start, end = max(segment.start_ns, begin_ns), min(segment.end_ns, until_ns)
+            length, whole = end - start, segment.length_ns
+            busy, copy = segment.busy_ns * length // whole, segment.copy_ns * length // whole
+            found.append(Segment(start, end, busy, copy, segment.edge_ns))
+    return found
+
+
 def idleness(known: list[Segment]) -> Idleness:
     """Gaps and scattered idle time of segments in order of time; the sums hold to the nanosecond."""
     gaps: list[Idle] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from whyidle_daemon.facts import GpuFacts, GpuSample, GpuUse
@@ -9,6 +10,9 @@ from whyidle_daemon.processes import Process
 
 MAX_USERS = 256
 NS = 1_000_000_000
+EVER = 1 << 64
+LOOK_NS = 500_000_000
+"""As long before it is seen, at most, a process may have begun to use a GPU that is looked at already."""
 
 THROTTLES = {
     0x4: "power cap",
@@ -56,8 +60,20 @@ def is_gpu(engine: dict[str, Any]) -> bool:
     return "copy_s" in engine
 
 
+def united(times: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Intervals that may overlap as some that do not, in order of time; what is none is left out."""
+    found: list[tuple[int, int]] = []
+    for begin_ns, end_ns in sorted(times):
+        if found and begin_ns <= found[-1][1]:
+            found[-1] = found[-1][0], max(found[-1][1], end_ns)
+        elif begin_ns < end_ns:
+            found.append((begin_ns, end_ns))
+    return found
+
+
 class _User:
-    def __init__(self) -> None:
+    def __init__(self, since_ns: int) -> None:
+        self.since_ns = since_ns
         self.memory_peak: int | None = None
         self.utilization_sum = self.utilization_count = 0
 
@@ -67,6 +83,7 @@ class Usage:
 
     def __init__(self) -> None:
         self.users: dict[Process, _User] = {}
+        self._past: list[tuple[int, int]] = []  # when those lived that there was no room for any more
         self._memory_ns = -1
         self._memory_now = 0
         self._memory_peak: int | None = None
@@ -81,13 +98,36 @@ class Usage:
         """The process that had the most memory of it; the first one seen of those that are equal."""
         return max(self.users, key=lambda process: self.users[process].memory_peak or 0, default=None)
 
+    @property
+    def over(self) -> bool:
+        """Whether all who used it have ended: what it does now is no business of the target's."""
+        return bool(self.users) and all(process.end_ns for process in self.users)
+
+    def times(self, open_ns: int) -> list[tuple[int, int]]:
+        """When somebody who used it lived; from ``open_ns`` on, nobody knows yet who does."""
+        return united([*self._past, *map(self._time, self.users), (open_ns, EVER)])
+
+    def _time(self, process: Process) -> tuple[int, int]:
+        since_ns = self.users[process].since_ns
+        return max(since_ns, process.start_ns) if since_ns else 0, process.end_ns or EVER
+
+    def _forget(self) -> bool:
+        """Make room for another user: the one who ended first goes, if one has ended."""
+        ended = min((one for one in self.users if one.end_ns), key=lambda one: one.end_ns, default=None)
+        if ended is None:
+            return False
+        self._past = united([*self._past, self._time(ended)])[-MAX_USERS:]
+        del self.users[ended]
+        return True
+
     def use(self, process: Process, use: GpuUse) -> None:
         """A process was seen using it."""
         user = self.users.get(process)
         if user is None:
-            if len(self.users) >= MAX_USERS:
+            if len(self.users) >= MAX_USERS and not self._forget():
                 return
-            user = self.users[process] = _User()
+            # The first one is seen before anything is told of the GPU: all of that is its.
+            user = self.users[process] = _User(use.ns - LOOK_NS if self.users else 0)
         self._others = max(self._others, use.others)
         if use.utilization is not None:
             user.utilization_sum += min(1000, use.utilization)
@@ -100,6 +140,8 @@ class Usage:
 
     def sample(self, sample: GpuSample) -> None:
         """Its state was read, or could not be."""
+        if self.over:
+            return
         if sample.lost:
             if sample.lost in self._lost or len(self._lost) < 8:
                 self._lost[sample.lost] = self._lost.get(sample.lost, 0) + 1

@@ -8,10 +8,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_schema import check
-from timeline import COST, HOST, MS, PID, START, Life, S, asleep, at, call, infer, life, observe, peer, run
+from timeline import (
+    COST,
+    HOST,
+    MS,
+    PID,
+    START,
+    Life,
+    S,
+    asleep,
+    at,
+    born,
+    call,
+    died,
+    infer,
+    life,
+    observe,
+    peer,
+    run,
+)
 
 from whyidle_daemon.facts import EngineSpan, GpuFacts, GpuSample, GpuUse, Loss, Snapshot
 from whyidle_daemon.gpus.devices import MAX_SPANS
+from whyidle_daemon.gpus.usage import MAX_USERS
 from whyidle_daemon.observation import Observation
 from whyidle_probes.events import Exit, Wait
 
@@ -210,6 +229,63 @@ def test_the_engine_ends_with_its_last_process() -> None:
     gone = Exit(1, START + S, PID, 0, 1000, "x")
     found = report_of([agent], [*spans([(0, S)], 5 * S), gone], now=START + 5 * S)
     assert (found["engines"][0]["busy_s"], found["engines"][0]["idle_s"]) == (1.0, 0.0)
+
+
+def test_a_gpu_counts_while_a_process_of_the_target_uses_it() -> None:
+    """Two stages with a time between in which somebody else computes on it: that is not this target's."""
+    first, second = PID + 1, PID + 2
+    observation = Observation(START, (PID,), ("pipeline.sh",), "2026-01-01T00:00:00Z")
+    told = [born(first, PID, START), use(first), *spans([(0, S)], 2 * S), died(first, START + 2 * S)]
+    others = [(n * S, n * S + 350 * MS) for n in range(2, 900)]  # in so many parts that they are settled
+    for record in (GPU, *told, *spans(others, 900 * S)[20:]):
+        observation.add(record)
+    paused = observation.report(Snapshot(START + 900 * S), HOST, Loss(), COST, None)["engines"][0]
+    assert (paused["busy_s"], paused["idle_s"], paused["unseen_s"]) == (1.0, 1.0, 0.0)
+    assert observation._gpus._engines["nvml:0"].busy_share == pytest.approx(0.5)
+    observation.add(born(second, PID, START + 899 * S))
+    observation.add(use(second, START + 900 * S))
+    for record in spans([(900 * S, 901 * S)], 903 * S)[9000:]:
+        observation.add(record)
+    agent = life([asleep(Wait.SLEEP, 903 * S)], open_last=True).thread
+    found = observation.report(Snapshot(START + 903 * S, (agent,)), HOST, Loss(), COST, None)
+    check(found)
+    (engine,) = found["engines"]
+    # The second one is seen once it has used it for up to half a second.
+    assert (engine["busy_s"], engine["idle_s"], engine["unseen_s"]) == (2.0, 3.5, 0.0)
+    assert sum(cause["seconds"] for cause in found["idle_by_cause"]) == pytest.approx(3.5)
+
+
+def test_many_short_users_one_after_another() -> None:
+    """A tool that is started again and again: the last one's time counts as the first one's did."""
+    observation = Observation(START, (PID,), ("x",), "now")
+    for n in range(2 * MAX_USERS):
+        at_ns, pid = START + n * S, PID + 1 + n
+        observation.add(born(pid, PID, at_ns))
+        observation.add(use(pid, at_ns))
+        for tenth in range(10):
+            begin = at_ns + tenth * PERIOD
+            observation.add(EngineSpan("nvml:0", begin, begin + PERIOD, PERIOD, 0, PERIOD))
+        observation.add(died(pid, at_ns + S))
+    (gpu,) = observation._gpus._engines.values()
+    assert len(gpu.usage.users) == MAX_USERS
+    found = observation.report(Snapshot(START + 2 * MAX_USERS * S), HOST, Loss(), COST, None)
+    assert found["engines"][0]["busy_s"] == pytest.approx(2 * MAX_USERS, rel=0.01)
+
+
+def test_state_of_a_gpu_that_nobody_here_uses_any_more() -> None:
+    """Its power and its memory are somebody else's then."""
+    observation = Observation(START, (PID,), ("x",), "now")
+    tool = PID + 1
+    told = [GPU, born(tool, PID, START), use(tool), *spans([(0, S)], S)]
+    told += [GpuSample("nvml:0", START + 500 * MS, 1 << 30, 100_000, 0), died(tool, START + S)]
+    told += [GpuSample("nvml:0", START + 2 * S, 80 << 30, 700_000, 0x4)]
+    for record in told:
+        observation.add(record)
+    found = observation.report(Snapshot(START + 3 * S), HOST, Loss(), COST, None)
+    (engine,) = found["engines"]
+    assert (engine["power_mean_w"], engine["throttled"]) == (100.0, {})
+    (limit,) = found["memory"]["limits"]
+    assert [used for _, used, *_ in limit["points"]] == [1 << 30]
 
 
 @given(

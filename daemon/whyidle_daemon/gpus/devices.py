@@ -63,7 +63,7 @@ class GpuEngine:
         """How busy it was, by all that its sources said: near enough for a line that passes."""
         return self._told_work_ns / self._told_ns if self._told_ns else None
 
-    def settle(self, process: Process, way: Way, until_ns: int) -> None:
+    def settle(self, way: Way, until_ns: int) -> None:
         """Account for good for what ended by ``until_ns``; keeps the gap that reaches beyond.
 
         Nothing is counted of the time in which nobody lived who used it, and that is forgotten.
@@ -74,7 +74,7 @@ class GpuEngine:
             number = len(known) // 2  # a gap is cut in two rather than memory used without bound
         if number:
             found = idleness(known[:number])
-            explain_idleness(self._sums, found, process, way)
+            explain_idleness(self._sums, found, self.usage.chooser(), way)
             self._count(known[:number], found)
             self.settled_ns = known[number - 1].end_ns
         self._spans = [EngineSpan(self.gpu, *segment) for segment in known[number:]]
@@ -102,7 +102,7 @@ class GpuEngine:
         total._count(known, found)
         sums = self._sums.copy()
         last_ns = known[-1].end_ns if known else self.settled_ns
-        explain_idleness(sums, found, process, way, last_ns)
+        explain_idleness(sums, found, self.usage.chooser(), way, last_ns)
         busy_ns = total._busy_ns + total._copy_ns
         idle_ns = total._observed_ns - busy_ns
         edge_ns = max(total._by_edge, key=lambda edge: (total._by_edge[edge], edge), default=0)
@@ -182,8 +182,8 @@ class Gpus:
     def memory_total(self, gpu: str) -> int | None:
         """Bytes of a GPU that the target uses now; ``None``: it does not, or nobody knows."""
         facts = self._facts.get(gpu)
-        usage = self._engines[gpu].usage if gpu in self._engines else None
-        used = usage is not None and usage.users and not usage.over
+        user = self._engines[gpu].usage.main_user if gpu in self._engines else None
+        used = user is not None and not user.end_ns
         return facts.memory_total_bytes if facts is not None and used else None
 
     def use(self, use: GpuUse) -> int | None:
@@ -199,9 +199,8 @@ class Gpus:
     def settle(self, way: Way, until_ns: int) -> None:
         """Account for good for what ended by ``until_ns``."""
         for engine in self._engines.values():
-            user = engine.usage.main_user
-            if user is not None:
-                engine.settle(user, way, until_ns)
+            if engine.usage.users:
+                engine.settle(way, until_ns)
 
     @property
     def settled_ns(self) -> int | None:

@@ -28,6 +28,8 @@ Lines = Callable[[int], list[Record]]
 Walk = Callable[[int, int, tuple[int, int], bool], list[chains.Segment]]
 Totals = Callable[[tuple[int, int]], list[int] | None]
 """All the time of a thread by wait, if that is known."""
+User = Callable[[int, int], Process]
+"""Whose an interval is: the process to look for the driver in."""
 
 
 class Way(NamedTuple):
@@ -38,16 +40,18 @@ class Way(NamedTuple):
     walk: Walk
 
 
-def explain_idleness(sums: IdleSums, found: Idleness, process: Process, way: Way, last_ns: int = 0) -> None:
+def explain_idleness(sums: IdleSums, found: Idleness, user: User, way: Way, last_ns: int = 0) -> None:
     """Add gaps and scattered idle time to ``sums``; a gap that ends at ``last_ns`` is still open."""
     for number, gap in enumerate(found.gaps):
         beside = _work_beside(found.gaps, number)
+        process = user(gap.start_ns, gap.end_ns)
         explained = _explained(gap, beside, process, way, gap.end_ns == last_ns)
         sums.take(explained)
         inside = list(between(way.lines(explained.tid), gap.start_ns, gap.end_ns))
         sums.sequences.gap(gap.start_ns, gap.end_ns, inside)
     for part in found.scattered:
         for stretch in _stretches(part):
+            process = user(stretch.start_ns, stretch.end_ns)
             tid, _, last_ns = way.drivers.at(process, stretch.start_ns, stretch.end_ns, stretch.end_ns)
             for piece in _spread(stretch, way.lines(tid)):
                 cause = Cause(process, tid, piece.wait, piece.key)

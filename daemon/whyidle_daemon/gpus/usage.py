@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from whyidle_daemon.facts import GpuFacts, GpuSample, GpuUse
@@ -95,8 +95,30 @@ class Usage:
 
     @property
     def main_user(self) -> Process | None:
-        """The process that had the most memory of it; the first one seen of those that are equal."""
-        return max(self.users, key=lambda process: self.users[process].memory_peak or 0, default=None)
+        """Of those who live, or of all if none does, the one that had the most memory of it.
+
+        The first one seen of those that are equal.
+        """
+        users = self.users
+        return max(users, key=lambda one: (not one.end_ns, users[one].memory_peak or 0), default=None)
+
+    def chooser(self) -> Callable[[int, int], Process]:
+        """Who is asked why the GPU was idle in an interval, by those who use it as they are now.
+
+        Of those who lived for half of it at least, the one that had the most memory; else who lived longest.
+        """
+        lives = [(*self._time(one), user.memory_peak or 0, one) for one, user in self.users.items()]
+
+        def choose(start_ns: int, end_ns: int) -> Process:
+            def fit(life: tuple[int, int, int, Process]) -> tuple[bool, int, int]:
+                begin, end, memory, _ = life
+                lived = max(0, min(end, end_ns) - max(begin, start_ns))
+                much = 2 * lived >= end_ns - start_ns
+                return much, memory if much else 0, lived
+
+            return max(lives, key=fit)[-1] if len(lives) > 1 else lives[0][-1]
+
+        return choose
 
     @property
     def over(self) -> bool:

@@ -255,6 +255,33 @@ def test_a_gpu_counts_while_a_process_of_the_target_uses_it() -> None:
     assert sum(cause["seconds"] for cause in found["idle_by_cause"]) == pytest.approx(3.5)
 
 
+def test_each_gap_is_the_one_users_who_lived_then() -> None:
+    """A large job ends early: what its GPU waited for afterwards, the small one that stays has to explain."""
+    large, small = PID + 1, PID + 2
+    first = life([run(S), call(2 * S)], pid=large, ended=True)
+    second = life([asleep(Wait.SLEEP, 4 * S), run(S), at(call(30 * S), "ask", 7)], pid=small, open_last=True)
+    told = [GPU, born(large, PID, START), born(small, PID, START)]
+    told += [use(large, memory=60 << 30), use(small, memory=1 << 30)]
+    busy = [(0, S), (4 * S, 5 * S)]
+    observation = Observation(START, (PID,), ("x",), "2026-01-01T00:00:00Z")
+    for record in (*told, *second.samples, *first.records, *second.records, *spans(busy, 35 * S)):
+        observation.add(record)
+    for record in (first.thread, died(large, START + 3 * S)):
+        observation.add(record)
+    snapshot = Snapshot(START + 35 * S, (second.thread,))
+    found = observation.report(snapshot, HOST, Loss(), COST, None)
+    check(found)
+    (engine,) = found["engines"]
+    assert (engine["pid"], engine["idle_s"], engine["idle_attributed_s"]) == (small, 33.0, 32.0)
+    who = [(gap["start_s"], {cause["pid"] for cause in gap["causes"]}) for gap in found["gaps"]]
+    assert who == [(5.0, {small}), (1.0, {large})]
+    assert sum(cause["seconds"] for cause in found["idle_by_cause"]) == pytest.approx(33.0)
+    (row,) = (cause for cause in found["idle_by_cause"] if cause["pid"] == small)
+    assert (row["state"], row["function"], row["seconds"]) == ("network", "ask", 30.0)
+    (shown,) = observation.progress(snapshot).gpus
+    assert shown.pid == small
+
+
 def test_many_short_users_one_after_another() -> None:
     """A tool that is started again and again: the last one's time counts as the first one's did."""
     observation = Observation(START, (PID,), ("x",), "now")

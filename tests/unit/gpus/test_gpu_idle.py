@@ -48,7 +48,8 @@ def drivers_of(
 
     drivers = Drivers(lambda process: None, lambda: {MAIN: [MAIN]}, lines_of, lambda pid: born)
     last_ns = len(busy) * PERIOD * MS
-    explain_idleness(IdleSums(), idleness(segments(spans)), SERVER, Way(drivers, lines_of, walk), last_ns)
+    way = Way(drivers, lines_of, walk)
+    explain_idleness(IdleSums(), idleness(segments(spans)), lambda start, end: SERVER, way, last_ns)
     return asked
 
 

@@ -25,6 +25,7 @@ from whyidle_daemon.gpus.samples import (
     gpm_span,
     process_rows,
 )
+from whyidle_daemon.gpus.wall_clock import WallClock, to_monotonic_ns
 
 LIBRARY = "libnvidia-ml.so.1"
 SIMULATOR = "whyidle_simulated_nvml"
@@ -58,13 +59,6 @@ def present() -> bool:
     return True
 
 
-def _offset_ns() -> int:
-    """CLOCK_MONOTONIC minus CLOCK_REALTIME, now: it changes whenever the clock is set."""
-    before = time.monotonic_ns()
-    real = time.time_ns()
-    return (before + time.monotonic_ns()) // 2 - real
-
-
 class Device:
     """A GPU, or a MIG instance of one."""
 
@@ -76,6 +70,7 @@ class Device:
         self.cannot: dict[str, str] = {}
         self.utilization = Utilization(facts.gpu)
         self.process_us = 0
+        self.clock = WallClock()
         self.gpm: list[Any] | None = None
         self.gpm_ns = 0
 
@@ -203,17 +198,26 @@ class Nvml:
 
     def spans(self, device: Device) -> list[EngineSpan]:
         """What it did since the last call; raises :class:`GpuLostError`."""
-        if device.gpm is not None and "GPM" not in device.cannot:
-            return self._gpm(device)
         if device.handle is None:
             raise GpuLostError(*device.facts.unknown)
+        offset_ns = to_monotonic_ns()
+        if device.clock.was_set_back(offset_ns):
+            self._begin_anew(device, offset_ns)
+        if device.gpm is not None and "GPM" not in device.cannot:
+            return self._gpm(device)
         rows = self._rows(device, "utilisation", _GPU_SAMPLES)
         if not rows:
             return []
         copies: list[Row] = []
         if any(row.value < 100 for row in rows):
             copies = self._rows(device, "copies", _MEMORY_SAMPLES)
-        return device.utilization.spans(rows, copies, _offset_ns(), time.monotonic_ns())
+        return device.utilization.spans(rows, copies, offset_ns, time.monotonic_ns())
+
+    def _begin_anew(self, device: Device, offset_ns: int) -> None:
+        """Stamps go back with the clock: what comes would look old, what there is may look new."""
+        device.process_us = (time.monotonic_ns() - offset_ns) // _US
+        device.utilization.restart()
+        device.utilization.set_back(self._rows(device, "utilisation", _GPU_SAMPLES))
 
     def _rows(self, device: Device, what: str, kind: int) -> list[Row]:
         """The driver's own samples. pynvml asks twice, for the number first; this does with one call."""

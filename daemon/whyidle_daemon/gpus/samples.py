@@ -39,6 +39,7 @@ class Utilization:
         self.refused = 0
         self._last_ns = 0
         self._periods: deque[int] = deque(maxlen=16)
+        self._before: frozenset[int] = frozenset()  # stamps from before the clock was set back
 
     def spans(
         self, rows: Iterable[Row], copies: Sequence[Row], offset_ns: int, now_ns: int
@@ -49,7 +50,7 @@ class Utilization:
             ns = row.us * US + offset_ns
             if row.us <= self.last_us:
                 self.refused += row.us == 0
-            elif row.value > 100 or not 0 < ns <= now_ns + _AHEAD_NS:
+            elif row.value > 100 or row.us in self._before or not 0 < ns <= now_ns + _AHEAD_NS:
                 self.refused += 1
             else:
                 good.append(row)
@@ -68,6 +69,11 @@ class Utilization:
         """The driver was away: what comes next does not go on where this ended."""
         self._last_ns = 0
         self.last_us = 0
+
+    def set_back(self, rows: Iterable[Row]) -> None:
+        """The clock was; ``rows`` are all that the driver has: their stamps may look like new ones now."""
+        self.restart()
+        self._before = frozenset(row.us for row in rows)
 
     def _span(self, row: Row, end_ns: int, copies: Sequence[Row], stamps: list[int]) -> EngineSpan | None:
         since_ns = end_ns - self._last_ns

@@ -17,6 +17,7 @@ from harness import wait_until
 from simulators import nvml as simulator
 from simulators.nvml import GIB, SimulatedGpus
 from whyidle_daemon.facts import EngineSpan, GpuFacts, GpuSample
+from whyidle_daemon.gpus import nvml
 from whyidle_daemon.gpus.nvidia import Nvidia
 from whyidle_daemon.gpus.nvml import DriverGoneError, GpuLostError, Nvml
 from whyidle_daemon.gpus.sampler import GpuProcesses, GpuSampler
@@ -82,6 +83,28 @@ def test_busy_and_idle_by_the_drivers_own_clock(simulated: Make, period_s: float
         (end - start) / MS, abs=0.005 * len(busy) * period_s * 1e3 + 1
     )
     assert spans == sorted(spans, key=lambda span: span.start_ns)
+
+
+def test_a_clock_that_was_set_back(simulated: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was an hour ahead: what the driver says from then on is taken, of the GPU and of its processes."""
+    gpus = simulated(1, 0.02)
+    gpus[0].run((100, GIB, 40))
+    real, hour_ns = nvml.to_monotonic_ns, 3600 * 1000 * MS
+    driver = Nvml()
+    (device,) = driver.devices
+    try:
+        monkeypatch.setattr(nvml, "to_monotonic_ns", lambda: real() - hour_ns)
+        driver.spans(device)
+        device.utilization.last_us += hour_ns // 1000
+        device.process_us += hour_ns // 1000
+        monkeypatch.setattr(nvml, "to_monotonic_ns", real)
+        start = time.monotonic_ns()
+        spans = spans_until(driver, start + 100 * MS)
+        rows = driver.processes(device)
+    finally:
+        driver.close()
+    assert start - 20 * MS <= spans[0].start_ns < start + 100 * MS
+    assert [row.utilization for row in rows] == [400]
 
 
 def test_a_copy_is_seen_where_no_kernel_runs(simulated: Make) -> None:
@@ -314,6 +337,7 @@ def test_a_host_without_nvidia_pays_nothing() -> None:
     """No thread, and pynvml is not even imported."""
     code = """
 import sys, threading
+from whyidle_daemon.gpus import nvml
 from whyidle_daemon.gpus.nvidia import Nvidia
 from whyidle_daemon.gpus.sampler import GpuSampler
 sampler = GpuSampler(lambda: [Nvidia()])

@@ -15,6 +15,7 @@ from whyidle_daemon.gpus.samples import (
     gpm_span,
     process_rows,
 )
+from whyidle_daemon.gpus.wall_clock import WallClock
 
 MS, US = 1_000_000, 1000
 OFFSET = -1_700_000_000 * 1_000_000_000  # monotonic minus real time
@@ -77,6 +78,34 @@ def test_a_clock_that_was_set_makes_no_backward_span() -> None:
         (at(BASE_US + 100_000), at(BASE_US + 200_000)),
         (at(BASE_US + 200_000), at(BASE_US + 300_000)),
     ]
+
+
+def test_a_clock_that_was_set_back_hides_nothing() -> None:
+    """By seconds or by an hour: the GPU is seen on, and rows stamped before that are not believed."""
+    for back_us in (3_000_017, 3_600_000_000):
+        one = Utilization("g")
+        before = rows(*[100] * 60)
+        now = at(BASE_US + 6_000_000)
+        one.spans(before, [], OFFSET, now)
+        one.set_back(before)
+        offset = OFFSET + back_us * US
+        new = rows(0, 0, 0, start_us=BASE_US + 6_000_000 - back_us)
+        spans = one.spans([*before, *new], [], offset, now + 300 * MS)
+        assert [(s.start_ns, s.end_ns, s.busy_ns) for s in spans] == [
+            (now, now + 100 * MS, 0),
+            (now + 100 * MS, now + 200 * MS, 0),
+        ]
+        again = rows(50, start_us=BASE_US + 6_300_000 - back_us)
+        (last,) = one.spans([*before, *new, *again], [], offset, now + 400 * MS)
+        assert (last.start_ns, last.busy_ns) == (now + 200 * MS, 50 * MS)
+
+
+def test_the_clock_was_set_back() -> None:
+    """By more than a second, in one step or in several, or after it was set ahead: said once each time."""
+    clock = WallClock()
+    seconds = (0, 0.1, 0.9, 1.2, 1.2, -3600, -3600, -0.5, -0.4, 0.4, 0.6)
+    found = [clock.was_set_back(OFFSET + int(ahead * 1_000_000_000)) for ahead in seconds]
+    assert [number for number, back in enumerate(found) if back] == [3, 7, 10]
 
 
 wild = st.builds(Row, st.integers(0, (1 << 64) - 1), st.integers(0, (1 << 32) - 1))

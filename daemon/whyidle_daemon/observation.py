@@ -281,7 +281,8 @@ class Observation:
         self._engines.settle(placed, horizon, walker.walk)
         self._gpus.settle(self._way(placed, walker), horizon)
         # The walk over a gap that still lasts needs everybody's slices since it began.
-        gpus = [] if self._gpus.settled_ns is None else [self._gpus.settled_ns]
+        used_ns = self._gpus.settled_ns(horizon)
+        gpus = [] if used_ns is None else [used_ns]
         settled = [horizon, *self._engines.latest_settled(), *gpus]
 
         def until(tid: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from whyidle_daemon.facts import EngineSpan, GpuFacts, GpuSample, GpuUse
 from whyidle_daemon.gaps import EngineActivity, IdleSums, fit
 from whyidle_daemon.gpus.idle import Totals, Way, explain_idleness, plausible
+from whyidle_daemon.gpus.samples import MAX_PERIOD_NS
 from whyidle_daemon.gpus.spans import Idleness, Segment, cut, during, idleness, segments
 from whyidle_daemon.gpus.usage import EVER, Usage
 from whyidle_daemon.processes import Process, ProcessTable
@@ -31,7 +32,7 @@ class GpuEngine:
     def __init__(self, gpu: str) -> None:
         self.gpu = gpu
         self.usage = Usage()
-        self.settled_ns = 0
+        self._settled_ns = 0
         self._spans: list[EngineSpan] = []
         self._sums = IdleSums()
         self._scattered_ns = self._busy_ns = self._copy_ns = self._observed_ns = 0
@@ -46,7 +47,7 @@ class GpuEngine:
 
     def add(self, span: EngineSpan) -> None:
         """Take what a source saw; what lies before what was settled comes too late."""
-        left = span.within(self.settled_ns, span.end_ns)
+        left = span.within(self._settled_ns, span.end_ns)
         if left is None:
             return
         span = left
@@ -57,6 +58,11 @@ class GpuEngine:
         length = span.end_ns - span.start_ns
         self._told_ns += length
         self._told_work_ns += min(length, max(0, span.busy_ns) + max(0, span.copy_ns))
+
+    @property
+    def pending_ns(self) -> int | None:
+        """Since when it has something that is not settled; ``None``: it has nothing."""
+        return min((span.start_ns for span in self._spans), default=None)
 
     @property
     def busy_share(self) -> float | None:
@@ -70,13 +76,15 @@ class GpuEngine:
         """
         known = _compact(during(segments(self._spans), self.usage.times(until_ns)))
         number = cut(known, until_ns)
+        if known and known[-1].end_ns + MAX_PERIOD_NS <= until_ns:
+            number = len(known)  # nothing is told any more: a gap ends with what was
         if number == 0 and len(known) > MAX_SPANS // 2:
             number = len(known) // 2  # a gap is cut in two rather than memory used without bound
         if number:
             found = idleness(known[:number])
             explain_idleness(self._sums, found, self.usage.chooser(), way)
             self._count(known[:number], found)
-            self.settled_ns = known[number - 1].end_ns
+            self._settled_ns = known[number - 1].end_ns
         self._spans = [EngineSpan(self.gpu, *segment) for segment in known[number:]]
 
     def _count(self, known: list[Segment], found: Idleness) -> None:
@@ -101,7 +109,7 @@ class GpuEngine:
         total._by_edge = dict(self._by_edge)
         total._count(known, found)
         sums = self._sums.copy()
-        last_ns = known[-1].end_ns if known else self.settled_ns
+        last_ns = known[-1].end_ns if known else self._settled_ns
         explain_idleness(sums, found, self.usage.chooser(), way, last_ns)
         busy_ns = total._busy_ns + total._copy_ns
         idle_ns = total._observed_ns - busy_ns
@@ -202,11 +210,13 @@ class Gpus:
             if engine.usage.users:
                 engine.settle(way, until_ns)
 
-    @property
-    def settled_ns(self) -> int | None:
-        """Up to when the slices of all threads are accounted for; ``None`` if the target uses no GPU."""
-        used = [engine.settled_ns for engine in self._engines.values() if engine.usage.users]
-        return min(used, default=None)
+    def settled_ns(self, until_ns: int) -> int | None:
+        """Up to when slices are accounted for, ``until_ns`` at most; ``None`` if the target uses no GPU.
+
+        A GPU that tells nothing waits for none.
+        """
+        used = [engine.pending_ns for engine in self._engines.values() if engine.usage.users]
+        return min([until_ns, *(ns for ns in used if ns is not None)]) if used else None
 
     def activities(self, now_ns: int, way: Way, threads: Iterable[Thread]) -> list[EngineActivity]:
         """The GPUs that processes of the target used; ``threads`` are all, with their totals."""

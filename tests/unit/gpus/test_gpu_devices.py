@@ -32,6 +32,7 @@ from whyidle_daemon.facts import EngineSpan, GpuFacts, GpuSample, GpuUse, Loss, 
 from whyidle_daemon.gpus.devices import MAX_SPANS
 from whyidle_daemon.gpus.usage import MAX_USERS
 from whyidle_daemon.observation import Observation
+from whyidle_daemon.timelines import Timelines
 from whyidle_probes.events import Exit, Wait
 
 PERIOD = 100 * MS
@@ -280,6 +281,29 @@ def test_each_gap_is_the_one_users_who_lived_then() -> None:
     assert (row["state"], row["function"], row["seconds"]) == ("network", "ask", 30.0)
     (shown,) = observation.progress(snapshot).gpus
     assert shown.pid == small
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [use()],  # MIG without GPM, a card that sleeps
+        [use(), *spans([], S)],  # one that is lost while it is idle
+        [born(PID + 1, PID, START), use(PID + 1), *spans([], S), died(PID + 1, START + S)],
+    ],
+)
+def test_a_gpu_that_tells_nothing_more_needs_no_slices(told: list[Any]) -> None:
+    """What its driver waits for is settled in time, and not dropped for want of room."""
+    observation = Observation(START, (PID,), ("x",), "now")
+    observation._lines = Timelines(1024)
+    for record in (GPU, *told, use()._replace(gpu="nvml:1")):
+        observation.add(record)
+    agent = life([call(20 * MS)] * 5000)
+    for record in agent.records:
+        observation.add(record)
+    found = observation.report(Snapshot(agent.end_ns, (agent.thread,)), HOST, Loss(), COST, None)
+    assert len(observation._lines) < 1024
+    assert found["loss"]["summed_only"] == 0
+    assert sum(engine["idle_s"] for engine in found["engines"]) == (1.0 if len(told) > 1 else 0.0)
 
 
 def test_many_short_users_one_after_another() -> None:

@@ -10,6 +10,7 @@ from whyidle_daemon.chains import Chain
 from whyidle_daemon.discovery.placement import placement_of
 from whyidle_daemon.facts import Host, Loss, Overhead
 from whyidle_daemon.gaps import EngineActivity, ExplainedGap, own_roots
+from whyidle_daemon.gpus.usage import DeviceActivity
 from whyidle_daemon.inferences import report_of as inferences_of
 from whyidle_daemon.processes import Process, ProcessTable, successors
 from whyidle_daemon.roots import Cause
@@ -150,13 +151,22 @@ def engine_objects(
                 "utilization_mean": engine.busy_ns / observed if observed else None,
                 "calls": engine.calls,
                 "drivers": sorted(engine.drivers)[:MAX_DRIVERS],
-                **(engine.device.fields() if engine.device is not None else {}),
+                **(_device_fields(engine, engine.device, start_ns) if engine.device is not None else {}),
                 **(inferences_of(engine.inferences, start_ns) if engine.inferences is not None else {}),
                 "launches_unseen_s": seconds(engine.unseen_ns) if engine.kind == "cuda" else None,
                 "calls_unseen_s": seconds(engine.unseen_ns) if engine.kind == "llama" else None,
             }
         )
     return objects
+
+
+def _device_fields(engine: EngineActivity, device: DeviceActivity, start_ns: int) -> dict[str, Any]:
+    """What only a GPU has; also from when to when the target used it."""
+    when = {
+        "start_s": seconds(max(0, engine.first_ns - start_ns)),
+        "end_s": seconds(max(0, engine.end_ns - start_ns)),
+    }
+    return device.fields() | when
 
 
 def gap_objects(engines: list[EngineActivity], start_ns: int) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ _SUMMED: Final = (
     *("launches_unseen_s", "copy_s", "idle_scattered_s", "unseen_s"),
 )
 _SECONDS: Final = tuple(name for name in _SUMMED if name.endswith("_s"))
-_PEAKS: Final = ("memory_peak_bytes", "other_processes")
+_PEAKS: Final = ("memory_peak_bytes", "other_processes", "end_s")
 
 Engine = dict[str, Any]
 
@@ -26,20 +26,28 @@ Engine = dict[str, Any]
 def merged_engines(parts: list[dict[str, Any]], offsets: list[float]) -> list[Engine]:
     """In the order in which they appeared. ``offsets``: seconds from the first part's begin to each one's."""
     of: dict[str, list[Engine]] = {}
-    seen: dict[str, float] = {}  # of a host's GPU: up to when some target's part has its seconds
+    seen: dict[str, list[tuple[float, float]]] = {}  # of a host's GPU: when some target's part has it
     for part, offset in zip(parts, offsets, strict=True):
         for engine in part["engines"]:
             moved = _moved(engine, offset)
             if is_gpu(engine):
-                end = offset + _lasted(engine)
-                before = seen.get(engine["id"], offset)
-                seen[engine["id"]] = max(before, end)
-                if end - before <= JOIN_S and engine["id"] in of:  # all of it was seen by another
+                begin = moved.get("start_s", offset)
+                end = moved.get("end_s", begin + _lasted(engine))
+                new = _new(seen.setdefault(engine["id"], []), begin, end)
+                if new <= JOIN_S and engine["id"] in of:  # all of it was seen by another
                     continue
-                if before - offset > JOIN_S:
-                    moved |= _share(engine, (end - before) / (end - offset))
+                if end - begin - new > JOIN_S:
+                    moved |= _share(engine, new / (end - begin))
             of.setdefault(engine["id"], []).append(moved)
     return [_merged(pieces) if len(pieces) > 1 else pieces[0] for pieces in of.values()]
+
+
+def _new(seen: list[tuple[float, float]], begin: float, end: float) -> float:
+    """Seconds of an interval that are in none of those seen, of which it is one from here on."""
+    met = [one for one in seen if one[0] <= end and begin <= one[1]]
+    whole = min([begin, *(a for a, _ in met)]), max([end, *(b for _, b in met)])
+    seen[:] = [*(one for one in seen if one not in met), whole]
+    return end - begin - sum(min(b, end) - max(a, begin) for a, b in met)
 
 
 def _share(engine: Engine, share: float) -> Engine:
@@ -48,10 +56,11 @@ def _share(engine: Engine, share: float) -> Engine:
 
 
 def _moved(engine: Engine, offset: float) -> Engine:
-    if not engine.get("inferences"):
-        return dict(engine)
-    spans = [{**span, "start_s": span["start_s"] + offset} for span in engine["inferences"]]
-    return {**engine, "inferences": spans}
+    moved = dict(engine)
+    moved |= {name: engine[name] + offset for name in ("start_s", "end_s") if name in engine}
+    if engine.get("inferences"):
+        moved["inferences"] = [{**span, "start_s": span["start_s"] + offset} for span in engine["inferences"]]
+    return moved
 
 
 def _merged(pieces: list[Engine]) -> Engine:
@@ -60,6 +69,8 @@ def _merged(pieces: list[Engine]) -> Engine:
         found |= {name: value for name, value in piece.items() if value is not None or name not in found}
     found |= {name: sum(_values(pieces, name)) for name in _SUMMED if _values(pieces, name)}
     found |= {name: max(_values(pieces, name)) for name in _PEAKS if _values(pieces, name)}
+    if "start_s" in found:
+        found["start_s"] = min(_values(pieces, "start_s"))
     latencies = _values(pieces, "latency_s")
     found["latency_s"] = latencies[0] if len(latencies) == 1 else None
     observed = found["busy_s"] + found["idle_s"]

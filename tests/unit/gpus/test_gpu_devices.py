@@ -253,6 +253,7 @@ def test_a_gpu_counts_while_a_process_of_the_target_uses_it() -> None:
     (engine,) = found["engines"]
     # The second one is seen once it has used it for up to half a second.
     assert (engine["busy_s"], engine["idle_s"], engine["unseen_s"]) == (2.0, 3.5, 0.0)
+    assert (engine["start_s"], engine["end_s"]) == (0.0, 903.0)
     assert sum(cause["seconds"] for cause in found["idle_by_cause"]) == pytest.approx(3.5)
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from timeline import COST, HOST, MS, PID, START, S, infer, life, run
+from timeline import COST, HOST, MS, PID, START, S, born, died, infer, life, run
 
 from whyidle_cli.render.live import progress_text
 from whyidle_daemon.facts import EngineSpan, GpuFacts, GpuUse, Loss, Snapshot
 from whyidle_daemon.gpus import drm_check
-from whyidle_daemon.metrics.ledger import series_of
+from whyidle_daemon.metrics.ledger import Ledger, series_of
 from whyidle_daemon.observation import Observation
 from whyidle_probes.events import CONTEXT_CUDA
 from whyidle_wire.records import Progress
@@ -153,3 +153,35 @@ def test_metrics_of_gpus() -> None:
     assert sums["gpu_idle", ("nvml:0",)] == pytest.approx(2.1)
     assert ("idle", ("nvml",)) not in sums
     assert sums["idle", ("llama",)] == pytest.approx(2.7)
+
+
+def test_metrics_of_a_gpu_whose_users_come_and_go() -> None:
+    """At every scrape: no counter goes back, each idle second once, nothing of when nobody here used it."""
+    ledger, observation = (
+        Ledger(10, functions=True),
+        Observation(START, (PID,), ("x",), "2026-01-01T00:00:00Z"),
+    )
+    observation.add(GpuFacts("nvml:0", START, 0, "Test", "1", None, "nvml", True))
+    before: dict[Any, float] = {}
+    for number in range(600):  # in turn, for ten seconds: a tool uses it, somebody else does
+        begin, tool = START + number * PERIOD * 10, PID + 1 + number // 20
+        if number % 20 == 0:
+            observation.add(born(tool, PID, begin))
+            observation.add(GpuUse("nvml:0", tool, begin, 1 << 30))
+        if number % 20 == 10:
+            observation.add(died(tool, begin))
+        for at in range(begin, begin + S, PERIOD):
+            observation.add(EngineSpan("nvml:0", at, at + PERIOD, (at - begin) // 20, 0, PERIOD))
+        if number % 7 == 0:
+            report = observation.report(Snapshot(begin + S), HOST, Loss(), COST, None)
+            ledger.update(1, "w", report, float(number))
+            now = dict(ledger.counters()["w"])
+            assert all(now[key] >= value for key, value in before.items())
+            before = now
+    ledger.update(1, "w", observation.report(Snapshot(START + 600 * S), HOST, Loss(), COST, None), 600.0)
+    sums = ledger.counters()["w"]
+    assert sums["gpu_busy", ("nvml:0",)] + sums["gpu_idle", ("nvml:0",)] == pytest.approx(300)
+    assert sums["gpu_busy", ("nvml:0",)] == pytest.approx(300 * 0.225)
+    assert sums["idle", ("nvml",)] == pytest.approx(sums["gpu_idle", ("nvml:0",)])
+    causes = sum(value for (name, _), value in sums.items() if name == "cause")
+    assert causes == pytest.approx(sums["idle", ("nvml",)])

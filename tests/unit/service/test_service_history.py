@@ -390,6 +390,20 @@ def test_seconds_of_a_shared_gpu_that_only_one_target_saw(
     assert (engine["busy_s"], engine["idle_s"]) == (pytest.approx(busy), pytest.approx(idle))
 
 
+def test_two_targets_that_use_a_gpu_in_turn() -> None:
+    """Each has its own seconds, also where both were observed all the time; what they share counts once."""
+    first = {**shared_gpu(1, 100.0, 100.0), "start_s": 0.0, "end_s": 200.0}
+    second = {**shared_gpu(2, 50.0, 150.0), "start_s": 300.0, "end_s": 500.0}
+    third = {**shared_gpu(3, 40.0, 0.0), "start_s": 180.0, "end_s": 220.0}  # half of it beside the first
+    inside = {**shared_gpu(4, 60.0, 0.0), "start_s": 310.0, "end_s": 370.0}
+    parts = [of(gpu["pid"], "2026-11-26T10:00:00Z", engines=[gpu]) for gpu in (first, second, third, inside)]
+    later = {**first, "start_s": 10.0, "end_s": 210.0}
+    parts.append(of(1, "2026-11-26T10:10:00Z", engines=[later]))
+    (engine,) = merged(parts)["engines"]
+    assert (engine["busy_s"], engine["idle_s"]) == (pytest.approx(270.0), pytest.approx(350.0))
+    assert (engine["start_s"], engine["end_s"]) == (0.0, 810.0)
+
+
 def test_one_that_was_touched_keeps_no_older_ones(tmp_path: Path) -> None:
     """Copied back from somewhere, say: the others are as old as they are."""
     clock = Clock()

@@ -8,7 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from whyidle_daemon.facts import EngineSpan
-from whyidle_daemon.gpus.spans import Idle, cut, idleness, segments
+from whyidle_daemon.gpus.spans import Idle, cut, during, idleness, segments
+from whyidle_daemon.gpus.usage import united
 
 MS = 1_000_000
 PERIOD = 100 * MS
@@ -54,6 +55,20 @@ spans = st.lists(
     ),
     max_size=25,
 )
+
+
+@given(spans, st.lists(st.tuples(st.integers(0, 2500), st.integers(0, 2500)), max_size=8))
+def test_what_lies_in_some_intervals(given_spans: list[EngineSpan], times: list[tuple[int, int]]) -> None:
+    """Every instant that is in a span and in an interval once, no other, and no more work than time."""
+    known, lived = segments(given_spans), united(times)
+    inside = during(known, lived)
+    assert all(a.end_ns <= b.start_ns for a, b in pairwise(inside))
+    instants = {ns for segment in known for ns in range(segment.start_ns, segment.end_ns)}
+    wanted = instants & {ns for begin, end in times for ns in range(begin, end)}
+    assert sum(segment.length_ns for segment in inside) == len(wanted)
+    assert all(ns in wanted for segment in inside for ns in (segment.start_ns, segment.end_ns - 1))
+    assert all(0 <= segment.work_ns <= segment.length_ns for segment in inside)
+    assert during(known, [(0, 1 << 64)]) == known
 
 
 @given(spans)

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import sys
+from collections import Counter
 from pathlib import PurePath
 from typing import Any, Final, TextIO
 
@@ -161,15 +162,20 @@ def _verdict(report: dict[str, Any], width: int) -> list[Text]:
     if not engines:
         text = "No model engine was seen at work: no llama.cpp call and no GPU activity in this target."
         return wrap(text, width, "bold")
-    engine = max(engines, key=lambda one: (one.get("finest", True), one["idle_s"]))
-    idle, observed = engine["idle_s"], engine["busy_s"] + engine["idle_s"]
+    finest = [engine for engine in engines if engine.get("finest", True)] or engines
+    idle = sum(engine["idle_s"] for engine in finest)
+    observed = idle + sum(engine["busy_s"] for engine in finest)
     share = idle / observed if observed > 0 else 0.0
-    text = f"The model was idle for {seconds(idle)} of {seconds(observed)} ({percent(share)})"
-    causes = sorted(report["idle_by_cause"], key=lambda cause: -cause["seconds"])
-    if causes:
-        largest = causes[0]
-        what = sanitize(str(largest.get("cause") or largest["state"]), 20).replace("_", " ")
-        text += f", {percent(largest['share'])} of that because of {_phrase(what)}"
+    who = "The model was" if len(finest) == 1 else f"{len(finest)} engines together were"
+    text = f"{who} idle for {seconds(idle)} of {seconds(observed)} ({percent(share)})"
+    # A row is of one thread, peer and function: a pool's many rows are one cause.
+    shares: Counter[str] = Counter()
+    for cause in report["idle_by_cause"]:
+        shares[str(cause.get("cause") or cause["state"])] += cause["share"]
+    if shares:
+        largest, share = shares.most_common(1)[0]
+        what = sanitize(largest, 20).replace("_", " ")
+        text += f", {percent(share)} of that because of {_phrase(what)}"
     return wrap(text + ".", width, "bold")
 
 

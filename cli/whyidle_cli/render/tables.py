@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -108,30 +108,45 @@ def _tokens(engine: dict[str, Any]) -> list[str]:
 def cause_lines(causes: list[dict[str, Any]], width: int, commands: dict[int, str]) -> list[Text]:
     """The engine's idle time by what was waited for, as bars; below, over which processes the blame went."""
     lines: list[Text] = []
-    ranked = sorted(causes, key=lambda cause: -cause["seconds"])
+    ranked = _alike(causes, commands)
     what = (width - 2 - 11) * 2 // 5
     room = width - 2 - 11 - what - 1 - 10 - 7
-    for cause in ranked[:_MOST_CAUSES]:
+    for (cause, detail, way), (state, total, share) in ranked[:_MOST_CAUSES]:
+        _, style = look(state)
+        lines.append(
+            Text.assemble(
+                "  ", column(cause, 11), column(detail, what), " ",
+                (bar(share, room), style),
+                seconds(total).rjust(10), percent(share).rjust(7),
+            )
+        )  # fmt: skip
+        if way and share >= _CHAIN_SHARE:
+            lines += [Text("    ").append_text(line) for line in wrap(way, width - 4, "dim")]
+    if rest := [row for _, row in ranked[_MOST_CAUSES:]]:
+        total, share = sum(row.seconds for row in rest), sum(row.share for row in rest)
+        text = column(f"{len(rest)} more causes", 11 + what + 1 + room)
+        lines.append(Text.assemble("  ", text, seconds(total).rjust(10), percent(share).rjust(7)))
+    return lines
+
+
+class _Row(NamedTuple):
+    state: str
+    seconds: float
+    share: float
+
+
+def _alike(causes: list[dict[str, Any]], commands: dict[int, str]) -> list[tuple[tuple[str, str, str], _Row]]:
+    """Cause, detail and way of the blame, longest first; those of several threads that read alike are one."""
+    rows: dict[tuple[str, str, str], _Row] = {}
+    for cause in causes:
         function = f"{cause['function']}()" if cause["function"] else ""
         detail = join([function, peer_text(cause["peer"])], " → ") or (
             f"pid {cause['pid']}" if cause["pid"] else ""
         )
-        _, style = look(cause["state"])
-        lines.append(
-            Text.assemble(
-                "  ", column(cause_name(cause), 11), column(detail, what), " ",
-                (bar(cause["share"], room), style),
-                seconds(cause["seconds"]).rjust(10), percent(cause["share"]).rjust(7),
-            )
-        )  # fmt: skip
         way = chain_text(cause.get("chain") or [], commands, cause.get("cause") == "no_demand")
-        if way and cause["share"] >= _CHAIN_SHARE:
-            lines += [Text("    ").append_text(line) for line in wrap(way, width - 4, "dim")]
-    if rest := ranked[_MOST_CAUSES:]:
-        total, share = sum(cause["seconds"] for cause in rest), sum(cause["share"] for cause in rest)
-        text = column(f"{len(rest)} more causes", 11 + what + 1 + room)
-        lines.append(Text.assemble("  ", text, seconds(total).rjust(10), percent(share).rjust(7)))
-    return lines
+        known = rows.get(key := (cause_name(cause), detail, way), _Row(cause["state"], 0.0, 0.0))
+        rows[key] = _Row(known.state, known.seconds + cause["seconds"], known.share + cause["share"])
+    return sorted(rows.items(), key=lambda item: -item[1].seconds)
 
 
 def cause_name(cause: dict[str, Any]) -> str:

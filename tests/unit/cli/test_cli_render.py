@@ -153,7 +153,8 @@ def test_many_threads_processes_and_causes() -> None:
     report = copy.deepcopy(SAMPLE)
     report["threads"] *= 50
     report["processes"] *= 50
-    report["idle_by_cause"] *= 50
+    causes = report["idle_by_cause"]
+    report["idle_by_cause"] = [{**cause, "function": f"f{n}"} for n in range(50) for cause in causes]
     report["loops"] *= 50
     text = text_of(report)
     assert "more threads" in text
@@ -161,6 +162,32 @@ def test_many_threads_processes_and_causes() -> None:
     assert "192 more causes" in text
     assert "97 more loops" in text
     assert len(text.splitlines()) < 100
+
+
+def test_a_pool_of_threads_is_one_cause() -> None:
+    """The headline names what most time went to, however many threads it is split over; rows add up."""
+    report = copy.deepcopy(SAMPLE)
+    network, runqueue, *_ = report["idle_by_cause"]
+    pool = [{**network, "tid": n, "seconds": 1.0, "share": 0.15} for n in range(4)]
+    report["idle_by_cause"] = [{**runqueue, "seconds": 3.0, "share": 0.4}, *pool]
+    text = text_of(report)
+    assert "60 % of that because of waiting" in text
+    assert "waiting\nfor the network." in text
+    rows = text.partition("WHY IDLE")[2].partition("EVENT LOOPS")[0].splitlines()[1:3]
+    assert rows[0].split()[0] == "network"
+    assert rows[0].endswith("4.00 s   60 %")
+    assert rows[1].endswith("3.00 s   40 %")
+
+
+def test_several_engines_are_all_in_the_headline() -> None:
+    """What explains the idle time is of all of them; an engine below another one counts no second twice."""
+    report = copy.deepcopy(SAMPLE)
+    (engine,) = report["engines"]
+    above = [{**engine, "busy_s": 1.0, "idle_s": idle, "finest": True} for idle in (4.0, 2.0)]
+    report["engines"] = [*above, {**engine, "idle_s": 100.0, "finest": False}]
+    assert "2 engines together were idle for 6.00 s of 8.00 s (75 %), 93 % of that" in text_of(report)
+    report["engines"].pop(0)
+    assert "The model was idle for 2.00 s of 3.00 s (67 %), 93 % of that" in text_of(report)
 
 
 hostile = st.text(

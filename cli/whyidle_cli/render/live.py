@@ -6,6 +6,7 @@ observed command prints scrolls there and neither overwrites the other (apt's pr
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any, Final, TextIO
 
@@ -61,7 +62,12 @@ class Live:
         if not self._on:
             return
         text = progress_text(progress)
-        self._write(self._placed(text) if self._terminal else text + "\n")
+        try:
+            drawn = self._placed(text) if self._terminal else text + "\n"
+        except OSError:
+            self._on = False  # hung up
+        else:
+            self._write(drawn)
 
     def clear(self) -> None:
         """Remove the line and give the terminal back as it was."""
@@ -71,7 +77,12 @@ class Live:
             self._write(f"\x1b7\x1b[r\x1b[{rows};1H\x1b[2K\x1b8")
 
     def _placed(self, text: str) -> str:
-        columns, rows = os.get_terminal_size(self._stream.fileno())
+        """What draws it; empty where there is no room, or where the terminal is not ours now (``&``)."""
+        descriptor = self._stream.fileno()
+        with contextlib.suppress(OSError):  # not its controlling terminal: nobody else's either
+            if os.tcgetpgrp(descriptor) != os.getpgrp():
+                return ""
+        columns, rows = os.get_terminal_size(descriptor)
         if rows < _MIN_ROWS or columns < _MIN_COLUMNS:
             return ""
         begin = ""

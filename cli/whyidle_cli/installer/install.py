@@ -42,9 +42,9 @@ def install(
         _check_configuration(layout, folder)
         say("units, users and directories")
         for path, name in layout.files.items():
-            _tell(written.place(path, shipped(name)))
+            _tell(written.place(path, shipped(folder, name)))
         if not layout.config.exists():
-            files.write(layout.config, shipped("config.toml").encode(), 0o644)
+            files.write(layout.config, shipped(folder, "config.toml").encode(), 0o644)
         drop_in = layout.drop_ins[0] / FEATURE_DROP_IN
         if layout.live and not host.links_uprobes():
             _tell(written.place(drop_in, _DROP_IN))

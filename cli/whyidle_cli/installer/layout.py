@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from whyidle_cli.errors import InstallFailed
+
 PREFIX: Final = "/opt/whyidle"
 CURRENT: Final = f"{PREFIX}/current"
 PROGRAMS: Final = ("whyidle", "whyidled")
@@ -90,13 +92,11 @@ class Layout:
         }
 
 
-def shipped(name: str) -> str:
-    """The text of a file of the folder ``systemd``: in the wheel, or in a checkout."""
-    here = Path(__file__).resolve().parent
-    for folder in (here / "systemd", here.parents[2] / "systemd"):
-        if (folder / name).is_file():
-            return (folder / name).read_text()
-    raise FileNotFoundError(name)
+def shipped(version: Path, name: str) -> str:
+    """The text of a file of the folder ``systemd``, as this version (a virtual environment) brought it."""
+    for path in version.glob(f"lib/python3*/site-packages/whyidle_cli/installer/systemd/{name}"):
+        return path.read_text()
+    raise InstallFailed(f"what was installed brought no {name}", "build the wheel again")
 
 
 def ours(link: Path) -> bool:

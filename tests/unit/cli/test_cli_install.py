@@ -17,7 +17,7 @@ from whyidle_cli.errors import InstallFailed
 from whyidle_cli.installer import host
 from whyidle_cli.installer.files import SAVED
 from whyidle_cli.installer.install import install
-from whyidle_cli.installer.layout import SERVICE, Layout, shipped
+from whyidle_cli.installer.layout import SERVICE, Layout
 from whyidle_cli.installer.uninstall import uninstall
 from whyidle_cli.main import main
 
@@ -33,8 +33,15 @@ elif "bad" in open(sys.argv[-1]).read(): sys.exit("whyidled: no such key")
 """
 
 
-def environment(version: str = "1.0"):  # type: ignore[no-untyped-def]
-    """Makes something that answers as an installed version does."""
+SYSTEMD = Path(__file__).parents[3] / "systemd"
+
+
+def shipped(name: str) -> str:
+    return (SYSTEMD / name).read_text()
+
+
+def environment(version: str = "1.0", unit: str = shipped(SERVICE)):  # type: ignore[no-untyped-def]
+    """Makes something that answers as an installed version does, and brings its files."""
 
     def make(folder: Path, source: str) -> None:
         assert source == "wheel"
@@ -42,6 +49,9 @@ def environment(version: str = "1.0"):  # type: ignore[no-untyped-def]
         (folder / "bin/python").symlink_to(sys.executable)
         for name in ("whyidle", "whyidled"):
             (folder / "bin" / name).write_text(PROGRAM.format(version=version))
+        files = folder / "lib/python3.11/site-packages/whyidle_cli/installer/systemd"
+        shutil.copytree(SYSTEMD, files)
+        (files / SERVICE).write_text(unit)
 
     return make
 
@@ -129,6 +139,26 @@ def test_an_untouched_unit_of_an_older_version_is_just_replaced(layout: Layout) 
     install(layout, "wheel", environment("2.0"))
     assert not unit.with_name(unit.name + SAVED).exists()
     assert unit.read_text() == shipped(SERVICE)
+
+
+def test_an_upgrade_brings_its_own_units(layout: Layout) -> None:
+    """The program that runs it is the old one, which has only the old ones beside it."""
+    install(layout, "wheel", environment("1.0"))
+    install(layout, "wheel", environment("2.0", unit="[Service]\n# as 2.0 has it\n"))
+    assert (layout.units / SERVICE).read_text() == "[Service]\n# as 2.0 has it\n"
+
+
+def test_a_version_without_units_is_none(layout: Layout) -> None:
+    """A wheel that was not built as it should leaves the version before alone."""
+    install(layout, "wheel", environment("1.0"))
+
+    def bare(folder: Path, source: str) -> None:
+        environment("2.0")(folder, source)
+        shutil.rmtree(folder / "lib")
+
+    with pytest.raises(InstallFailed, match=r"brought no whyidled\.service"):
+        install(layout, "wheel", bare)
+    assert layout.current.readlink().name == "1"
 
 
 def test_a_configuration_that_the_new_version_refuses(layout: Layout) -> None:

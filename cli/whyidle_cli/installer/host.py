@@ -73,6 +73,15 @@ def make_environment(folder: Path, source: str) -> None:
     )  # fmt: skip
 
 
+def relocate(folder: Path, to: str) -> None:
+    """Make the programs of an environment name it by where the host of the image will see it."""
+    for path in (folder / "bin").iterdir():
+        if path.is_file() and not path.is_symlink():
+            text = path.read_bytes()
+            if (moved := text.replace(str(folder).encode(), to.encode())) != text:
+                path.write_bytes(moved)
+
+
 def base_python() -> Path:
     """The distribution's Python where it is new enough, else the one that runs this."""
     enough = "import sys; sys.exit(sys.version_info < (3, 11))"

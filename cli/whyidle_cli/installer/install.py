@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,8 +37,13 @@ def install(
     before = layout.current.readlink() if layout.current.is_symlink() else None
     wanted = not written.upgrade or not layout.live or quietly("systemctl", "is-enabled", "--quiet", SERVICE)
     say("virtual environment")
-    folder = _new_version(layout, lambda folder: make_environment(folder, source or default_source()))
+    what = source or default_source()
+    if os.path.exists(what):  # noqa: PTH110 (may be no path at all)
+        what = os.path.abspath(what)  # noqa: PTH100 (text); pip runs in another folder
+    folder = _new_version(layout, lambda folder: make_environment(folder, what))
     try:
+        if not layout.live:
+            host.relocate(folder, f"{PREFIX}/versions/{folder.name}")
         version = _version_of(folder)
         _check_configuration(layout, folder)
         say("units, users and directories")
@@ -73,7 +79,7 @@ def default_source() -> str:
     about = json.loads(distribution.read_text("direct_url.json") or "{}")
     url = str(about.get("url", ""))
     if url.startswith("file://"):
-        return url.removeprefix("file://")
+        return urllib.parse.unquote(url.removeprefix("file://"))
     return f"whyidle=={distribution.version}"
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import pytest
 from whyidle_cli.errors import InstallFailed
 from whyidle_cli.installer import host
 from whyidle_cli.installer.files import SAVED
-from whyidle_cli.installer.install import install
+from whyidle_cli.installer.install import default_source, install
 from whyidle_cli.installer.layout import SERVICE, Layout
 from whyidle_cli.installer.uninstall import uninstall
 from whyidle_cli.main import main
@@ -48,7 +49,8 @@ def environment(version: str = "1.0", unit: str = shipped(SERVICE)):  # type: ig
         (folder / "bin").mkdir(parents=True)
         (folder / "bin/python").symlink_to(sys.executable)
         for name in ("whyidle", "whyidled"):
-            (folder / "bin" / name).write_text(PROGRAM.format(version=version))
+            (folder / "bin" / name).write_text(f"#!{folder}/bin/python\n" + PROGRAM.format(version=version))
+            (folder / "bin" / name).chmod(0o755)
         files = folder / "lib/python3.11/site-packages/whyidle_cli/installer/systemd"
         shutil.copytree(SYSTEMD, files)
         (files / SERVICE).write_text(unit)
@@ -77,8 +79,37 @@ def test_everything_is_in_its_place(layout: Layout) -> None:
     assert (layout.root / "var/lib/whyidle").stat().st_mode & 0o777 == 0o750
     for link, to in layout.links.items():
         assert str(link.readlink()) == to
-        assert layout.at(str(layout.current.readlink())).joinpath("bin", link.name).exists()
+        program = layout.at(str(layout.current.readlink())).joinpath("bin", link.name)
+        # As the host will see it that boots the image.
+        assert program.read_text().startswith("#!/opt/whyidle/versions/1/bin/python\n")
+        assert program.stat().st_mode & 0o777 == 0o755
     assert json.loads(layout.installed.read_text())["version"] == "1.0"
+
+
+def test_a_wheel_is_named_from_where_the_user_is(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip runs in another folder; what is no path is a requirement, and stays one."""
+    monkeypatch.chdir(layout.root)
+    (layout.root / "w.whl").touch()
+    asked = []
+
+    def make(folder: Path, source: str) -> None:
+        asked.append(source)
+        environment()(folder, "wheel")
+
+    for source in ("w.whl", ".", "whyidle==9"):
+        install(layout, source, make)
+    assert asked == [str(layout.root / "w.whl"), str(layout.root), "whyidle==9"]
+
+
+def test_a_checkout_in_a_folder_with_a_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The URL that pip keeps is quoted; what pip is given is a path."""
+
+    class Distribution:
+        def read_text(self, name: str) -> str:
+            return '{"dir_info": {}, "url": "file:///home/my%20code/whyidle"}'
+
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda _: Distribution())
+    assert default_source() == "/home/my code/whyidle"
 
 
 def test_uninstall_leaves_nothing(layout: Layout) -> None:

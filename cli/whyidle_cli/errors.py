@@ -174,7 +174,7 @@ class CannotWrite(CliError):  # noqa: N818
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"cannot write {path}: {reason}")
-        self.hint = "--json takes a file in a directory that exists and is writable, or '-'"
+        self.hint = "--json takes a file, no recording, in a directory that exists and is writable, or '-'"
 
 
 class CannotRecord(CliError):  # noqa: N818

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from whyidle_cli.errors import CannotPrint, CannotWrite, UnreadableReport
+from whyidle_cli.recording import is_recording
 from whyidle_cli.render.report import print_report
 
 STDOUT: Final = Path("-")
@@ -22,9 +23,11 @@ def check_target(path: Path | None) -> None:
     """Raise CannotWrite if a report could not be written to ``path``: before the work, not after it."""
     if path is None or path == STDOUT:
         return
-    parent = path.resolve().parent
     if path.is_dir():
         raise CannotWrite(path, "it is a directory")
+    if path.is_file() and is_recording(path):
+        raise CannotWrite(path, "it is a recording, which a report never replaces")
+    parent = path.resolve().parent
     if not parent.is_dir():
         raise CannotWrite(path, f"there is no directory {parent}")
     if not os.access(path if path.exists() else parent, os.W_OK):

@@ -5,19 +5,32 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from whyidle_cli.errors import CannotRecord
 from whyidle_cli.sanitize import sanitize
 
+_MAGIC: Final = b"\x89whyidle"  # how every recording begins: FORMAT.md
 
-def check_record(path: Path | None) -> Path | None:
+
+def is_recording(path: Path) -> bool:
+    """Whether a regular file is one, or was one until it was cut off."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
+
+
+def check_record(path: Path | None, json: Path | None = None) -> Path | None:
     """The absolute path for the daemon; raises CannotRecord before anything is started.
 
-    The daemon creates the file, and has the last word on whether it may.
+    ``json`` is where the report goes. The daemon creates the file, and has the last word on whether it may.
     """
     if path is None:
         return None
+    if json is not None and os.path.realpath(path) == os.path.realpath(json):
+        raise CannotRecord(path, "--json names the same file")
     if os.path.lexists(path):
         raise CannotRecord(path, "it is a directory" if path.is_dir() else "the file exists")
     target = path.absolute()

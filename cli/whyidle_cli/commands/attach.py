@@ -59,7 +59,7 @@ def execute(arguments: argparse.Namespace) -> int:
     for pid in pids:
         check_process(pid)
     check_target(arguments.json)
-    record = check_record(arguments.record)
+    record = check_record(arguments.record, arguments.json)
     live = Live(sys.stderr, forced=arguments.live)
     with any_daemon(arguments.socket) as connection:
         observation = Observation(connection.client, live)

@@ -55,7 +55,7 @@ def execute(arguments: argparse.Namespace) -> int:
         )
     path = find_command(arguments.command[0])
     check_target(arguments.json)
-    record = check_record(arguments.record)
+    record = check_record(arguments.record, arguments.json)
     live = Live(sys.stderr, forced=arguments.live)
     with any_daemon(arguments.socket) as connection, HeldChild(path, arguments.command) as child:
         observation = Observation(connection.client, live)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Callable
@@ -18,20 +20,32 @@ from whyidle_cli.render.report import print_report
 
 STDOUT: Final = Path("-")
 
+# A directory that is not writable, another's file, a file that is mounted by itself.
+_KEEPS_ITS_PLACE: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY}
+
 
 def check_target(path: Path | None) -> None:
     """Raise CannotWrite if a report could not be written to ``path``: before the work, not after it."""
-    if path is None or path == STDOUT:
+    if path is None or path == STDOUT or _standard_stream(path) is not None:
         return
-    if path.is_dir():
-        raise CannotWrite(path, "it is a directory")
-    if path.is_file() and is_recording(path):
-        raise CannotWrite(path, "it is a recording, which a report never replaces")
-    parent = path.resolve().parent
-    if not parent.is_dir():
-        raise CannotWrite(path, f"there is no directory {parent}")
-    if not os.access(path if path.exists() else parent, os.W_OK):
-        raise CannotWrite(path, "permission denied")
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise CannotWrite(path, "it is a directory")
+        if stat.S_ISREG(mode):
+            if is_recording(path):
+                raise CannotWrite(path, "it is a recording, which a report never replaces")
+            os.close(_open(path))
+        elif not os.access(path, os.W_OK):  # opening a pipe may wait for its reader, and end it
+            raise CannotWrite(path, "permission denied")
+    except FileNotFoundError:
+        parent = Path(os.path.realpath(path)).parent
+        if not os.path.isdir(parent):  # noqa: PTH112 (Path's raises, before Python 3.14, what is no answer)
+            raise CannotWrite(path, f"there is no directory {parent}") from None
+        if not os.access(parent, os.W_OK):
+            raise CannotWrite(path, "permission denied") from None
+    except OSError as error:
+        raise CannotWrite(path, error.strerror or str(error)) from None
 
 
 def deliver(report: dict[str, Any], json_path: Path | None) -> None:
@@ -103,27 +117,81 @@ def _finite(value: Any) -> Any:
 def write_json(report: dict[str, Any], path: Path) -> None:
     """Write the report so that ``path`` has it whole or not at all; raises CannotWrite.
 
-    What is not a regular file (``/dev/null``, a pipe) is written to and not replaced.
+    What is not a regular file (``/dev/null``, a pipe) is written to and not replaced; so is a file whose
+    directory allows no other way.
     """
-    target = path.resolve()
-    text = json_text(report)
+    data = json_text(report).encode()
     try:
-        if target.exists() and not target.is_file():
-            target.write_text(text)
-            return
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
-                os.fchmod(file.fileno(), mode)
-                file.write(text)
-            Path(temporary).replace(target)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                Path(temporary).unlink()
-            raise
+        if (stream := _standard_stream(path)) is not None:
+            _write(os.dup(stream), data)
+        elif not os.path.lexists(path):
+            _replace(path, data, None)
+        else:
+            _write_over(_open(path), data)
     except OSError as error:
         raise CannotWrite(path, error.strerror or str(error)) from None
+
+
+def _standard_stream(path: Path) -> int | None:
+    """Standard output or error where ``path`` is it: whatever that is, what comes after has to follow."""
+    try:
+        there = path.stat()
+    except OSError:
+        return None
+    for number in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(there, os.fstat(number)):
+                return number
+    return None
+
+
+def _open(path: Path) -> int:
+    """Open what is there. Raises OSError, also for what somebody laid out in /tmp.
+
+    It is the kernel that follows a link, since it knows which it should not; of a file or a pipe it looks at
+    that only with O_CREAT (``fs.protected_symlinks``, ``fs.protected_regular``).
+    """
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOCTTY | os.O_CLOEXEC, 0o666)
+
+
+def _write_over(descriptor: int, data: bytes) -> None:
+    """Put a new file in the place of this one, if it is one and that can be done; else write to it."""
+    before = os.fstat(descriptor)
+    try:
+        if stat.S_ISREG(before.st_mode) and before.st_nlink:
+            path = Path(f"/proc/self/fd/{descriptor}").readlink()
+            if os.path.samestat(path.stat(), before):
+                _replace(path, data, before)
+                os.close(descriptor)
+                return
+    except OSError as error:
+        if error.errno not in _KEEPS_ITS_PLACE:
+            os.close(descriptor)
+            raise
+    if stat.S_ISREG(before.st_mode):
+        os.ftruncate(descriptor, 0)
+    _write(descriptor, data)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+
+
+def _replace(path: Path, data: bytes, before: os.stat_result | None) -> None:
+    """A new file under this name in one step, with the permissions and the owner of the one before."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".whyidle-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if before is not None:
+                os.fchown(descriptor, before.st_uid, before.st_gid)
+            os.fchmod(descriptor, before.st_mode & 0o777 if before is not None else 0o666 & ~_umask())
+            file.write(data)
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
 
 
 def _umask() -> int:

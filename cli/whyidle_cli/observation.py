@@ -21,6 +21,7 @@ INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUI
 _REQUEST: Final = 1
 _START_TIMEOUT_S: Final = 30.0
 _REPORT_TIMEOUT_S: Final = 60.0
+_LONGEST_S: Final = 3600.0  # of one wait: poll() counts milliseconds in an int, which ends after 24.8 days
 _MAX_ARGUMENTS: Final = 1000
 _MAX_COMMAND_BYTES: Final = 32 * 1024
 
@@ -95,7 +96,8 @@ class Observation:
     def wait(self, signals: Signals, deadline: float | None = None, process: int | None = None) -> list[int]:
         """Wait until something happens: a signal, the end of ``process`` (a pidfd), a record, the deadline.
 
-        Takes the records; returns the signals that came. ``deadline`` is on ``time.monotonic()``.
+        Takes the records; returns the signals that came. ``deadline`` is on ``time.monotonic()``; the wait
+        may be over before a distant one.
         """
         poller = select.poll()
         poller.register(signals, select.POLLIN)
@@ -103,7 +105,7 @@ class Observation:
             poller.register(process, select.POLLIN)
         if self.lost is None:
             poller.register(self._client, select.POLLIN)
-        left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        left = None if deadline is None else min(max(0.0, deadline - time.monotonic()), _LONGEST_S) * 1000
         poller.poll(left)
         self._take()
         return signals.take()

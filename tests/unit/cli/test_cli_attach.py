@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +17,11 @@ import pytest
 from fake_daemon import COMMAND, OBSERVATION, FakeDaemon, Wire, whyidle
 
 from whyidle_cli.errors import KernelThread, NoSuchProcess, OwnProcess, ThreadNotProcess
+from whyidle_cli.observation import Observation
 from whyidle_cli.processes import check_process, command_of
+from whyidle_cli.render.live import Live
+from whyidle_cli.signals import Signals
+from whyidle_wire.client import Client
 from whyidle_wire.records import Ended, Failure, Finish, Observe, Observing
 
 
@@ -48,6 +55,18 @@ def test_duration(path: Path, target: subprocess.Popen[bytes]) -> None:
     assert observe.command == (sys.executable, "-c", "input()", "an argument")
     assert finish == Finish(OBSERVATION, None)
     assert target.poll() is None
+
+
+def test_a_duration_of_a_year() -> None:
+    """--duration takes one, of which poll() knows nothing."""
+    ours, theirs = socket.socketpair()
+    reader, writer = os.pipe()
+    os.write(writer, b"x")
+    with theirs, Client(ours) as client, Signals() as signals:
+        observation = Observation(client, Live(io.StringIO()))
+        assert observation.wait(signals, time.monotonic() + 366 * 86400, reader) == []
+    os.close(reader)
+    os.close(writer)
 
 
 def test_several_processes(path: Path, target: subprocess.Popen[bytes]) -> None:

@@ -122,7 +122,10 @@ def any_daemon(path: Path) -> Iterator[Connection]:
 
 
 def _reason(path: Path) -> str:
-    return "left by a daemon that is gone" if path.is_socket() else "no such socket"
+    try:
+        return "left by a daemon that is gone" if path.is_socket() else "no such socket"
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 @contextlib.contextmanager
@@ -133,7 +136,7 @@ def private_daemon() -> Iterator[Connection]:
     HostCannotRun if it ends with status 3, PrivateDaemonFailed for any other, with its last words.
     """
     ours, theirs = socket.socketpair()
-    with tempfile.TemporaryFile() as log:
+    with _scratch() as log:
         client = Client(ours)
         process: subprocess.Popen[bytes] | None = None
         try:
@@ -155,6 +158,14 @@ def private_daemon() -> Iterator[Connection]:
             client.close()
             if process is not None:
                 _end(process)
+
+
+def _scratch() -> IO[bytes]:
+    """A file without a name; in memory where no directory for temporary ones can be written to."""
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:
+        return os.fdopen(os.memfd_create("whyidle"), "w+b")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import ClassVar
@@ -55,6 +56,8 @@ class CommandNotStarted(CliError):  # noqa: N818
     def __init__(self, path: str, number: int) -> None:
         super().__init__(f"cannot run {path}: {os.strerror(number)}")
         self.hint = "is it made for this machine, and does it begin with '#!' and an interpreter that exists?"
+        if number in (errno.EAGAIN, errno.ENOMEM):
+            self.hint = "end other processes, or allow more: ulimit -u, pids.max of the control group"
 
 
 class NoDaemon(CliError):  # noqa: N818
@@ -208,6 +211,15 @@ class CannotPrint(CliError):  # noqa: N818
     def __init__(self, reason: str) -> None:
         super().__init__(f"cannot write to standard output: {reason}")
         self.hint = "make room, or send the output elsewhere"
+
+
+class HostRefused(CliError):  # noqa: N818
+    """A system call failed, and nothing else is known of it."""
+
+    def __init__(self, error: OSError) -> None:
+        what = f"{error.filename}: " if error.filename is not None else ""
+        super().__init__(f"this host refused: {what}{error.strerror or error}")
+        self.hint = "make room, or allow it (df, ulimit -a)"
 
 
 class DoctorFailed(CliError):  # noqa: N818

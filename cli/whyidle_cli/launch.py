@@ -29,7 +29,7 @@ def find_command(name: str) -> str:
     found = shutil.which(name)
     if found is not None:
         return found
-    if "/" in name and Path(name).exists():
+    if "/" in name and os.path.exists(name):  # noqa: PTH110 (Path's raises for a name too long, and more)
         raise CommandNotExecutable(name)
     raise CommandNotFound(name)
 
@@ -51,13 +51,21 @@ class HeldChild:
     """
 
     def __init__(self, path: str, command: Sequence[str]) -> None:
-        """Fork. ``path`` is the program, ``command`` its arguments from argv[0] on."""
+        """Fork. ``path`` is the program, ``command`` its arguments from argv[0] on.
+
+        Raises CommandNotStarted if there is no room for another process.
+        """
         self._path = path
         self._released = False
         self._status: int | None = None
         go_read, self._go = os.pipe()
         self._errors, error_write = os.pipe()
-        self.pid = os.fork()
+        try:
+            self.pid = os.fork()
+        except OSError as error:
+            for descriptor in (go_read, self._go, self._errors, error_write):
+                os.close(descriptor)
+            raise CommandNotStarted(path, error.errno) from None
         if self.pid == 0:
             _become(path, command, go_read, self._go, error_write)
         os.close(go_read)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
 import signal
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from whyidle_cli.errors import CliError
+from whyidle_cli.errors import CliError, HostRefused
 from whyidle_cli.output import abandon_stdout
 from whyidle_cli.sanitize import sanitize
 from whyidle_cli.version import version
@@ -68,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _complain(error: CliError) -> None:
     """What happened and what to do, one line each; both may quote names from the target."""
-    sys.stderr.write(f"whyidle: {sanitize(str(error), 500)}\n  {sanitize(error.hint, 500)}\n")
+    with contextlib.suppress(OSError):  # nor does standard error take it
+        sys.stderr.write(f"whyidle: {sanitize(str(error), 500)}\n  {sanitize(error.hint, 500)}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,6 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of standard output has gone (| head). Nothing may be written at exit either.
         abandon_stdout()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:  # a full disk, most often
+            abandon_stdout()
+        refused = HostRefused(error)
+        _complain(refused)
+        return refused.exit_status
     return status
 
 

@@ -32,9 +32,10 @@ def check_record(path: Path | None, json: Path | None = None) -> Path | None:
     if json is not None and os.path.realpath(path) == os.path.realpath(json):
         raise CannotRecord(path, "--json names the same file")
     if os.path.lexists(path):
-        raise CannotRecord(path, "it is a directory" if path.is_dir() else "the file exists")
+        # os.path's, as Path's raise, before Python 3.14, where a directory may not be searched.
+        raise CannotRecord(path, "it is a directory" if os.path.isdir(path) else "the file exists")  # noqa: PTH112
     target = path.absolute()
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):  # noqa: PTH112
         raise CannotRecord(path, f"there is no directory {target.parent}")
     try:
         str(target).encode()

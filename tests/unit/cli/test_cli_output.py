@@ -11,9 +11,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from fake_daemon import SAMPLE
+from fake_daemon import COMMAND, SAMPLE
 
-from whyidle_cli.errors import CannotRecord, CannotWrite
+from whyidle_cli.connection import _reason, _scratch
+from whyidle_cli.errors import CannotRecord, CannotWrite, CommandNotFound, CommandNotStarted, NoDaemon
+from whyidle_cli.launch import HeldChild, find_command
 from whyidle_cli.main import main
 from whyidle_cli.output import check_target, write_json
 from whyidle_cli.recording import check_record
@@ -195,3 +197,49 @@ def test_long_names(tmp_path: Path, length: int, fits: bool) -> None:
     else:
         with pytest.raises(CannotWrite, match="File name too long"):
             check_target(path)
+
+
+def test_names_that_cannot_be_looked_at(tmp_path: Path) -> None:
+    """Too long, or beyond what may be searched: an error of two lines, and not Python's."""
+    name = "x" * 300
+    with pytest.raises(CannotRecord):
+        check_record(tmp_path / name / "x.rec")
+    (tmp_path / "link").symlink_to(name)
+    with pytest.raises(CannotRecord, match="the file exists"):
+        check_record(tmp_path / "link")
+    with pytest.raises(CommandNotFound):
+        find_command(f"./{name}")
+    assert "no daemon answers" in str(NoDaemon(Path(name), _reason(Path(f"/tmp/{name}")), private=True))
+
+
+def test_no_room_for_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nothing is left open, and what to do is not about the program."""
+    monkeypatch.setattr(os, "fork", refuse(errno.EAGAIN))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(CommandNotStarted, match="temporarily unavailable") as caught:
+        HeldChild("/bin/true", ["true"])
+    assert "ulimit -u" in caught.value.hint
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_no_directory_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that may write nowhere: the words of the daemon are kept in memory."""
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse(errno.ENOENT))
+    with _scratch() as log:
+        subprocess.run(["sh", "-c", "echo last words >&2"], stderr=log, check=True)
+        log.seek(0)
+        assert log.read() == b"last words\n"
+
+
+@pytest.mark.parametrize("stderr", [subprocess.PIPE, None])
+def test_a_full_disk_is_said_in_two_lines(stderr: int | None) -> None:
+    """Also by what is not a report; and where nobody can be told, the status still says it."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, "schema"], stdout=full, stderr=stderr or full, text=True, check=False, timeout=60
+        )
+    assert done.returncode == 1
+    if stderr:
+        what, fix = done.stderr.splitlines()
+        assert what == "whyidle: this host refused: No space left on device"
+        assert fix.startswith("  make room")

@@ -145,10 +145,10 @@ def _history(report: dict[str, Any]) -> list[str]:
 def _moment(started_at: str) -> str:
     """``2026-03-02 09:14:07 UTC`` from RFC 3339."""
     try:
-        moment = datetime.datetime.fromisoformat(started_at)
-    except ValueError:
+        moment = datetime.datetime.fromisoformat(started_at).astimezone(datetime.UTC)
+    except (ValueError, OverflowError):  # no time, or in the year 10000 of UTC
         return sanitize(started_at, 40)
-    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _gpu(gpu: dict[str, Any]) -> str:

@@ -61,6 +61,14 @@ def test_where_it_ran() -> None:
     assert "and 1 other target" in text_of(report, 100)
 
 
+@pytest.mark.parametrize("moment", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00", "x"])
+def test_a_moment_that_is_none(moment: str) -> None:
+    """A recording may say what it likes: it is shown as it is."""
+    report = copy.deepcopy(SAMPLE)
+    report["target"]["started_at"] = moment
+    assert f"started {moment}" in text_of(report)
+
+
 @pytest.mark.parametrize("width", [60, 72, 80, 93, 100])
 def test_width(width: int) -> None:
     """No line is wider than the terminal."""

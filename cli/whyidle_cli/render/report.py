@@ -82,8 +82,8 @@ def report_lines(report: dict[str, Any], width: int) -> list[Text]:
     duration = report["target"]["duration_s"]
     section("EVENT LOOPS", loop_lines(report.get("loops", []), duration, width))
     involved = {finding["tid"] for finding in findings if finding["tid"] is not None}
-    section("THREADS", thread_lines(report["threads"], involved, width))
-    section("PROCESSES", process_lines(report["processes"], width))
+    section("THREADS", thread_lines(report["threads"], involved, width, _omitted(report, "threads")))
+    section("PROCESSES", process_lines(report["processes"], width, _omitted(report, "processes")))
     return [*lines, Text(), *_honesty(report, width)]
 
 
@@ -105,9 +105,8 @@ def _header(report: dict[str, Any], width: int) -> list[Text]:
         seconds(target["duration_s"]),
         f"started {_moment(str(target['started_at']))}",
         f"exit status {status}" if status is not None else "",
-        count(len(report["processes"]), "process", "processes")
-        + ", "
-        + count(len(report["threads"]), "thread"),
+        f"{count(_number(report, 'processes'), 'process', 'processes')}, "
+        f"{count(_number(report, 'threads'), 'thread')}",
         _where(target),
         *_history(report),
     ]
@@ -122,6 +121,17 @@ def _header(report: dict[str, Any], width: int) -> list[Text]:
         Text.assemble(("whyidle", "bold magenta"), "  ", (command, "bold")),
         *flow([*about, *machine], width, "dim"),
     ]
+
+
+def _omitted(report: dict[str, Any], what: str) -> dict[str, Any]:
+    """How many ``processes`` or ``threads`` are not in the report, as there are too many, and their sums."""
+    omitted: dict[str, Any] = report.get(f"{what}_omitted") or {}
+    return omitted
+
+
+def _number(report: dict[str, Any], what: str) -> int:
+    number: int = len(report[what]) + _omitted(report, what).get("count", 0)
+    return number
 
 
 def _where(target: dict[str, Any]) -> str:

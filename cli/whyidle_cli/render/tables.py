@@ -162,10 +162,12 @@ def _thread(label: str, states: dict[str, float], wall: float, width: int) -> li
     return [head, Text(" " * (_NAME + 4) + legend, "dim")]
 
 
-def thread_lines(threads: list[dict[str, Any]], involved: set[int], width: int) -> list[Text]:
+def thread_lines(
+    threads: list[dict[str, Any]], involved: set[int], width: int, omitted: dict[str, Any]
+) -> list[Text]:
     """Where the time of each thread went. Threads with a finding come first, then by time on a CPU.
 
-    Threads that hardly ever ran are summed up in the last row.
+    Threads that hardly ever ran are summed up in the last row, with those that the report leaves out.
     """
 
     def rank(thread: dict[str, Any]) -> tuple[bool, float, float]:
@@ -178,23 +180,25 @@ def thread_lines(threads: list[dict[str, Any]], involved: set[int], width: int) 
         if thread["tid"] in involved or thread["states"].get("running", 0.0) > _BUSY_SHARE * thread["wall_s"]
     ]
     shown = ranked[: min(max(len(active), _FEWEST_THREADS), _MOST_THREADS)]
-    if len(ranked) == len(shown) + 1:
-        shown = ranked  # the last one takes no more room than saying that there is one more
+    more = len(ranked) - len(shown) + omitted.get("count", 0)
+    if more == 1 and len(ranked) > len(shown):
+        shown, more = ranked, 0  # the last one takes no more room than saying that there is one more
     lines: list[Text] = []
     for thread in shown:
         tid = str(thread["tid"])
         label = f"{fit(thread['name'], _NAME - len(tid) - 1)} {tid}"
         lines += _thread(label, thread["states"], thread["wall_s"], width)
-    if rest := ranked[len(shown) :]:
-        total: Counter[str] = Counter()
-        for thread in rest:
+    if more:
+        total: Counter[str] = Counter(omitted.get("states", {}))
+        for thread in ranked[len(shown) :]:
             total.update(thread["states"])
-        lines += _thread(f"{len(rest)} more threads", dict(total), sum(t["wall_s"] for t in rest), width)
+        wall = sum(thread["wall_s"] for thread in ranked[len(shown) :]) + omitted.get("wall_s", 0.0)
+        lines += _thread(count(more, "more thread"), dict(total), wall, width)
     return lines
 
 
-def process_lines(processes: list[dict[str, Any]], width: int) -> list[Text]:
-    """CPU time and memory per process, largest CPU time first."""
+def process_lines(processes: list[dict[str, Any]], width: int, omitted: dict[str, Any]) -> list[Text]:
+    """CPU time and memory per process, largest CPU time first; the last row also has what is left out."""
     ranked = sorted(processes, key=lambda process: -process["cpu_s"])
     lines = [Text(f"  {'pid':>8}  {'cpu':>10}  {'peak rss':>9}  {'end rss':>9}  command", "dim")]
     for process in ranked[:_MOST_PROCESSES]:
@@ -203,8 +207,9 @@ def process_lines(processes: list[dict[str, Any]], width: int) -> list[Text]:
             f"  {size(process['rss_end_bytes']):>9}  "
         )
         lines.append(Text(numbers + fit(process["command"], width - cell_len(numbers))))
-    if rest := ranked[_MOST_PROCESSES:]:
-        cpu = sum(process["cpu_s"] for process in rest)
-        more = count(len(rest), "more process", "more processes")
+    rest = ranked[_MOST_PROCESSES:]
+    if left := len(rest) + omitted.get("count", 0):
+        cpu = sum(process["cpu_s"] for process in rest) + omitted.get("cpu_s", 0.0)
+        more = count(left, "more process", "more processes")
         lines.append(Text(f"  {'':>8}  {seconds(cpu):>10}  {'':>9}  {'':>9}  {more}"))
     return lines

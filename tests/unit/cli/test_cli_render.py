@@ -172,6 +172,25 @@ def test_many_threads_processes_and_causes() -> None:
     assert len(text.splitlines()) < 100
 
 
+def test_what_the_report_leaves_out_is_counted() -> None:
+    """The daemon names a thousand processes and threads at most, and sums up the others."""
+    report = copy.deepcopy(SAMPLE)
+    (alone,) = [thread for thread in report["threads"] if thread["name"] == "sandbox"]
+    report["threads"] = [alone]
+    report["threads_omitted"] = {"count": 9000, "wall_s": 100.0, "states": {"sleep": 99.0, "running": 1.0}}
+    report["processes_omitted"] = {"count": 500, "cpu_s": 12.0}
+    text = text_of(report)
+    assert "502 processes, 9001 threads" in text
+    row, legend = text.partition("  9000 more threads")[2].splitlines()[:2]
+    assert row.endswith("1 min 40 s")
+    assert legend.strip() == "running 1 % · sleep 99 %"
+    assert text.partition("PROCESSES")[2].partition("\n\n")[0].splitlines()[-1].split() == [
+        "12.0", "s", "500", "more", "processes",
+    ]  # fmt: skip
+    report["threads"] = SAMPLE["threads"]
+    assert "9007 more threads" in text_of(report)
+
+
 def test_a_pool_of_threads_is_one_cause() -> None:
     """The headline names what most time went to, however many threads it is split over; rows add up."""
     report = copy.deepcopy(SAMPLE)

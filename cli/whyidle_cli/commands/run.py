@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from typing import Final
@@ -77,8 +78,18 @@ def _follow(child: HeldChild, observation: Observation, signals: Signals) -> int
 
     The terminal sends Ctrl-C to the child as well, so it is not passed on; a kill of whyidle alone is.
     """
+    forwarded = _FORWARDED if _has_terminal() else INTERRUPTS
     while not child.ended():
         for number in observation.wait(signals, process=child.pidfd):
-            if number in _FORWARDED:
+            if number in forwarded:
                 child.signal(number)
     return child.wait()
+
+
+def _has_terminal() -> bool:
+    """Whether there is one that could have sent a signal (not: in a container, under a supervisor)."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -157,6 +158,29 @@ def test_ctrl_c_ends_the_command_and_not_the_report(path: Path) -> None:
     assert daemon.said[2].exit_status == 130
     assert "FINDINGS" in stdout
     assert stderr == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_without_a_terminal_an_interrupt_is_passed_on(path: Path, number: int) -> None:
+    """What stops a container, or a supervisor's child, is meant for the command: nobody else sends it."""
+    code = f"import signal; signal.signal({int(number)}, signal.SIG_DFL); print('ready', flush=True); "
+    with FakeDaemon(path, usual):
+        started = Started(path, code + "signal.pause()")
+        started.process.send_signal(number)
+        status, stdout, _ = started.end()
+    assert status == 128 + number
+    assert "FINDINGS" in stdout
+
+
+def test_a_terminal_sends_ctrl_c_itself() -> None:
+    """Where there is one an interrupt is not passed on: a second one may mean something else."""
+    code = "from whyidle_cli.commands.run import _has_terminal; raise SystemExit(_has_terminal())"
+    assert subprocess.run(["setsid", sys.executable, "-c", code], check=False).returncode == 0
+    master, slave = pty.openpty()
+    done = subprocess.run(["setsid", "--ctty", sys.executable, "-c", code], stdin=slave, check=False)
+    os.close(slave)
+    os.close(master)
+    assert done.returncode == 1
 
 
 def test_ctrl_c_is_left_to_a_command_that_handles_it(path: Path) -> None:

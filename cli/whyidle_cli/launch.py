@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Final, NoReturn, Self
 
 from whyidle_cli.errors import CommandNotExecutable, CommandNotFound, CommandNotStarted
+from whyidle_cli.signals import IGNORED_CHILDREN
 
 # Python ignores these two at start-up; a command started by a shell would have them at their default.
 _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -130,6 +131,8 @@ def _become(path: str, command: Sequence[str], go_read: int, go_write: int, erro
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
+        if IGNORED_CHILDREN:
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         os.close(go_write)  # else the end of the parent would not end the wait
         environment = inherited_environment()
         if os.read(go_read, 1):

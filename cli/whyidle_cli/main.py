@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Final
 from whyidle_cli.errors import CliError, HostRefused
 from whyidle_cli.output import abandon_stdout
 from whyidle_cli.sanitize import sanitize
+from whyidle_cli.signals import IGNORED_CHILDREN
 from whyidle_cli.version import version
 
 COMMANDS: Final = {
@@ -73,11 +75,25 @@ def _complain(error: CliError) -> None:
         sys.stderr.write(f"whyidle: {sanitize(str(error), 500)}\n  {sanitize(error.hint, 500)}\n")
 
 
+def _settle() -> None:
+    """Undo what a careless parent left; the command that is run inherits it nevertheless."""
+    if IGNORED_CHILDREN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: else the next file that is opened, or the daemon's socket, becomes it
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: this process's own); returns the exit status.
 
     argparse leaves through SystemExit: 0 after ``--help``, 2 for wrong usage.
     """
+    _settle()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # bars are not worth a crash in a Latin-1 locale

@@ -6,7 +6,10 @@ import contextlib
 import os
 import signal
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
+
+IGNORED_CHILDREN: Final = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+"""Whether whyidle was started so: a child's status is lost then, so ``main`` undoes it."""
 
 
 class Signals:

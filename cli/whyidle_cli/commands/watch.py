@@ -20,6 +20,7 @@ from whyidle_wire.records import Dropped, Failure, Record, Subscribe, Subscribed
 from whyidle_wire.report import FINDING_KINDS
 
 _REQUEST: Final = 1
+_MOST_PID: Final = 2**22  # PID_MAX_LIMIT of 64-bit kernels
 
 _DESCRIPTION: Final = """\
 Stream the findings of everything that the system daemon observes, and (without
@@ -45,11 +46,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--kind", metavar="K", action="append", choices=FINDING_KINDS, default=[],
         help="only this kind of finding (may be repeated): " + ", ".join(FINDING_KINDS),
     )  # fmt: skip
-    parser.add_argument("--pid", metavar="P", type=int, help="only this process")
+    parser.add_argument("--pid", metavar="P", type=_pid, help="only this process")
     parser.add_argument(
         "--events", action="store_true", help="also every long wait, and processes that come and go"
     )
     add_socket_option(parser)
+
+
+def _pid(text: str) -> int:
+    value = int(text)
+    if not 0 < value <= _MOST_PID:
+        raise ValueError
+    return value
+
+
+_pid.__name__ = "PID"  # argparse: "invalid PID value: 'x'"
 
 
 def execute(arguments: argparse.Namespace) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from fake_daemon import COMMAND
 
 from whyidle_cli.commands import doctor
 from whyidle_cli.main import COMMANDS, main
@@ -34,7 +36,17 @@ DIAGNOSIS = {
 }
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["run", "--nonsense"], ["watch", "--js"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["run", "--nonsense"],
+        ["watch", "--js"],
+        ["watch", "--pid", "99999999999999999999"],
+        ["watch", "--pid", "0"],
+    ],
+)
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Wrong usage is status 2 with the usage on standard error."""
     with pytest.raises(SystemExit) as caught:
@@ -68,6 +80,15 @@ def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
     """schema prints the document that is shipped."""
     assert main(["schema"]) == 0
     assert capsys.readouterr().out == schema_text()
+
+
+@pytest.mark.parametrize(("closed", "said"), [(">&-", False), ("2>&-", True), ("<&- >&- 2>&-", False)])
+def test_closed_descriptors(closed: str, said: bool) -> None:
+    """A parent that closed them gets nothing, and nothing of ours is written to in their place."""
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh"]
+    done = subprocess.run([*shell, *COMMAND, "schema"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (schema_text() if said else "")
 
 
 def use_doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:

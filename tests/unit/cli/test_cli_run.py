@@ -107,6 +107,22 @@ def test_command_inherits_what_it_would_without_whyidle(path: Path, tmp_path: Pa
     assert "from descriptor 5" in direct
 
 
+@pytest.mark.parametrize("before", ["env --ignore-signal=CHLD", "exec 0<&- 1>&- 2>&-;"])
+def test_what_a_careless_parent_left(path: Path, tmp_path: Path, before: str) -> None:
+    """Children that nobody waits for, closed descriptors: the command inherits that, and whyidle bears it."""
+    code = (
+        "import os, sys; status = open('/proc/self/status').read();"
+        "ignored = int(status.partition('SigIgn:')[2].split()[0], 16) >> 16 & 1;"
+        f"open({str(tmp_path / 'seen')!r}, 'w').write(f'{{ignored}} {{sys.stdout is None}}'); sys.exit(6)"
+    )
+    with FakeDaemon(path, usual):
+        command = ["run", "--socket", str(path), "--", sys.executable, "-c", code]
+        shell = ["sh", "-c", f'{before} "$@"', "sh"]
+        done = subprocess.run([*shell, *COMMAND, *command], capture_output=True, check=False, text=True)
+    assert (done.returncode, done.stderr) == (6, "")
+    assert (tmp_path / "seen").read_text() == ("1 False" if "env" in before else "0 True")
+
+
 class Started:
     """A whyidle run whose command has said that it is ready."""
 

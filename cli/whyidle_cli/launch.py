@@ -7,6 +7,7 @@ the command inherits is what it would have inherited without whyidle: descriptor
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -66,7 +67,7 @@ class HeldChild:
         except OSError as error:
             for descriptor in (go_read, self._go, self._errors, error_write):
                 os.close(descriptor)
-            raise CommandNotStarted(path, error.errno) from None
+            raise CommandNotStarted(path, error.errno or errno.EAGAIN) from None
         if self.pid == 0:
             _become(path, command, go_read, self._go, error_write)
         os.close(go_read)

@@ -99,6 +99,11 @@ class Proc:
         fields = self._stat(pid)
         return int(fields[19]) if fields and len(fields) > 19 else None
 
+    def program_started(self, pid: int) -> int | None:
+        """The same, and ``None`` for a kernel thread as well: the file is read once for both."""
+        fields = self._stat(pid)
+        return int(fields[19]) if fields and len(fields) > 19 and not int(fields[6]) & _KTHREAD else None
+
     def started_ns(self, pid: int) -> int | None:
         """The same on CLOCK_MONOTONIC, to a tick (10 ms); that clock stops while the host is suspended."""
         ticks = self.started(pid)

@@ -8,7 +8,7 @@ as a program may open its GPU long after it began; mapping an engine's library s
 A look costs about 0.1 ms, and some milliseconds if a process makes it hard. There are at most ``LOOKS`` or
 ``LOOKING_S`` in one turn and, but for what was there at the start, one turn per ``TURN_S``, so that a host
 that starts thousands of processes per second costs a bounded share of one core; the queue is bounded too, and
-when it overflowed /proc is looked through instead.
+when it overflowed /proc is looked through instead, in as many parts as it takes.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ LOOKING_S: Final = 0.02
 AGAIN_S: Final = (4.0, 15.0, 60.0)
 MAX_QUEUE: Final = 4096
 RESCAN_S: Final = 10.0
+_BEGINNING: Final = (-1, -1)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class Discovery:
         self._queue: dict[int, tuple[float, int]] = {}  # PID -> when to look, how often it was looked at
         self._timer: asyncio.TimerHandle | None = None
         self._when = 0.0  # it is due
-        self._rescan = False
+        self._missed = False  # something had no room in the queue: all of /proc is to be looked through
+        self._up_to = _BEGINNING  # start and PID of the last process queued, while a part of /proc is left
         self._next_rescan = 0.0
         self._full = False
         self._closed = self._started = False
@@ -96,9 +98,10 @@ class Discovery:
             return
         self._targets.on_noticed = self._on_noticed
         self._targets.kernel.notice(True)
-        self._look_through()
+        self._up_to = _BEGINNING
+        there = self._look_through()
         if first:
-            self._early = set(self._queue)
+            self._early = there
         self._turn()
 
     def reload(self, config: DiscoveryConfig) -> None:
@@ -143,7 +146,7 @@ class Discovery:
 
     def _put(self, pid: int, due: float, looks: int) -> None:
         if len(self._queue) >= MAX_QUEUE:
-            self._rescan = True
+            self._missed = True
             return
         self._queue[pid] = (due, looks)
 
@@ -158,12 +161,31 @@ class Discovery:
         self._when = when  # uvloop's handle of what is due at once does not know it
         self._timer = asyncio.get_running_loop().call_at(when, self._turn)
 
-    def _look_through(self) -> None:
-        """Queue all processes, the oldest first: a parent is then observed before its descendants."""
-        self._rescan = False
-        for pid in sorted(self._proc.pids(), key=lambda pid: self._proc.started(pid) or 0):
-            if pid not in self._queue:
-                self._put(pid, 0.0, 0)
+    @property
+    def _rescan(self) -> bool:
+        return self._missed or self._up_to != _BEGINNING
+
+    def _look_through(self) -> set[int]:
+        """Queue all processes, the oldest first: a parent is then observed before its descendants.
+
+        Where the queue is full it ends, and the next one goes on there. Returns those that run.
+        """
+        started = ((self._proc.program_started(pid), pid) for pid in self._proc.pids())
+        processes = sorted((since, pid) for since, pid in started if since is not None)
+        if self._up_to == _BEGINNING:
+            self._missed = False
+        for process in processes:
+            pid = process[1]
+            if process <= self._up_to or pid in self._queue:
+                continue
+            if len(self._queue) >= MAX_QUEUE:
+                self._missed = self._missed or self._up_to == _BEGINNING
+                break
+            self._put(pid, 0.0, 0)
+            self._up_to = process
+        else:
+            self._up_to = _BEGINNING
+        return {pid for _, pid in processes}
 
     def _turn(self) -> None:
         if self._timer is not None:  # a reload looks at once: the turn that was due must not go on beside it
@@ -256,5 +278,5 @@ class Discovery:
     def _on_end(self, session: Session) -> None:
         self._found.pop(session.target.number, None)
         if self._full:
-            self._full, self._rescan = False, True
+            self._full, self._missed = False, True
             self._schedule(TURN_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,7 +12,9 @@ import pytest
 import uvloop
 
 from whyidle_daemon.config import Discovery as DiscoveryConfig
+from whyidle_daemon.discovery import watcher as module
 from whyidle_daemon.discovery.watcher import LOOKING_S, TURN_S, Discovery
+from whyidle_daemon.proc import Proc
 
 
 def watcher() -> Discovery:
@@ -104,3 +107,87 @@ def test_a_turn_ends_although_looks_are_long() -> None:
         return turns
 
     assert {1, 2} <= set(uvloop.run(scene()))
+
+
+class Crowd(Proc):
+    """A host with more processes than the queue has room for: kernel threads, then programs."""
+
+    def __init__(self, kernel_threads: int, programs: int) -> None:
+        super().__init__()
+        self._last = kernel_threads + programs
+        self._first = kernel_threads + 1
+
+    def initial_namespace(self) -> bool:
+        return True
+
+    def pids(self) -> list[int]:
+        return list(range(1, self._last + 1))
+
+    def program_started(self, pid: int) -> int | None:
+        return pid // 7 if pid >= self._first else None
+
+
+@pytest.mark.parametrize("missed", [False, True])
+def test_of_a_crowd_everybody_is_looked_at(monkeypatch: pytest.MonkeyPatch, missed: bool) -> None:
+    """In as many parts as it takes, kernel threads in none; and then no more, but where one was missed."""
+    monkeypatch.setattr(module, "RESCAN_S", 0.0)
+    monkeypatch.setattr(module, "TURN_S", 0.0)
+    monkeypatch.setattr(module, "MAX_QUEUE", 16)
+
+    async def scene() -> list[int]:
+        found = watcher()
+        host = Crowd(20, 100)
+        found._proc = host
+        looks: list[int] = []
+
+        def look(pid: int) -> bool:
+            looks.append(pid)
+            if missed and len(looks) == 50:
+                found._missed = True
+            return False
+
+        found._look = look  # type: ignore[method-assign]
+        found.start()
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        assert found._timer is None
+        found.close()
+        return looks
+
+    programs = list(range(21, 121))
+    assert uvloop.run(scene()) == programs * (2 if missed else 1)
+
+
+def test_a_queue_that_is_full_at_a_reload_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RESCAN_S", 0.0)
+    monkeypatch.setattr(module, "TURN_S", 0.0)
+    monkeypatch.setattr(module, "MAX_QUEUE", 4)
+
+    async def scene() -> set[int]:
+        found = watcher()
+        found._proc = Crowd(0, 10)
+        looks: set[int] = set()
+
+        def look(pid: int) -> bool:
+            looks.add(pid)
+            return False
+
+        found._look = look  # type: ignore[method-assign]
+        for pid in range(100, 104):
+            found._put(pid, 0.0, 0)
+        found.start()
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        found.close()
+        return looks
+
+    assert uvloop.run(scene()) == {*range(1, 11), *range(100, 104)}
+
+
+def test_kernel_threads_are_told_apart(tmp_path: Path) -> None:
+    for pid, flags in ((2, 0x00208040), (7, 0x00400000)):
+        (tmp_path / str(pid)).mkdir()
+        words = ["S", "0", "0", "0", "0", "-1", str(flags), *("0",) * 12, "77", "0", "0"]
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a) b) " + " ".join(words))
+    proc = Proc(tmp_path)
+    assert [proc.program_started(pid) for pid in (2, 7, 9)] == [None, 77, None]

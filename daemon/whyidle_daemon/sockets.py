@@ -19,10 +19,17 @@ log = logging.getLogger(__name__)
 _LISTEN_FDS_START = 3
 
 
+def listening(path: Path, group: str) -> tuple[socket.socket, bool]:
+    """The socket to serve on, and whether its file is ours to remove: one that systemd made is not."""
+    activated = from_systemd()
+    return (activated, False) if activated is not None else (bind(path, group), True)
+
+
 def from_systemd() -> socket.socket | None:
     """The listening socket that systemd holds for us (socket activation), if it does.
 
-    Raises StartError for something else than one listening Unix stream socket.
+    Raises StartError for something else than one listening Unix stream socket, and where another daemon
+    serves its file.
     """
     count, pid = os.environ.pop("LISTEN_FDS", ""), os.environ.pop("LISTEN_PID", "")
     os.environ.pop("LISTEN_FDNAMES", None)  # our children are not meant
@@ -43,6 +50,15 @@ def from_systemd() -> socket.socket | None:
             "whyidled.socket needs exactly one ListenStream=, with a path",
             2,
         )
+    name = listener.getsockname()
+    try:
+        if isinstance(name, str) and name:  # and not an abstract one
+            _lock(Path(name))
+    except OSError as error:
+        log.debug("no lock beside %s: %s", name, error.strerror)
+    except StartError:
+        listener.close()
+        raise
     listener.setblocking(False)
     return listener
 
@@ -58,20 +74,35 @@ def connected(fd: int) -> socket.socket:
     return connection
 
 
+def _lock(path: Path) -> None:
+    """Keep other daemons from serving this file, until this process ends, however it ends. Raises OSError."""
+    lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise _taken(path) from None
+
+
+def _taken(path: Path) -> StartError:
+    return StartError(f"another whyidled serves {path}", "use that one, or give this one its own --socket")
+
+
+def _is_served(path: Path) -> bool:
+    """Whether somebody listens there: systemd perhaps, for a service that has not begun yet."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.setblocking(False)
+        return client.connect_ex(str(path)) not in (errno.ECONNREFUSED, errno.ENOENT)
+
+
 def bind(path: Path, group: str) -> socket.socket:
     """Listen on the socket file. One left by a dead daemon is replaced, a live daemon's is not."""
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _lock(path)
     except OSError as error:
         raise StartError(
             f"cannot use {path.parent}: {error.strerror}", "run it as root, or give --socket another place"
-        ) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until this process ends, however it ends
-    except OSError:
-        raise StartError(
-            f"another whyidled serves {path}", "use that one, or give this one its own --socket"
         ) from None
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -80,6 +111,8 @@ def bind(path: Path, group: str) -> socket.socket:
                 raise StartError(
                     f"{path} exists and is no socket", "give --socket another place, or remove it"
                 )
+            if _is_served(path):
+                raise _taken(path)
             path.unlink()
         old = os.umask(0o117)
         try:
@@ -88,6 +121,9 @@ def bind(path: Path, group: str) -> socket.socket:
             os.umask(old)
         _hand_to(group, path)
         listener.listen(64)
+    except StartError:
+        listener.close()
+        raise
     except OSError as error:
         listener.close()
         hint = "give --socket a shorter path" if error.errno == errno.ENAMETOOLONG else "check the directory"

@@ -21,6 +21,9 @@ from msgspec import Meta, Struct
 
 DEFAULT_PATH: Final = Path("/etc/whyidle/config.toml")
 MAX_BYTES: Final = 1 << 20
+# 664 bytes each, and twice while bcc compiles: with what the loader itself takes, more would not fit into the
+# unit's MemoryMax=.
+MAX_THREADS: Final = 1 << 17
 
 Name = Annotated[str, Meta(min_length=1, max_length=100)]
 Pattern = Annotated[str, Meta(min_length=1, max_length=500)]
@@ -127,7 +130,7 @@ class History(Struct, forbid_unknown_fields=True, frozen=True):
 class Daemon(Struct, forbid_unknown_fields=True, frozen=True):
     """The daemon itself. ``max_threads`` needs a restart; a stall is a wait reported while it lasts."""
 
-    max_threads: Annotated[int, Meta(ge=64, le=1 << 20)] = 16384
+    max_threads: Annotated[int, Meta(ge=64, le=MAX_THREADS)] = 16384
     stall_threshold_s: Annotated[float, Meta(ge=0.05, le=86400)] = 1.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

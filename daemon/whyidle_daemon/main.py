@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -25,10 +26,15 @@ from whyidle_daemon.server import Server
 from whyidle_daemon.systemd import Watchdog, notify, reloading, set_up_logging
 from whyidle_daemon.targets import Targets
 from whyidle_daemon.version import VERSION
-from whyidle_probes.loader import LoaderError, ProbeConfig, load_probes
+from whyidle_probes.loader import LoaderError, ProbeConfig, Probes, load_probes
 
 DEFAULT_SOCKET = Path("/run/whyidle/whyidle.sock")
-EXIT_HOST = 3
+EXIT_FAILED, EXIT_HOST = 1, 3
+# What no other try can mend: the kernel, what this process may do, what is installed.
+_LASTING = frozenset(
+    ("no_btf", "too_old", "no_libbpf", "no_permission", "no_tracepoint", "verifier", "compile", "attach")
+)
+TRY_AGAIN_S = 5.0  # bcc may be on its way, or never come: systemd's next try is to cost next to nothing
 log = logging.getLogger("whyidled")
 _tasks: set[asyncio.Task[None]] = set()  # held while they run: the loop alone does not
 
@@ -114,8 +120,8 @@ def _seconds(text: str) -> float:
 
 def _count(text: str) -> int:
     value = int(text)
-    if not 1 <= value <= 1 << 20:
-        raise argparse.ArgumentTypeError("must be between 1 and 1048576")
+    if not 1 <= value <= configuration.MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"must be between 1 and {configuration.MAX_THREADS}")
     return value
 
 
@@ -150,19 +156,18 @@ def _level(options: argparse.Namespace, config: Config) -> int:
 async def _serve(options: argparse.Namespace, config: Config) -> int:
     loop = asyncio.get_running_loop()
     private = options.connection_fd is not None
-    activated = None if private else sockets.from_systemd()
-    bound = None if private or activated else sockets.bind(options.socket, config.access.group)
-    listener = activated or bound
-    try:
-        cache = None if private or options.cache is None else Path(options.cache)
-        probes = load_probes(ProbeConfig(max_threads=config.daemon.max_threads, cache=cache))
-    except LoaderError as error:
-        if bound is not None:
-            sockets.remove(options.socket)
-        raise StartError(str(error), error.fix, EXIT_HOST) from None
-    log.info("compiled probes kept: %s", probes.cache)
+    listener: socket.socket | None = None
+    made = False
     if not private:
-        _drop_privileges(probes.uprobe_multi)
+        listener, made = sockets.listening(options.socket, config.access.group)
+    try:
+        probes = await _probes(options, config)
+    except StartError:
+        if listener is not None:
+            listener.close()
+        if made:
+            sockets.remove(options.socket)
+        raise
     proc = Proc()
     state = None if private or options.state is None else Path(options.state)
     targets = Targets(lambda on_event: Kernel(probes, on_event), proc, ReadingGuard(proc, state))
@@ -197,9 +202,31 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
             serving.close()
         server.close()
         targets.close()
-        if bound is not None:
+        if made:
             sockets.remove(options.socket)
     return 0
+
+
+async def _probes(options: argparse.Namespace, config: Config) -> Probes:
+    """Load them, and give up what only that needs.
+
+    Raises StartError, with a status after which systemd tries again where that may help: the loader may
+    have been killed, or a package be replacing it just now. Nobody tries again for a private daemon.
+    """
+    private = options.connection_fd is not None
+    cache = None if private or options.cache is None else Path(options.cache)
+    try:
+        probes = load_probes(ProbeConfig(max_threads=config.daemon.max_threads, cache=cache))
+    except LoaderError as error:
+        lasting = error.code in _LASTING and os.strerror(errno.ENOMEM) not in str(error)
+        code = EXIT_HOST if private or lasting else EXIT_FAILED
+        if code == EXIT_FAILED and "NOTIFY_SOCKET" in os.environ:
+            await asyncio.sleep(TRY_AGAIN_S)
+        raise StartError(str(error), error.fix, code) from None
+    log.info("compiled probes kept: %s", probes.cache)
+    if not private:
+        _drop_privileges(probes.uprobe_multi)
+    return probes
 
 
 def _reload(options: argparse.Namespace, server: Server, listener: socket.socket) -> None:

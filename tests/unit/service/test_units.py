@@ -12,6 +12,8 @@ import pytest
 from whyidle_cli.installer.install import _DROP_IN
 from whyidle_cli.installer.layout import CURRENT, SERVICE, SOCKET
 from whyidle_daemon import privileges
+from whyidle_daemon.config import MAX_THREADS
+from whyidle_probes.structs import SIZES
 from whyidle_wire.client import DEFAULT_SOCKET
 
 FOLDER = Path(__file__).parents[3] / "systemd"
@@ -79,3 +81,12 @@ def test_the_pieces_fit() -> None:
     for key in ("RuntimeDirectory", "StateDirectory", "ConfigurationDirectory", "Group"):
         assert values(SERVICE, key) == ["whyidle"], key
     assert (values(SOCKET, "SocketMode"), values(SOCKET, "SocketGroup")) == (["0660"], ["whyidle"])
+
+
+def test_the_most_threads_fit() -> None:
+    """Into the unit's limit of memory, while bcc compiles and has made the maps as well."""
+    entry = 48 + 8 + SIZES["wi_thread"] + 16  # the kernel's struct htab_elem, the key, and a bucket
+    loader, daemon = 250 << 20, 60 << 20
+    (limit,) = values(SERVICE, "MemoryMax")
+    assert limit.endswith("M")
+    assert 2 * MAX_THREADS * entry + loader + daemon <= int(limit[:-1]) << 20

@@ -131,7 +131,7 @@ def test_configurations_are_good(tmp_path: Path, capsys: pytest.CaptureFixture[s
     """The daemon accepts the configuration that either brings, and listens where the port says."""
     container = pod("DaemonSet", "whyidle")["containers"][0]
     texts = {
-        "compose": compose()["configs"]["whyidle"]["content"],
+        "compose": (DEPLOY / compose()["configs"]["whyidle"]["file"]).read_text(),
         "kubernetes": find("ConfigMap", "whyidle")["data"]["config.toml"],
     }
     for name, text in texts.items():
@@ -142,6 +142,14 @@ def test_configurations_are_good(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert container["ports"][0]["containerPort"] == 9747
     assert compose()["services"]["whyidle"]["ports"] == ["127.0.0.1:9747:9747"]
     assert capsys.readouterr().out.count(": good\n") == 2
+
+
+def test_what_compose_gives_can_be_in_a_root_that_is_read_only() -> None:
+    """Compose mounts a file, and copies content into the container, which fails there (compose #12031)."""
+    given = compose()
+    for name in given["services"]["whyidle"]["configs"]:
+        assert list(given["configs"][name["source"]]) == ["file"]
+    assert given["services"]["whyidle"]["read_only"] is True
 
 
 def test_whyidle_has_the_privileges_that_it_uses_and_no_other() -> None:

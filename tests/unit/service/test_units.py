@@ -90,3 +90,8 @@ def test_the_most_threads_fit() -> None:
     (limit,) = values(SERVICE, "MemoryMax")
     assert limit.endswith("M")
     assert 2 * MAX_THREADS * entry + loader + daemon <= int(limit[:-1]) << 20
+
+
+def test_gpus_whose_driver_comes_later_are_seen() -> None:
+    """systemd resolves names of devices once, when the service starts; a number needs no driver."""
+    assert values(SERVICE, "DeviceAllow") == ["char-195 rw"]

@@ -7,13 +7,14 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from whyidle_daemon.access import Access, Scope
 from whyidle_daemon.admission import Admission
 from whyidle_daemon.clients import Client
 from whyidle_daemon.config import Config, Metrics
 from whyidle_daemon.discovery.watcher import Discovery
+from whyidle_daemon.exporting import Exporting
 from whyidle_daemon.gpus.devices import gpu_object
 from whyidle_daemon.history.keeper import Keeper
 from whyidle_daemon.listing import target_object
@@ -40,9 +41,6 @@ from whyidle_wire.records import (
     TargetList,
     Welcome,
 )
-
-if TYPE_CHECKING:
-    from whyidle_daemon.metrics.exporter import Exporter
 
 log = logging.getLogger(__name__)
 
@@ -80,31 +78,12 @@ class Server:
         self._admission = Admission(access)
         self._requests = Requests(targets, self._sessions, proc, access, self._discovery, keeper=self._keeper)
         self._targets.know_owners = config.access.others != "none"
-        self._exporter: Exporter | None = None
+        self._exporting = Exporting(targets, self._sessions, self._discovery, lambda: len(self._admission))
 
     async def export(self, config: Metrics) -> None:
-        """Serve metrics as configured, or no more. What cannot be listened on is logged, and not fatal."""
-        if self._exporter is not None:
-            if self._exporter.config == config:
-                return
-            self._exporter.close()
-            self._exporter = self._targets.on_gap = None
-            self._sessions.on_cut = lambda session, goes_on: None
-        if not config.listen or self._on_idle is not None:
-            return
-        from whyidle_daemon.metrics.exporter import Exporter  # noqa: PLC0415 (5 MB, for those who want it)
-
-        kernel = self._targets.kernel
-        exporter = Exporter(
-            config, self._sessions, self._discovery, kernel, lambda: (VERSION, len(self._admission))
-        )
-        try:
-            await exporter.start()
-        except OSError as error:
-            log.error("no metrics: cannot listen on %s: %s", config.listen, error.strerror)
-            return
-        self._exporter = exporter
-        self._targets.on_gap, self._sessions.on_cut = exporter.gap, exporter.ended
+        """Serve metrics as configured, or no more. What cannot be listened on is logged, and tried again."""
+        if self._on_idle is None:
+            await self._exporting.configure(config)
 
     def start(self) -> None:
         """Listen for the kernel's wake-ups, and look for what there is to observe."""
@@ -140,8 +119,7 @@ class Server:
             self._discovery.close()
         for session in self._sessions:  # while the kernel side is still there to be told
             self._sessions.stop(session)
-        if self._exporter is not None:
-            self._exporter.close()
+        self._exporting.close()
         if self._keeper is not None:
             self._keeper.close()
         for client in self._admission.clients:

@@ -162,8 +162,8 @@ class Server:
                 self._subscribers.publish(session, session.findings)
                 self._sessions.stop(session)
         elif isinstance(record, Subscribe):
-            self._subscribers.add(client, record)
             client.answer(Subscribed(record.request))
+            self._subscribers.add(client, record)
         elif isinstance(record, Status):
             client.answer(StatusReply(record.request, self._status(client)))
         elif isinstance(record, ListTargets):

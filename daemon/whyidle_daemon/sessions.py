@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from whyidle_daemon.clients import Client
 from whyidle_daemon.recording.output import Output
 from whyidle_daemon.target import Target
 from whyidle_daemon.targets import Targets
-from whyidle_wire.records import Ended
+from whyidle_wire.records import Ended, StallEvent
 
 MIN_PROGRESS_S = 0.05
 
@@ -35,7 +36,10 @@ class Session:
         self.next_part = 0.0  # of the history; 0: not known yet
         self.ended = False
         self.findings: list[dict[str, Any]] = []  # of its report
-        self.sent: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+        # Of its findings, by who was told: what each was like then. And its waits that last, by thread: what
+        # was said of each, and when.
+        self.sent: WeakKeyDictionary[Any, dict[tuple[Any, ...], tuple[Any, ...]]] = WeakKeyDictionary()
+        self.stalls: dict[int, tuple[StallEvent, float]] = {}
 
 
 class Sessions:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from whyidle_daemon.access import Scope
 from whyidle_daemon.clients import Client
@@ -15,7 +19,7 @@ from whyidle_daemon.states import peer_object, state_of
 from whyidle_daemon.target import NS
 from whyidle_probes.events import Event, Exec, Exit, Fork, Slice
 from whyidle_probes.syscalls import syscall_name
-from whyidle_wire.records import FindingEvent, ProcessEvent, SliceEvent, Subscribe
+from whyidle_wire.records import FindingEvent, ProcessEvent, SliceEvent, StallEvent, Subscribe
 
 GROWTH = 1.25
 
@@ -26,6 +30,7 @@ class Watch:
     def __init__(self, client: Client, request: Subscribe) -> None:
         self.client = client
         self.request = request
+        self.stalls: WeakKeyDictionary[Session, set[int]] = WeakKeyDictionary()  # open, and told: threads
 
     def wants(self, session: Session, pid: int, kind: str | None = None) -> bool:
         """Whether something of a process, a finding of ``kind`` perhaps, is to be sent."""
@@ -34,6 +39,10 @@ class Watch:
         ):
             return False
         return self.client.scope is Scope.ALL or session.target.owned_by(pid, self.client.peer.uid)
+
+    def wants_stall(self, session: Session, event: StallEvent) -> bool:
+        """Whether a wait that lasts is to be sent."""
+        return not self.request.kinds and self.wants(session, event.pid)
 
     def sees_all(self, session: Session) -> bool:
         """Whether nothing of this observation is to be kept from the client."""
@@ -53,10 +62,18 @@ class Subscribers:
         return len(self._watches)
 
     def add(self, client: Client, request: Subscribe) -> None:
-        """Subscribe a client; a second subscription replaces its first."""
-        self._watches[client] = Watch(client, request)
-        if request.events:
+        """Subscribe a client; a second subscription replaces its first, and repeats nothing.
+
+        It is told of the waits that last already.
+        """
+        if not self._watches:  # nobody has looked for a while
             for session in self._sessions:
+                self.publish_stalls(session)
+        watch = self._watches.setdefault(client, Watch(client, request))
+        watch.request = request
+        for session in self._sessions:
+            self._tell_stalls(watch, session, session.stalls)
+            if request.events:
                 self._listen(session)
 
     def set_stall(self, stall_s: float) -> None:
@@ -83,20 +100,38 @@ class Subscribers:
             )
             size = int(math.log(max(finding["blocked_s"], 0.001), GROWTH))
             numbers = (finding["count"], size, finding["severity"], finding.get("open_s") is not None)
-            if session.sent.get(key) == numbers:
-                continue
-            session.sent[key] = numbers
             for client, watch in self._watches.items():
-                if watch.wants(session, finding["pid"], finding["kind"]):
+                sent = session.sent.setdefault(watch, {})
+                if sent.get(key) != numbers and watch.wants(session, finding["pid"], finding["kind"]):
+                    sent[key] = numbers
                     seen = finding if watch.sees_all(session) else redacted_finding(finding)
                     client.stream(FindingEvent(session.target.number, seen))
 
     def publish_stalls(self, session: Session) -> None:
         """Send the waits that crossed the threshold, and the ends of those that did before."""
         for event in session.target.stalls(self._stall_ns):
+            if not event.ended:
+                session.stalls[event.tid] = (event, time.monotonic())
+                for watch in self._watches.values():
+                    self._tell_stalls(watch, session, (event.tid,))
+                continue
+            session.stalls.pop(event.tid, None)
             for client, watch in self._watches.items():
-                if not watch.request.kinds and watch.wants(session, event.pid):
-                    client.stream(event)
+                told = watch.stalls.get(session, set())
+                if event.tid in told:
+                    told.discard(event.tid)
+                    if watch.wants_stall(session, event):
+                        client.stream(event)
+
+    def _tell_stalls(self, watch: Watch, session: Session, threads: Iterable[int]) -> None:
+        """Of the open stalls of these threads those that the client may see and was not told of."""
+        told = watch.stalls.setdefault(session, set())
+        for tid in threads:
+            event, since_s = session.stalls[tid]
+            if tid not in told and watch.wants_stall(session, event):
+                told.add(tid)
+                lasted_s = event.duration_s + time.monotonic() - since_s
+                watch.client.stream(replace(event, duration_s=lasted_s))
 
     def _listen(self, session: Session) -> None:
         if not session.target.listeners:

@@ -232,10 +232,10 @@ class StatusReply(Record):
 class StallEvent(Record):
     """Daemon to subscriber: a wait that lasts longer than the daemon's threshold, while it lasts.
 
-    Sent once when it crosses the threshold and once more, with ``ended``, when it is over. ``start_s`` counts
-    from the start of the observation, ``duration_s`` is so far, or in all when it has ended. ``function``,
-    ``file`` and ``line`` are the innermost frame of the user's own code, if it was read; ``stack`` has all
-    frames, innermost first.
+    Sent once when it crosses the threshold, or to who subscribes while it lasts, and once more, with
+    ``ended``, when it is over. ``start_s`` counts from the start of the observation, ``duration_s`` is so
+    far, or in all when it has ended. ``function``, ``file`` and ``line`` are the innermost frame of the
+    user's own code, if it was read; ``stack`` has all frames, innermost first.
     """
 
     observation: int

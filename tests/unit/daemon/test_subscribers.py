@@ -1,4 +1,4 @@
-"""What a subscriber is told of a kernel event."""
+"""What a subscriber is told, and when again."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any, cast
 
 import pytest
 
+from whyidle_daemon.access import Peer, Scope
+from whyidle_daemon.sessions import Session
 from whyidle_daemon.subscribers import Subscribers
 from whyidle_probes.events import Exit
-from whyidle_wire.records import ProcessEvent
+from whyidle_wire.records import FindingEvent, ProcessEvent, Record, StallEvent, Subscribe
 
 
 @pytest.mark.parametrize(("code", "status"), [(0, 0), (3 << 8, 3), (9, 137), (11 | 0x80, 139)])
@@ -20,3 +22,123 @@ def test_the_status_of_a_process_is_a_shells(code: int, status: int) -> None:
     told = subscribers._event_record(session, Exit(1, 5, 42, code, 0, "sh"))
     assert isinstance(told, ProcessEvent)
     assert told.exit_status == status
+
+
+class FakeClient:
+    """Keeps what it is sent. ``uid``: 0 sees all."""
+
+    def __init__(self, uid: int = 0) -> None:
+        self.scope = Scope.OWN if uid else Scope.ALL
+        self.peer = Peer(1, uid, uid)
+        self.told: list[Record] = []
+
+    def stream(self, record: Record) -> None:
+        self.told.append(record)
+
+
+class FakeTarget:
+    """All of it is user 1000's."""
+
+    number = 1
+    listeners: tuple[()] = ()
+
+    def __init__(self) -> None:
+        self.changes: list[StallEvent] = []
+
+    def stalls(self, threshold_ns: int) -> list[StallEvent]:
+        changes, self.changes = self.changes, []
+        return changes
+
+    def owned_by(self, pid: int, uid: int) -> bool:
+        return uid == 1000
+
+    def wholly_owned_by(self, uid: int) -> bool:
+        return uid == 1000
+
+
+class Scene:
+    """One observation, and whoever watches."""
+
+    def __init__(self) -> None:
+        self.target = FakeTarget()
+        self.session = Session(None, cast("Any", self.target))
+        self.subscribers = Subscribers(cast("Any", [self.session]), cast("Any", None), 1.0)
+
+    def watch(self, client: FakeClient, **wanted: Any) -> FakeClient:
+        self.subscribers.add(cast("Any", client), Subscribe(1, **wanted))
+        return client
+
+    def change(self, *changes: StallEvent) -> None:
+        self.target.changes.extend(changes)
+        self.subscribers.publish_stalls(self.session)
+
+    def find(self, count: int = 1) -> None:
+        finding = {
+            "kind": "lock_contention",
+            "pid": 10,
+            "tid": 10,
+            "peer": None,
+            "blocked_s": 1.0,
+            "count": count,
+            "severity": "low",
+        }
+        self.subscribers.publish(self.session, [finding])
+
+
+def stall(tid: int, *, ended: bool = False, lasted_s: float = 1.0) -> StallEvent:
+    return StallEvent(1, 10, tid, "x", "network", 0.0, lasted_s, "recv", ended=ended)
+
+
+def stalls(client: FakeClient) -> list[tuple[int, bool]]:
+    return [(one.tid, one.ended) for one in client.told if isinstance(one, StallEvent)]
+
+
+def findings(client: FakeClient) -> list[int]:
+    return [one.finding["count"] for one in client.told if isinstance(one, FindingEvent)]
+
+
+def test_who_comes_later_is_told_of_a_hang_that_lasts() -> None:
+    """With how long it has lasted, once, and of its end."""
+    scene = Scene()
+    first = scene.watch(FakeClient())
+    scene.change(stall(10), stall(11))
+    scene.change(stall(11, ended=True))
+    event, since_s = scene.session.stalls[10]
+    scene.session.stalls[10] = (event, since_s - 5)
+    own, other, picky = (scene.watch(FakeClient(uid)) for uid in (1000, 1001, 0))
+    (told,) = own.told
+    assert isinstance(told, StallEvent)
+    assert told.duration_s == pytest.approx(6, abs=0.5)
+    scene.watch(own)
+    scene.watch(picky, kinds=("lock_contention",))
+    scene.change(stall(10, ended=True, lasted_s=9.0))
+    assert stalls(first) == [(10, False), (11, False), (11, True), (10, True)]
+    assert stalls(own) == [(10, False), (10, True)]
+    assert stalls(other) == []
+    assert stalls(picky) == [(10, False)]  # it does not want to know any more
+
+
+def test_what_ended_while_nobody_watched_is_not_told() -> None:
+    scene = Scene()
+    first = scene.watch(FakeClient())
+    scene.change(stall(10), stall(11))
+    scene.subscribers.remove(cast("Any", first))
+    scene.target.changes = [stall(10, ended=True), stall(12)]
+    assert stalls(scene.watch(FakeClient())) == [(11, False), (12, False)]
+
+
+def test_each_is_told_a_finding_once() -> None:
+    """Whoever was told before; who may not see it takes it from nobody."""
+    scene = Scene()
+    other = scene.watch(FakeClient(1001))
+    scene.find()
+    first = scene.watch(FakeClient())
+    scene.find()
+    second = scene.watch(FakeClient(1000))
+    scene.watch(first)
+    scene.find()
+    scene.find(count=2)
+    assert (findings(other), findings(first), findings(second)) == ([], [1, 2], [1, 2])
+    assert len(scene.session.sent) == 3
+    scene.subscribers.remove(cast("Any", other))
+    assert len(scene.session.sent) == 2

@@ -1,10 +1,11 @@
 """Ends the daemon if reading a process's memory hangs, and keeps the next one from reading there again.
 
 Whoever maps a file of a file system that he serves himself (FUSE), or handles his own page faults, decides
-when a page of his is there, and who reads it waits for that: for ever, if he likes. No handler of a signal
-runs then, and no thread of the daemon could end it, but the end of the process does. So a timer that is fatal
-runs while memory is read. Whose it is is noted before: a daemon that finds such a note of the one before it
-reads no stacks of that user for a week; of root's, not of that process.
+when a page of his is there, and who reads it waits for that: for ever, if he likes. So may a look for the
+packages of a process, in a file system whose server is gone. No handler of a signal runs then, and no thread
+of the daemon could end it, but the end of the process does. So a timer that is fatal runs meanwhile. Whose it
+is is noted before: a daemon that finds such a note of the one before it reads no stacks and packages of that
+user for a week; of root's, not of that process.
 
 The note is a small write for each turn and process. It is not a mapped file: where a full file system copies
 on write, storing into a page of one kills.
@@ -120,7 +121,7 @@ class ReadingGuard:
             return None
         process, now = Process(pid, started, owners.real), self._clock()
         if any(ban.covers(process, now) for ban in self._bans):
-            log.debug("process %d: no stacks: reading those of user %d hung", pid, process.uid)
+            log.debug("process %d: not read: reading of user %d hung", pid, process.uid)
             return None
         return process
 
@@ -168,8 +169,8 @@ class ReadingGuard:
     def _warn(self, process: Process, path: Path) -> None:
         whose = f"the processes of user {process.uid}" if process.uid else "this process"
         log.warning(
-            "the daemon before this one ended while it read the memory of process %d of user %d, which hung: "
-            "for a week no stacks of %s are read (to lift this, remove %s and restart whyidled)",
+            "the daemon before this one ended while it read the memory or packages of process %d of user %d, "
+            "which hung: for a week no stacks of %s are read (to lift this, remove %s and restart whyidled)",
             process.pid,
             process.uid,
             whose,

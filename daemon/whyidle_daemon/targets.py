@@ -33,7 +33,7 @@ class Targets:
         self._targets: dict[int, Target] = {}
         self._next = 1
         self._proc = proc
-        self._guard = guard
+        self.guard = guard
         self.know_owners = False
         self.on_noticed: Callable[[], None] = lambda: None
         self.on_gap: Callable[[Gap], None] | None = None
@@ -62,7 +62,7 @@ class Targets:
             self.libraries,
             self._proc,
             know_owners=self.know_owners,
-            guard=self._guard,
+            guard=self.guard,
         )
         off = [what for what, limit in self._limits.items() if not limit.attached]
         self._next += 1

@@ -10,12 +10,14 @@ from __future__ import annotations
 import itertools
 import os
 import pwd
+from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Final
 
 from whyidle_daemon.discovery.placement import Placement, placement_of
 from whyidle_daemon.proc import Proc
+from whyidle_daemon.reading_guard import UNGUARDED, Guard
 
 _MAX_ENVIRONMENT: Final = 64 << 10
 _MAX_VARIABLES: Final = 1024
@@ -39,9 +41,10 @@ def user_name(uid: int) -> str:
 class Candidate:
     """One process, as long as it is looked at."""
 
-    def __init__(self, pid: int, proc: Proc) -> None:
+    def __init__(self, pid: int, proc: Proc, guard: Guard = UNGUARDED) -> None:
         self.pid = pid
         self._proc = proc
+        self._guard = guard
 
     @cached_property
     def command(self) -> tuple[str, ...]:
@@ -97,8 +100,22 @@ class Candidate:
                     found.add(path[: at + len(part) - 1])
         return frozenset(self._proc.path(self.pid, "root", path.lstrip("/")) for path in found)
 
-    def has_package(self, name: str) -> bool:
-        """Whether a Python package is installed beside the compiled modules it has mapped."""
-        if "/" in name or name.startswith("."):
+    def has_package(self, names: Iterable[str]) -> bool:
+        """Whether one of these Python packages is installed beside the compiled modules it has mapped.
+
+        That is asked of the file system they are in: of a server that is gone perhaps, or of the process's
+        user himself (FUSE), and hangs then as a read of memory does.
+        """
+        wanted = [name for name in names if "/" not in name and not name.startswith(".")]
+        whose = self._guard.admit(self.pid) if wanted and self.site_packages else None
+        if whose is None:
             return False
-        return any(os.path.isdir(folder / name) for folder in self.site_packages)  # noqa: PTH112 (no stat cache)
+        self._guard.begin(whose)
+        try:
+            return any(
+                os.path.isdir(folder / name)  # noqa: PTH112 (no stat cache)
+                for name in wanted
+                for folder in self.site_packages
+            )
+        finally:
+            self._guard.rest()

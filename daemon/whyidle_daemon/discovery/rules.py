@@ -93,7 +93,7 @@ def _holds(rule: Rule, condition: str, facts: Candidate) -> bool:
     if isinstance(patterns, bool):
         return facts.holds_gpu is patterns
     if condition == "python_packages":
-        return any(facts.has_package(name) for name in patterns)
+        return facts.has_package(patterns)
     if condition == "environment":
         return any(_variable(pattern, facts.environment) for pattern in patterns)
     return _any_of(patterns, _texts(condition, facts))

@@ -108,7 +108,7 @@ class Discovery:
         """Use other rules from now on: what they no longer name is let go, what they name now is found."""
         self._set(config)
         for found, session in list(self._found.values()):
-            if not config.enabled or self._rules.match(Candidate(found.pid, self._proc)) is None:
+            if not config.enabled or self._rules.match(self._candidate(found.pid)) is None:
                 self._sessions.stop(session)
         if config.enabled:
             self.start()
@@ -214,13 +214,16 @@ class Discovery:
         elif self._queue:
             self._schedule(max(TURN_S, min(when for when, _ in self._queue.values()) - now))
 
+    def _candidate(self, pid: int) -> Candidate:
+        return Candidate(pid, self._proc, self._targets.guard)
+
     def _look(self, pid: int) -> bool:
         """Observe a process if a rule names it. True: it does not now, and may later."""
         early = pid in self._early
         self._early.discard(pid)
         if pid == self._own_pid or self._targets.kernel.target_of(pid) is not None:
             return False
-        candidate = Candidate(pid, self._proc)
+        candidate = self._candidate(pid)
         if not candidate.executable:  # gone, or a kernel thread
             return False
         rule = self._rules.match(candidate)

@@ -11,6 +11,7 @@ from whyidle_daemon.config import Config, Rule, parse
 from whyidle_daemon.discovery.candidate import Candidate
 from whyidle_daemon.discovery.rules import Rules
 from whyidle_daemon.proc import Proc
+from whyidle_daemon.reading_guard import Process
 
 PID = 42
 MAP = "7f0000000000-7f0000001000 r-xp 00000000 08:01 {inode} {path}\n"
@@ -110,6 +111,42 @@ def test_by_gpu_and_library(host: Host) -> None:
     (host.process / "fd" / "9").symlink_to("/dev/nvidia0")
     assert host.match() == "CUDA in Python"
     assert host.maps("/x/libllama.so").match() == "llama.cpp in the process"
+
+
+@pytest.mark.parametrize("banned", [False, True])
+def test_packages_are_looked_for_under_guard(
+    host: Host, monkeypatch: pytest.MonkeyPatch, banned: bool
+) -> None:
+    """The file system they are in may hang: what that costs is for who is not looked at again."""
+    said: list[str] = []
+
+    class Guard:
+        """Says what is asked of it."""
+
+        def admit(self, pid: int) -> Process | None:
+            assert pid == PID
+            return None if banned else Process(pid, 1, 2)
+
+        def begin(self, process: Process) -> None:
+            said.append("begin")
+
+        def rest(self) -> None:
+            said.append("rest")
+
+    folder = host.process / "root" / "venv/lib/python3.11/site-packages"
+    (folder / "crewai").mkdir(parents=True)
+    host.maps("/venv/lib/python3.11/site-packages/x/y.so")
+    isdir = os.path.isdir
+
+    def looked(path: Path) -> bool:
+        said.append("look")
+        return isdir(path)
+
+    monkeypatch.setattr("os.path.isdir", looked)
+    candidate = Candidate(PID, Proc(host.root), Guard())
+    assert candidate.has_package(["langgraph", "crewai"]) is not banned
+    assert not candidate.has_package(["../x", ".hidden"])
+    assert said == ([] if banned else ["begin", "look", "look", "rest"])
 
 
 def test_every_condition_of_a_rule_must_hold(host: Host) -> None:

@@ -87,6 +87,10 @@ class Rules:
                 return None if rule.ignore else rule.name
         return None
 
+    def named(self, name: str) -> Rule | None:
+        """The rule of that name which observes."""
+        return next((rule for rule in self._rules if rule.name == name and not rule.ignore), None)
+
 
 def _holds(rule: Rule, condition: str, facts: Candidate) -> bool:
     patterns: list[str] | bool = getattr(rule, condition)

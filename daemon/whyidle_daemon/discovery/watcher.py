@@ -46,7 +46,7 @@ _BEGINNING: Final = (-1, -1)
 
 @dataclass(frozen=True)
 class Found:
-    """A process that is observed because a rule names it."""
+    """A process that is observed because a rule names it; ``started`` tells it from later ones of its PID."""
 
     pid: int
     uid: int | None
@@ -54,6 +54,7 @@ class Found:
     command: tuple[str, ...]
     placement: Placement
     rule: str
+    started: int | None = None
 
 
 class Discovery:
@@ -106,15 +107,24 @@ class Discovery:
 
     def reload(self, config: DiscoveryConfig) -> None:
         """Use other rules from now on: what they no longer name is let go, what they name now is found."""
+        before = self._rules
         self._set(config)
         for found, session in list(self._found.values()):
-            if not config.enabled or self._rules.match(self._candidate(found.pid)) is None:
+            if not config.enabled or not self._still_named(found, before):
                 self._sessions.stop(session)
         if config.enabled:
             self.start()
         else:
             self._targets.kernel.notice(False)
             self._queue.clear()
+
+    def _still_named(self, found: Found, before: Rules) -> bool:
+        """Of one whose root is gone, and descendants live on: whether the rule that named it is as it was."""
+        root = self._candidate(found.pid)
+        if root.executable and self._proc.started(found.pid) == found.started:
+            return self._rules.match(root) is not None
+        rule = self._rules.named(found.rule)
+        return rule is not None and rule == before.named(found.rule)
 
     def close(self) -> None:
         """Look no more."""
@@ -265,7 +275,8 @@ class Discovery:
             target.blind_ns = self._blind_ns(candidate.pid, target.start_ns)
         uid = candidate.uid
         user = user_name(uid) if uid is not None else "?"
-        found = Found(candidate.pid, uid, user, candidate.command, candidate.placement, rule)
+        started = self._proc.started(candidate.pid)
+        found = Found(candidate.pid, uid, user, candidate.command, candidate.placement, rule, started)
         session = Session(None, target, on_end=self._on_end)
         self._found[target.number] = (found, session)
         self._sessions.add(session)

@@ -12,9 +12,12 @@ import pytest
 import uvloop
 
 from whyidle_daemon.config import Discovery as DiscoveryConfig
+from whyidle_daemon.config import Rule
 from whyidle_daemon.discovery import watcher as module
-from whyidle_daemon.discovery.watcher import LOOKING_S, TURN_S, Discovery
+from whyidle_daemon.discovery.placement import NOWHERE
+from whyidle_daemon.discovery.watcher import LOOKING_S, TURN_S, Discovery, Found
 from whyidle_daemon.proc import Proc
+from whyidle_daemon.reading_guard import UNGUARDED
 
 
 def watcher() -> Discovery:
@@ -191,3 +194,47 @@ def test_kernel_threads_are_told_apart(tmp_path: Path) -> None:
         (tmp_path / str(pid) / "stat").write_text(f"{pid} (a) b) " + " ".join(words))
     proc = Proc(tmp_path)
     assert [proc.program_started(pid) for pid in (2, 7, 9)] == [None, 77, None]
+
+
+AGENT = Rule("agent", executable=["agent*"])
+
+
+@pytest.mark.parametrize(
+    ("root", "rules", "stays"),
+    [
+        ("there", [AGENT], True),
+        ("there", [Rule("other name", executable=["agent*"])], True),
+        ("there", [Rule("agent", executable=["else*"])], False),
+        ("gone", [AGENT], True),
+        ("gone", [AGENT, Rule("more", executable=["x"])], True),
+        ("gone", [Rule("agent", executable=["else*"])], False),
+        ("gone", [Rule("agent", executable=["agent*"], ignore=True)], False),
+        ("gone", [], False),
+        ("another's", [AGENT], True),
+        ("another's", [], False),
+    ],
+)
+def test_a_reload_ends_what_no_rule_names(tmp_path: Path, root: str, rules: list[Rule], stays: bool) -> None:
+    """A tree whose root has ended goes on as long as the rule that found it is the same."""
+    if root != "gone":
+        folder = tmp_path / "42"
+        folder.mkdir()
+        (folder / "exe").symlink_to("/usr/bin/agent" if root == "there" else "/bin/sh")
+        words = ["S", *"00000", "0", *("0",) * 12, "77" if root == "there" else "99", "0", "0"]
+        (folder / "stat").write_text("42 (agent) " + " ".join(words))
+
+    async def scene() -> list[object]:
+        watched = watcher()
+        watched._targets.guard = UNGUARDED
+        watched._set(DiscoveryConfig(defaults=False, rule=[AGENT]))
+        watched._proc = Proc(tmp_path)
+        watched._look = lambda pid: False  # type: ignore[method-assign]
+        stopped: list[object] = []
+        watched._sessions = cast("Any", SimpleNamespace(stop=stopped.append))
+        found = Found(42, 0, "root", ("agent",), NOWHERE, "agent", 77)
+        watched._found[1] = (found, cast("Any", "its session"))
+        watched.reload(DiscoveryConfig(defaults=False, rule=rules))
+        watched.close()
+        return stopped
+
+    assert uvloop.run(scene()) == ([] if stays else ["its session"])

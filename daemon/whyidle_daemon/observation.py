@@ -146,6 +146,11 @@ class Observation:
             root.keep = True
             root.name(0, command)
 
+    @property
+    def processes(self) -> int:
+        """How many are kept: those that live, and some that ended."""
+        return len(self._processes)
+
     # --- in --------------------------------------------------------------------------------------------
 
     def add(self, record: Anything) -> None:

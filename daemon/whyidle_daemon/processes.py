@@ -237,7 +237,8 @@ class ProcessTable:
         self._count += 1
         if self._count > self._full:
             self._fold()
-            self._full = max(self._limit, self._count + self._limit // 8)
+            # In proportion: where most live, looking through all of them is not to be for each few more.
+            self._full = max(self._limit, self._count + max(self._limit, self._count) // 8)
         return process
 
     def _fold(self) -> None:

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-from whyidle_daemon.recording.errors import RecordingError
+from whyidle_daemon.recording.errors import DamagedRecording, RecordingError
 from whyidle_daemon.recording.reader import report
+
+MAX_MEMORY: Final = (
+    4 << 30
+)  # no recording takes a quarter of it, and one that was made to hurt would take all
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,7 +25,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m whyidle_daemon.replay", description=__doc__)
     parser.add_argument("file", help="a recording")
     options = parser.parse_args(arguments)
-    return answer(lambda: report(options.file))
+    return answer(lambda: _report(options.file))
+
+
+def _report(path: str) -> dict[str, Any]:
+    try:
+        return report(path)
+    except MemoryError:
+        pass
+    # Not in the handler: what was read is gone only now.
+    raise DamagedRecording(path, "it takes more memory than any recording does")
+
+
+def limit_memory() -> None:
+    """Of this process, for good."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if soft == resource.RLIM_INFINITY or soft > MAX_MEMORY:
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, hard))
 
 
 def answer(make: Callable[[], dict[str, Any]]) -> int:
@@ -36,4 +57,5 @@ def answer(make: Callable[[], dict[str, Any]]) -> int:
 
 
 if __name__ == "__main__":
+    limit_memory()
     sys.exit(main())

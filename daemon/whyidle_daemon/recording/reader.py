@@ -27,6 +27,11 @@ from whyidle_daemon.recording.records import Begin, Checkpoint, End, Kind
 from whyidle_probes.events import Engine, Thread
 
 NO_END: Final = "the observation was broken off, or still runs"
+# More than any recording has: the kernel's maps hold at most 131072 threads, and 1024 engines. A file that is
+# small because what it says compresses well is not to take all memory.
+MAX_THREADS: Final = 1 << 18
+MAX_PROCESSES: Final = 1 << 17
+MAX_ENGINES: Final = 1 << 14  # from one checkpoint to the next
 _NONSENSE: Final = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
 """What a reducer may raise that trusts its records, told impossible ones by a forged file."""
 
@@ -110,10 +115,12 @@ class _State:
             self.observation = Observation(*record[:5])
         elif kind == Kind.LIVE_THREAD:
             self.threads[record.tid] = record
+            _within(len(self.threads), MAX_THREADS, "threads")
         elif kind == Kind.THREAD_GONE:
             self.threads.pop(record.tid, None)
         elif kind == Kind.ENGINE:
             self.engines.append(record)
+            _within(len(self.engines), MAX_ENGINES, "engines")
         elif kind == Kind.CHECKPOINT:
             self.checkpoint = record
             self.snapshot = Snapshot(record.ns, ordered(self.threads.values()), tuple(self.engines))
@@ -123,6 +130,12 @@ class _State:
         else:
             assert self.observation is not None
             self.observation.add(record)
+            _within(self.observation.processes, MAX_PROCESSES, "processes")
+
+
+def _within(count: int, most: int, what: str) -> None:
+    if count > most:
+        raise MalformedError(f"more than {most} {what} at once")
 
 
 def _replay(file: BinaryIO, path: str | Path, extent: Extent) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from timeline import S, asleep, life
 
 from whyidle_daemon.attribution import ThreadTable
 from whyidle_daemon.processes import ProcessTable
-from whyidle_probes.events import Wait
+from whyidle_probes.events import Fork, Wait
 
 
 def table(keep: set[int], number: int, limit: int = 100) -> ThreadTable:
@@ -37,3 +38,23 @@ def test_drivers_without_end_are_bounded_too() -> None:
     tids = {tid for _, tid, _ in found.exited}
     assert len(tids) < 200
     assert set(range(9_950, 10_001)) <= tids
+
+
+def test_processes_that_all_live_are_not_looked_through_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing can be forgotten then; trying costs a few looks at each, however many there are."""
+    looked = 0
+    fold = ProcessTable._fold
+
+    def counted(table: ProcessTable) -> None:
+        nonlocal looked
+        looked += len(table)
+        fold(table)
+
+    monkeypatch.setattr(ProcessTable, "_fold", counted)
+    processes = ProcessTable(64)
+    for pid in range(1, 20_001):
+        processes.fork(Fork(1, pid, 1, pid, "x"))
+    assert len(processes) == 20_000
+    assert looked <= 10 * 20_000

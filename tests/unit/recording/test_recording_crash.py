@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 import zlib
@@ -13,6 +14,7 @@ import recording_samples as samples
 from hypothesis import given
 from hypothesis import strategies as st
 
+from whyidle_daemon import config, replay
 from whyidle_daemon.recording import reader
 from whyidle_daemon.recording.blocks import MAX_BLOCK, Codec, Flag, block, file_header
 from whyidle_daemon.recording.encoding import Encoder
@@ -25,7 +27,9 @@ from whyidle_daemon.recording.errors import (
     RecordingError,
     TruncatedRecording,
 )
-from whyidle_daemon.recording.records import Begin, Kind
+from whyidle_daemon.recording.records import Begin, Kind, ThreadGone
+from whyidle_probes.events import Wait
+from whyidle_probes.loader import ProbeConfig
 
 SECONDS = 5
 
@@ -163,6 +167,67 @@ def test_blocks_that_lie(tmp_path: Path, data: bytes) -> None:
     """A block that does not decompress to what it announced is refused, and never costs more than that."""
     with pytest.raises(DamagedRecording):
         read(tmp_path, data)
+
+
+def crowd(kind: Kind, count: int, gone: int = 0) -> bytes:
+    """A recording of so many threads, processes or engines, of which some go at once."""
+    start, late = samples.timeline.START, samples.timeline.START + 10**12
+    steps = [samples.timeline.infer(10**8), samples.timeline.asleep(Wait.SLEEP, 10**9)]
+    life = samples.timeline.life(steps, open_last=True)
+    assert life.engine is not None
+    encoder = Encoder(0)  # times of the first block
+    begin = Begin(start, (1,), ("x",), "now", 4096, samples.HOST, "1")
+    parts = [encoder.encode(begin, Kind.BEGIN)]
+    for number in range(2, count + 2):
+        if kind == Kind.LIVE_THREAD:
+            parts.append(encoder.encode(life.thread._replace(tid=number), kind))
+            if number < gone + 2:
+                parts.append(encoder.encode(ThreadGone(number), Kind.THREAD_GONE))
+        elif kind == Kind.FORK:
+            parts.append(encoder.encode(samples.timeline.born(number, 1, start + number * 10**6)))
+        else:
+            parts.append(encoder.encode(life.engine._replace(context=number), kind))
+    totals = samples.LAYOUTS[Kind.CHECKPOINT].cls(late, samples.Loss(), samples.COST)
+    parts.append(encoder.encode(totals, Kind.CHECKPOINT))
+    return file_header() + block(b"".join(parts), len(parts), Flag.CHECKPOINT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [(Kind.LIVE_THREAD, "threads"), (Kind.FORK, "processes"), (Kind.ENGINE, "engines")],
+)
+def test_crowds_that_no_kernel_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, what: str
+) -> None:
+    """A small file that would take all memory is refused as soon as it is more than can be."""
+    monkeypatch.setattr(reader, f"MAX_{what.upper()}", 50)
+    own = 1 if kind == Kind.FORK else 0  # the root
+    assert read(tmp_path, crowd(kind, 50 - own))["schema"] == "whyidle.report/1"
+    with pytest.raises(DamagedRecording, match=f"more than 50 {what}"):
+        read(tmp_path, crowd(kind, 51 - own))
+
+
+def test_threads_that_went_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "MAX_THREADS", 50)
+    assert read(tmp_path, crowd(Kind.LIVE_THREAD, 90, gone=40))["schema"] == "whyidle.report/1"
+
+
+def test_real_crowds_have_room() -> None:
+    """As many as the daemon lets the kernel's maps have."""
+    assert config.MAX_THREADS < reader.MAX_THREADS
+    assert ProbeConfig().max_processes < reader.MAX_PROCESSES
+
+
+def test_a_recording_that_takes_all_memory_is_damaged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def taking(path: str) -> dict[str, Any]:
+        raise MemoryError
+
+    monkeypatch.setattr(replay, "report", taking)
+    assert replay.main(["a.rec"]) == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (error["situation"], error["message"][:16]) == ("DamagedRecording", "a.rec is damaged")
 
 
 @pytest.mark.parametrize(

@@ -102,8 +102,8 @@ class _State:
         self.begin: Begin | None = None
         self.observation: Observation | None = None
         self.threads: dict[int, Thread] = {}
-        self.engines: list[Engine] = []
-        self.snapshot: Snapshot | None = None
+        self.engines: list[Engine] = []  # since the last checkpoint
+        self.latest: list[Engine] = []  # up to it
         self.checkpoint: Checkpoint | None = None
         self.end: End | None = None
 
@@ -123,8 +123,7 @@ class _State:
             _within(len(self.engines), MAX_ENGINES, "engines")
         elif kind == Kind.CHECKPOINT:
             self.checkpoint = record
-            self.snapshot = Snapshot(record.ns, ordered(self.threads.values()), tuple(self.engines))
-            self.engines = []
+            self.latest, self.engines = self.engines, []
         elif kind == Kind.END:
             self.end = record
         else:
@@ -139,7 +138,7 @@ def _within(count: int, most: int, what: str) -> None:
 
 
 def _replay(file: BinaryIO, path: str | Path, extent: Extent) -> dict[str, Any]:
-    state, reason = _State(), extent.reason
+    state, usable = _State(), 0
     try:
         for header, stored in blocks(file):
             origin = state.begin.start_ns if state.begin is not None else 0
@@ -150,18 +149,28 @@ def _replay(file: BinaryIO, path: str | Path, extent: Extent) -> dict[str, Any]:
                 raise BadBlockError(f"block {header.number} is malformed: {error}") from None
             if header.number == extent.blocks:
                 break
+            if header.flags & Flag.CHECKPOINT:
+                usable = header.number
     except BadBlockError as error:
         reason = str(error)
     except _NONSENSE as error:
         raise DamagedRecording(path, f"its records make no sense ({type(error).__name__})") from None
-    return _finished(state, path, reason)
+    else:
+        return _finished(state, path, extent.reason)
+    if not usable:
+        raise DamagedRecording(path, reason)
+    # Once more, up to there: to keep the threads of each checkpoint for this would cost as much at every one.
+    file.seek(0)
+    read_file_header(file, path)
+    return _replay(file, path, Extent(usable, reason))
 
 
 def _finished(state: _State, path: str | Path, reason: str | None) -> dict[str, Any]:
-    begin, snapshot, checkpoint = state.begin, state.snapshot, state.checkpoint
-    if state.observation is None or begin is None or snapshot is None or checkpoint is None:
+    begin, checkpoint = state.begin, state.checkpoint
+    if state.observation is None or begin is None or checkpoint is None:
         raise DamagedRecording(path, reason or "it holds no totals")
     status = state.end.exit_status if state.end is not None else None
+    snapshot = Snapshot(checkpoint.ns, ordered(state.threads.values()), tuple(state.latest))
     try:
         found = state.observation.report(
             snapshot, begin.host, checkpoint.loss, checkpoint.overhead, exit_status=status

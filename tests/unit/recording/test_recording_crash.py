@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from whyidle_daemon.recording.errors import (
     TruncatedRecording,
 )
 from whyidle_daemon.recording.records import Begin, Kind, ThreadGone
-from whyidle_probes.events import Wait
+from whyidle_probes.events import Thread, Wait
 from whyidle_probes.loader import ProbeConfig
 
 SECONDS = 5
@@ -205,6 +206,27 @@ def test_crowds_that_no_kernel_has(
     assert read(tmp_path, crowd(kind, 50 - own))["schema"] == "whyidle.report/1"
     with pytest.raises(DamagedRecording, match=f"more than 50 {what}"):
         read(tmp_path, crowd(kind, 51 - own))
+
+
+def test_many_checkpoints_of_a_crowd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the last one's threads are put in order."""
+    ordered: list[int] = []
+
+    def counted(threads: Iterable[Thread]) -> tuple[Thread, ...]:
+        found = tuple(threads)
+        ordered.append(len(found))
+        return found
+
+    monkeypatch.setattr(reader, "ordered", counted)
+    start = samples.timeline.START
+    late = samples.LAYOUTS[Kind.CHECKPOINT].cls(10**12, samples.Loss(), samples.COST)
+    more = block(Encoder(start).encode(late, Kind.CHECKPOINT), 1, Flag.CHECKPOINT)
+    assert read(tmp_path, crowd(Kind.LIVE_THREAD, 50) + 100 * more)["schema"] == "whyidle.report/1"
+    forged = block(b"\xc1", 1, Flag.CHECKPOINT)
+    assert (
+        "malformed" in read(tmp_path, crowd(Kind.LIVE_THREAD, 50) + 9 * more + forged)["recording"]["reason"]
+    )
+    assert ordered == [50, 50]
 
 
 def test_threads_that_went_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,7 +157,7 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
     loop = asyncio.get_running_loop()
     private = options.connection_fd is not None
     listener: socket.socket | None = None
-    made = False
+    made: sockets.File | None = None
     if not private:
         listener, made = sockets.listening(options.socket, config.access.group)
     try:
@@ -165,8 +165,8 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
     except StartError:
         if listener is not None:
             listener.close()
-        if made:
-            sockets.remove(options.socket)
+        if made is not None:
+            sockets.remove(options.socket, made)
         raise
     proc = Proc()
     state = None if private or options.state is None else Path(options.state)
@@ -202,8 +202,8 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
             serving.close()
         server.close()
         targets.close()
-        if made:
-            sockets.remove(options.socket)
+        if made is not None:
+            sockets.remove(options.socket, made)
     return 0
 
 

@@ -18,11 +18,17 @@ log = logging.getLogger(__name__)
 
 _LISTEN_FDS_START = 3
 
+File = tuple[int, int]
+"""Device and inode."""
 
-def listening(path: Path, group: str) -> tuple[socket.socket, bool]:
-    """The socket to serve on, and whether its file is ours to remove: one that systemd made is not."""
+
+def listening(path: Path, group: str) -> tuple[socket.socket, File | None]:
+    """The socket to serve on, and its file, if that is ours to remove: one that systemd made is not."""
     activated = from_systemd()
-    return (activated, False) if activated is not None else (bind(path, group), True)
+    if activated is not None:
+        return activated, None
+    listener = bind(path, group)
+    return listener, _file(path)
 
 
 def from_systemd() -> socket.socket | None:
@@ -145,9 +151,16 @@ def _hand_to(group: str, path: str | Path) -> bool:
     return True
 
 
-def remove(path: Path) -> None:
+def remove(path: Path, made: File) -> None:
+    """Take our socket's file away, but not one that is there instead: systemd replaces what it finds."""
     with contextlib.suppress(OSError):
-        path.unlink()
+        if _file(path) == made:
+            path.unlink()
+
+
+def _file(path: Path) -> File:
+    found = path.lstat()
+    return found.st_dev, found.st_ino
 
 
 def open_to(listener: socket.socket, everybody: bool, group: str) -> None:

@@ -66,7 +66,7 @@ def test_who_was_activated_holds_the_lock(
         monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
         monkeypatch.setattr(sockets, "_LISTEN_FDS_START", os.dup(systemds.fileno()))
         listener, made = sockets.listening(path, GROUP)
-        assert not made
+        assert made is None
         return listener
 
     activate().close()
@@ -74,3 +74,16 @@ def test_who_was_activated_holds_the_lock(
         with pytest.raises(StartError, match="another whyidled serves"):
             attempt()
     assert path.is_socket()
+
+
+def test_at_the_end_only_ones_own_is_removed(path: Path) -> None:
+    """systemd, started meanwhile, has put its socket in the place of ours."""
+    listener, made = sockets.listening(path, GROUP)
+    assert made is not None
+    path.unlink()
+    with listener, socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        sockets.remove(path, made)
+        assert path.is_socket()
+    sockets.remove(path, sockets._file(path))
+    assert not path.exists()

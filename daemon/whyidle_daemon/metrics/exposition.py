@@ -22,7 +22,12 @@ _COUNTERS: Final = (
     ("idle", "whyidle_engine_idle_seconds", ("engine",), "Seconds in which a model engine sat idle."),
     ("gpu_busy", "whyidle_gpu_busy_seconds", ("gpu",), "Seconds in which a GPU computed or copied."),
     ("gpu_idle", "whyidle_gpu_idle_seconds", ("gpu",), "Seconds in which a GPU in use sat idle."),
-    ("cause", "whyidle_idle_seconds", ("state",), "Idle seconds of engines, by what the driver thread did."),
+    (
+        "cause",
+        "whyidle_idle_seconds",
+        ("state",),
+        "Idle seconds of engines, by what the driver thread did; no_demand: it waited to be called.",
+    ),
     (
         "function",
         "whyidle_idle_function_seconds",

@@ -87,9 +87,10 @@ def series_of(report: dict[str, Any]) -> Series:
         add("busy", (engine["kind"],), engine["busy_s"])
         add("idle", (engine["kind"],), engine["idle_s"])
     for cause in report["idle_by_cause"]:
-        add("cause", (cause["state"],), cause["seconds"])
+        why = cause["cause"]  # not the state: a server that nobody calls waits in a lock
+        add("cause", (why,), cause["seconds"])
         if cause["function"]:
-            add("function", (cause["state"], str(cause["function"])[:100]), cause["seconds"])
+            add("function", (why, str(cause["function"])[:100]), cause["seconds"])
     for finding in report["findings"]:
         add("finding_idle", (finding["kind"],), finding["engine_idle_s"])
     found["blind", ()] = report["loss"]["seconds_blind"]  # also 0: an increase needs something to begin with

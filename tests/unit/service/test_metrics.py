@@ -31,8 +31,8 @@ def report(seconds: float = 1.0, function: str = "search_web", blind: float = 0.
     found: dict[str, Any] = copy.deepcopy(SAMPLE)
     found["threads"] = [{"pid": 1, "tid": 1, "name": "x", "wall_s": seconds, "states": {"network": seconds}}]
     found["engines"] = [{**SAMPLE["engines"][0], "busy_s": seconds, "idle_s": 2 * seconds}]
-    cause = {**SAMPLE["idle_by_cause"][0], "state": "network", "seconds": 2 * seconds, "function": function}
-    found["idle_by_cause"] = [cause]
+    cause = {**SAMPLE["idle_by_cause"][0], "seconds": 2 * seconds, "function": function}
+    found["idle_by_cause"] = [{**cause, "state": "network", "cause": "network"}]
     found["loss"]["seconds_blind"] = blind
     found["processes"] = [{**SAMPLE["processes"][0], "rss_end_bytes": 1000, "end_s": None}]
     return found
@@ -70,6 +70,20 @@ def test_sums_of_observations_that_ended_and_that_run() -> None:
     assert value(ledger, "whyidle_memory_bytes", **where) == 1000
     assert value(ledger, "whyidle_daemon_cpu_seconds_total") == 3.0
     assert value(ledger, "whyidle_lost_total", what="slices") == 7
+
+
+def test_a_server_that_nobody_calls_is_not_stuck_in_a_lock() -> None:
+    """Idle time goes by its cause: the state of a worker that waits to be called says nothing of why."""
+    ledger = Ledger(10, functions=True)
+    idle = report(1.0, function="next_request")
+    idle["idle_by_cause"][0].update(state="lock", cause="no_demand")
+    ledger.update(1, "server", idle, 0.0)
+    where = {"workload": "server", "state": "no_demand"}
+    assert value(ledger, "whyidle_idle_seconds_total", **where) == 2.0
+    assert value(ledger, "whyidle_idle_function_seconds_total", function="next_request", **where) == 2.0
+    assert not [
+        key for key in samples(ledger) if key[0].startswith("whyidle_idle") and ("state", "lock") in key[1]
+    ]
 
 
 def test_a_cut_does_not_hide_what_was_found() -> None:

@@ -95,6 +95,11 @@ class Walker:
         self._waiting = waiting or {}
         self._known_since = known_since
         self._processes = tuple(processes)
+        # A server that nobody has called yet has ended no accept: only the wait that lasts shows it.
+        open_ = [(pid, wait.thing) for (pid, _), wait in self._waiting.items() if wait.thing is not None]
+        accepting = [(pid, thing.here[-1]) for pid, thing in open_ if thing.kind == "listen"]
+        self.servers = wakes.servers.union(pid for pid, _ in accepting)
+        self.listening = wakes.listening.union(port for _, port in accepting)
         self._sorted: dict[int, list[Record]] = {}
 
     def walk(self, start_ns: int, end_ns: int, driver: Who, open_end: bool = False) -> list[Segment]:
@@ -159,15 +164,11 @@ class _Walk:
         """A server's thread that waits to be called."""
         if record.wait == Wait.LISTEN:
             return True
-        if self.who[0] not in self.at._wakes.servers:
+        if self.who[0] not in self.at.servers:
             return False
         if record.wait in SELECTORS or record.wait == Wait.TCP:
             key, thing = record.key, record.thing
-            return (
-                key is None
-                or not key.port
-                or (thing is not None and thing.here[-1] in self.at._wakes.listening)
-            )
+            return key is None or not key.port or (thing is not None and thing.here[-1] in self.at.listening)
         return record.wait == Wait.FUTEX and record.key is not None and _is_work(record.key)
 
     def _floor(self) -> int:

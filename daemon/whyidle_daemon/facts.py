@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from whyidle_daemon.things import Thing
 from whyidle_probes.events import NO_PEER, Engine, Peer, Thread, Wait
 
 
@@ -263,6 +264,28 @@ class GpuUse(NamedTuple):
     memory_bytes: int | None
     utilization: int | None = None
     others: int = 0
+
+
+class Serving(NamedTuple):
+    """Process ``pid`` accepted connections on ``port`` before the observation began."""
+
+    pid: int
+    port: int
+
+
+class Tie(NamedTuple):
+    """What was seen before the observation began of thread ``tid`` of ``pid``: others may depend on it.
+
+    With ``ended`` it was the last that ended a wait for ``thing`` or, without one, in ``wait`` of thread
+    ``sleeper``. Else it uses ``thing``, an end of a connection.
+    """
+
+    pid: int
+    tid: int
+    ended: bool
+    thing: Thing | None
+    sleeper: int = 0
+    wait: int = Wait.UNKNOWN
 
 
 class Host(NamedTuple):

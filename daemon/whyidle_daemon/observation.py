@@ -10,7 +10,7 @@ Memory is bounded; what had no room is counted and lowers the confidence of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from whyidle_daemon import report as build
@@ -34,8 +34,10 @@ from whyidle_daemon.facts import (
     MemorySample,
     Overhead,
     ProcessFacts,
+    Serving,
     Snapshot,
     StackSample,
+    Tie,
 )
 from whyidle_daemon.findings import find_all
 from whyidle_daemon.findings.evidence import Evidence
@@ -59,7 +61,7 @@ from whyidle_daemon.states import SELECTORS, TCP_CLOSE, TCP_SYN_SENT
 from whyidle_daemon.timelines import Record, Timelines
 from whyidle_daemon.wait_tables import Waits
 from whyidle_daemon.waits import PIPES, WaitKey
-from whyidle_daemon.wakes import Wakes
+from whyidle_daemon.wakes import Wakes, Who
 from whyidle_daemon.whatif import what_if
 from whyidle_probes.events import (
     Engine,
@@ -84,7 +86,9 @@ __all__ = ["Observation", "Progress"]
 
 Event = Slice | Thread | Fork | Exec | Exit | Gap | Library | ShortWaits | Inference | Start
 Fact = ProcessFacts | MemorySample | LimitSample | EngineFacts | StackSample | LoopTasks | Lookup | HostName
-Anything = Event | Fact | CudaFacts | LaunchesSeen | EngineSpan | GpuFacts | GpuSample | GpuUse
+Anything = (
+    Event | Fact | CudaFacts | LaunchesSeen | EngineSpan | GpuFacts | GpuSample | GpuUse | Serving | Tie
+)
 
 
 class Seen(NamedTuple):
@@ -129,6 +133,7 @@ class Observation:
         self._newest_ns = start_ns
         self._takers: dict[type, Callable[[Any], object]] = {
             Start: self._wakes.start,
+            Tie: self._wakes.tie,
             LoopTasks: self._loops.add,
             HostName: self._hosts.add,
             LimitSample: self._memory.limit,
@@ -160,6 +165,10 @@ class Observation:
             take(record)
         elif (own := _OWN_TAKERS.get(type(record))) is not None:
             own(self, record)
+
+    def _serving(self, serving: Serving) -> None:
+        self._wakes.serves(serving)
+        self._waits.sockets.listens(serving.port)
 
     def _thread(self, record: Thread) -> None:
         if record.end_ns:
@@ -340,6 +349,10 @@ class Observation:
         """How addresses were resolved, as it was told: for an observation that takes over from this one."""
         return self._hosts.all()
 
+    def ties(self, alive: Collection[Who]) -> Iterator[Serving | Tie]:
+        """Who serves and who waits for whom, of threads that are alive: for the one that takes over, too."""
+        return self._wakes.known(alive)
+
     def is_over(self, engine: Engine, now_ns: int) -> bool:
         """Whether the program whose context it was has ended, or was replaced by another."""
         process = self._processes.find(engine.pid, engine.last_ns)
@@ -453,6 +466,7 @@ class Observation:
 # there are many, each with all that it was told.
 _OWN_TAKERS: Final[Mapping[type, Callable[[Observation, Any], object]]] = {
     Slice: Observation._slice,
+    Serving: Observation._serving,
     Thread: Observation._thread,
     Gap: Observation._gap,
     ShortWaits: Observation._short,

@@ -192,6 +192,8 @@ class Target:
                 self.observation.add(seen._replace(ns=raw.ns))
         for name in before.names():
             self.observation.add(name)
+        for tie in before.ties({(thread.pid, thread.tid) for thread in raw.threads}):
+            self.observation.add(tie)
         for facts in self._contexts.all():
             self.observation.add(facts._replace(ns=raw.ns))
         for thread in raw.threads:  # waits that last over the cut were read before it

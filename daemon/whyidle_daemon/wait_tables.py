@@ -67,8 +67,7 @@ class WaitTable:
     ) -> WaitGroup | None:
         """The group of a wait; ``None`` for demand on a listening socket."""
         if wait == Wait.LISTEN:
-            if len(self.listening) < MAX_GROUPS:
-                self.listening.add(peer.local_port)
+            self.listens(peer.local_port)
             return None
         if wait in SOCKET_WAITS or (wait in SELECTORS and peer.remote_port):
             key = WaitKey(process, tid, wait, peer.remote, peer.remote_port, peer.family, place)
@@ -80,6 +79,11 @@ class WaitTable:
                 self._fold()
             group = self.groups[key] = WaitGroup(key)
         return group
+
+    def listens(self, port: int) -> None:
+        """Somebody accepts on a local port."""
+        if len(self.listening) < MAX_GROUPS:
+            self.listening.add(port)
 
     def short(
         self, process: Process, tid: int, waits: tuple[int, bytes, int, int], sums: tuple[int, int, int]

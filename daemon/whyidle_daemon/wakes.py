@@ -8,9 +8,10 @@ shortens a chain and never bends it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
+from whyidle_daemon.facts import Serving, Tie
 from whyidle_daemon.processes import Process
 from whyidle_daemon.states import SELECTORS
 from whyidle_daemon.things import Thing, thing_of
@@ -19,6 +20,9 @@ from whyidle_probes.events import NO_SYSCALL, Slice, Start, Thread, Wait
 from whyidle_probes.syscalls import syscall_name
 
 MAX_KEPT = 8192
+MAX_TOLD = 1024
+"""Of the latest users, and of who ended waits, an observation that takes over is told so many."""
+
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
@@ -70,6 +74,7 @@ class Wakes:
         self._ends: dict[int, tuple[int, int]] = {}  # tid -> first_ns, end_ns of the latest life
         self._users: dict[Thing, Who] = {}
         self._last: dict[tuple[int, int] | Thing, Who] = {}
+        self._serving: set[Serving] = set()
         self.servers: set[int] = set()  # processes that accept connections
         self.listening: set[int] = set()  # and on which ports
         self._interned: dict[Waker | Thing, Waker | Thing] = {}
@@ -93,9 +98,8 @@ class Wakes:
             waker = self._intern(Waker(slice_.waker_pid, slice_.waker_tid, slice_.waker_syscall))
         record = record._replace(waker=waker, thing=thing)
         who = slice_.pid, slice_.tid
-        if thing is not None and thing.kind == "listen" and len(self.servers) < self._limit:
-            self.servers.add(slice_.pid)
-            self.listening.add(slice_.peer.local_port)
+        if thing is not None and thing.kind == "listen":
+            self.serves(Serving(slice_.pid, slice_.peer.local_port))
         if thing is not None and thing.kind in ("tcp", "unix"):
             self._put(self._users, thing, who)
         by = self.ended_by(who, record)
@@ -104,6 +108,37 @@ class Wakes:
             if thing is not None:
                 self._put(self._last, thing, by)
         return record
+
+    def serves(self, serving: Serving) -> None:
+        """A process accepts connections."""
+        if serving not in self._serving and len(self._serving) < self._limit:
+            self._serving.add(serving)
+            self.servers.add(serving.pid)
+            self.listening.add(serving.port)
+
+    def tie(self, tie: Tie) -> None:
+        """Who uses something, or ended a wait, as an earlier observation saw."""
+        who = tie.pid, tie.tid
+        if tie.ended:
+            what: Thing | tuple[int, int] = tie.thing or (tie.sleeper, tie.wait)
+            self._put(self._last, what, who)
+        elif tie.thing is not None:
+            self._put(self._users, tie.thing, who)
+
+    def known(self, alive: Collection[Who]) -> Iterator[Serving | Tie]:
+        """What still holds while these threads live: for an observation that takes over from this one."""
+        pids, tids = {pid for pid, _ in alive}, {tid for _, tid in alive}
+        yield from sorted(serving for serving in self._serving if serving.pid in pids)
+        users = [Tie(*who, False, thing) for thing, who in self._users.items() if who in alive]
+        ended = []
+        for what, who in self._last.items():
+            if who in alive:
+                if isinstance(what, Thing):
+                    ended.append(Tie(*who, True, what))
+                elif what[0] in tids:
+                    ended.append(Tie(*who, True, None, *what))
+        yield from users[-MAX_TOLD:]
+        yield from ended[-MAX_TOLD:]
 
     def ended_within(self, slice_: Slice, wait: int) -> bool:
         """Whether a thread of the target ended this wait."""

@@ -16,6 +16,7 @@ import msgpack
 from whyidle_daemon.facts import AwaitingTasks, Host, Loss, Overhead, Site
 from whyidle_daemon.recording.errors import MalformedError
 from whyidle_daemon.recording.records import LAYOUTS
+from whyidle_daemon.things import Thing
 from whyidle_probes.events import STATES, Peer
 
 MAX_ELEMENTS: Final = 4096
@@ -225,7 +226,8 @@ def _gpu(decoder: Decoder, value: Any) -> dict[str, Any]:
 
 _WAIT: Final = _below(STATES, "kind of wait")
 _PORT: Final = _below(1 << 16, "port")
-_PEER: Final = _fields(Peer, _bytes(16), _bytes(16), _PORT, _PORT, *[_uint] * 4)
+_IP: Final = _bytes(16)
+_PEER: Final = _fields(Peer, _IP, _IP, _PORT, _PORT, *[_uint] * 4)
 _SITE: Final = _fields(Site, _text, _text, _optional(_uint), _texts)
 
 
@@ -233,6 +235,11 @@ def _tuple_of(inner: Check) -> Check:
     return lambda decoder, value: tuple(inner(decoder, item) for item in _list(value))
 
 
+def _end(decoder: Decoder, value: Any) -> Any:
+    return (_IP if type(value) is bytes else _uint)(decoder, value)
+
+
+_THING: Final = _fields(Thing, _text, _tuple_of(_end), _tuple_of(_end))
 _AWAITING: Final = _fields(
     AwaitingTasks,
     _text,
@@ -257,12 +264,13 @@ _CHECKS: Final[dict[str, Check]] = {
     "text": _text,
     "text?": _optional(_text),
     "texts": _texts,
-    "ip": _bytes(16),
+    "ip": _IP,
     "address": _bytes(4, 16),
     "peer": _same(_PEER, Peer),
     "peers": _tuple_of(_same(_PEER, Peer)),
     "awaiting": _tuple_of(_AWAITING),
     "site": _same(_SITE, Site),
+    "thing?": _optional(_THING),
     "waits": _waits,
     "waits?": _optional(_waits),
     "pids": _pids,

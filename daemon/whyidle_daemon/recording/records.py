@@ -27,7 +27,9 @@ from whyidle_daemon.facts import (
     MemorySample,
     Overhead,
     ProcessFacts,
+    Serving,
     StackSample,
+    Tie,
 )
 from whyidle_probes.events import Engine, Exec, Exit, Fork, Gap, Inference, ShortWaits, Slice, Start, Thread
 
@@ -64,6 +66,8 @@ class Kind(IntEnum):
     GPU_USE = 35
     START = 40
     LOOP_TASKS = 41
+    SERVING = 42
+    TIE = 43
 
 
 class Begin(NamedTuple):
@@ -156,6 +160,8 @@ LAYOUTS: Final[dict[int, Layout]] = {
     Kind.LOOP_TASKS: _layout(
         LoopTasks, "pid:uint tid:uint since_ns:time tasks:awaiting total:uint reason:text sockets:peers"
     ),
+    Kind.SERVING: _layout(Serving, "pid:uint port:port"),
+    Kind.TIE: _layout(Tie, "pid:uint tid:uint ended:bool thing:thing? sleeper:uint wait:wait"),
     Kind.LOOKUP: _layout(Lookup, "pid:uint tid:uint start_ns:time end_ns:time host:text status:int"),
     Kind.HOST_NAME: _layout(
         HostName, "pid:uint ns:time family:uint address:address host:text port:port path:text netns:uint"
@@ -215,6 +221,8 @@ KIND_OF: Final[dict[type[Any], Kind]] = {
     ShortWaits: Kind.SHORT_WAITS,
     StackSample: Kind.STACK_SAMPLE,
     LoopTasks: Kind.LOOP_TASKS,
+    Serving: Kind.SERVING,
+    Tie: Kind.TIE,
     Lookup: Kind.LOOKUP,
     HostName: Kind.HOST_NAME,
     EngineSpan: Kind.ENGINE_SPAN,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from whyidle_daemon.chains import MAX_LINKS, MAX_STEPS, Walker
 from whyidle_daemon.processes import ProcessTable, successors
 from whyidle_daemon.roots import roots_of
+from whyidle_daemon.things import thing_of
 from whyidle_daemon.timelines import Record
 from whyidle_daemon.wait_tables import EPHEMERAL
 from whyidle_daemon.wakes import Wakes
@@ -120,6 +121,22 @@ def test_nobody_calls() -> None:
     w = world(SERVER, BYSTANDER)
     w.sleep(SERVER, 0, 90 * MS, Wait.LISTEN, 0, "", tcp(8080, 0, state=10))
     assert [s.nobody for s in w.walker().walk(0, 100 * MS, (SERVER, SERVER))] == [False, True]
+
+
+def test_a_server_that_nobody_has_called_yet() -> None:
+    """The accept that lasts says that it is one: its worker on a connection waits to be called as well."""
+    w = world(SERVER)
+    port, worker = tcp(8080, 0, state=10), SERVER + 1
+    thing = thing_of(int(Wait.LISTEN), port, 0, 0)
+    lasting = {
+        (SERVER, SERVER): Record(10 * MS, 90 * MS, 0, int(Wait.LISTEN), None, thing=thing),
+        (SERVER, worker): Record(10 * MS, 90 * MS, 0, int(Wait.EPOLL), None),
+    }
+    (idle,) = w.walker(lasting).walk(10 * MS, 100 * MS, (SERVER, worker), True)
+    assert idle.nobody
+    del lasting[SERVER, SERVER]
+    (idle,) = w.walker(lasting).walk(10 * MS, 100 * MS, (SERVER, worker), True)
+    assert not idle.nobody
 
 
 def test_a_thread_made_for_one_request_depends_on_who_made_it() -> None:

@@ -27,6 +27,7 @@ from whyidle_daemon.recording.output import Output
 from whyidle_daemon.recording.reader import ordered
 from whyidle_daemon.recording.recorder import RecordedObservation
 from whyidle_daemon.recording.records import KIND_OF, LAYOUTS
+from whyidle_daemon.things import Thing
 from whyidle_probes.events import STATES, Inference, Peer, Wait
 
 _uint = st.integers(0, (1 << 64) - 1)
@@ -48,6 +49,7 @@ _ports = st.lists(_port, max_size=3).map(tuple)
 _awaiting = st.builds(
     AwaitingTasks, _text, _site, _text, _peer, _uint, _time, _ports, st.booleans(), st.booleans()
 )
+_ends = st.lists(_ip | _uint, max_size=2).map(tuple)
 WORDS: dict[str, st.SearchStrategy[Any]] = {
     "uint": _uint,
     "uint?": st.none() | _uint,
@@ -64,6 +66,7 @@ WORDS: dict[str, st.SearchStrategy[Any]] = {
     "address": _ip | st.binary(min_size=4, max_size=4),
     "peer": _peer,
     "site": _site,
+    "thing?": st.none() | st.builds(Thing, _text, _ends, _ends),
     "peers": st.lists(_peer, max_size=3).map(tuple),
     "awaiting": st.lists(_awaiting, max_size=3).map(tuple),
     "waits": _waits,

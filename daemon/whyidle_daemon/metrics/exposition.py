@@ -35,7 +35,7 @@ _COUNTERS: Final = (
         "Idle seconds of engines, by the function that waited (only with metrics.functions).",
     ),
     ("finding_idle", "whyidle_finding_idle_seconds", ("kind",), "Idle seconds that findings explain."),
-    ("blind", "whyidle_blind_seconds", (), "Seconds in which targets lived and no daemon observed them."),
+    ("blind", "whyidle_blind_seconds", (), "Seconds that targets lived without a daemon, of all together."),
 )  # fmt: skip
 
 
@@ -115,6 +115,11 @@ class _Collector(Collector):
         info.add_metric((own.version,), 1)
         yield info
         yield CounterMetricFamily("whyidle_daemon_cpu_seconds", "CPU time of the daemon.", own.cpu_s)
+        yield CounterMetricFamily(
+            "whyidle_daemon_blind_seconds",
+            "Seconds before this daemon without one, in which something lived that it observes.",
+            self._ledger.blind_s,
+        )
         yield GaugeMetricFamily(
             "whyidle_daemon_memory_bytes", "Resident memory of the daemon.", own.rss_bytes
         )

@@ -118,6 +118,7 @@ class Ledger:
 
     def __init__(self, max_workloads: int, functions: bool) -> None:
         self.functions = functions
+        self.blind_s = 0.0  # before this daemon, as the target that lived longest without one tells
         self._workloads = Workloads(max_workloads, self._forget, self._lives)
         self._ended: dict[str, Series] = {}
         self._shown: dict[str, Series] = {}
@@ -135,6 +136,7 @@ class Ledger:
                 name = OTHER  # what was counted there stays there
             else:
                 self.end(number)
+        self.blind_s = max(self.blind_s, report["loss"]["seconds_blind"])
         series = {self._bounded(key): value for key, value in series_of(report).items() if self._wanted(key)}
         gauges = gauges_of(report)
         if number in self._before:

@@ -86,6 +86,20 @@ def test_a_server_that_nobody_calls_is_not_stuck_in_a_lock() -> None:
     ]
 
 
+def test_a_restart_that_many_lived_through_is_counted_once() -> None:
+    """For so long there was no daemon: once for the host, and for each target for the workloads."""
+    ledger = Ledger(10, functions=False)
+    assert value(ledger, "whyidle_daemon_blind_seconds_total") == 0.0  # an increase needs a beginning
+    for number in range(25):
+        ledger.update(number, "agents", report(blind=3.0), 0.0)
+    ledger.update(25, "tools", report(blind=2.0), 0.0)
+    for number in range(26):  # a part later nothing is said of it any more
+        ledger.cut(number)
+        ledger.update(number, "agents", report(blind=0.0), 1.0)
+    assert value(ledger, "whyidle_daemon_blind_seconds_total") == 3.0
+    assert value(ledger, "whyidle_blind_seconds_total", workload="agents") == 75.0
+
+
 def test_a_cut_does_not_hide_what_was_found() -> None:
     """The history begins a new part; the bottleneck is still there, until the new part can tell."""
     ledger = Ledger(10, functions=True)

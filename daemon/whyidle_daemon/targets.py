@@ -14,7 +14,7 @@ from whyidle_daemon.proc import Proc
 from whyidle_daemon.reading_guard import UNGUARDED, Guard
 from whyidle_daemon.recording.output import Output
 from whyidle_daemon.target import Target
-from whyidle_probes.events import Event, Gap, Noticed, Stat
+from whyidle_probes.events import Event, Inference, Noticed, Stat
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Targets:
         self.guard = guard
         self.know_owners = False
         self.on_noticed: Callable[[], None] = lambda: None
-        self.on_gap: Callable[[Gap], None] | None = None
+        self.on_gap: Callable[[Inference], None] | None = None  # what lies between the gaps has ended
         self.kernel = make_kernel(self._dispatch)
         self.libraries = EngineLibraries(self.kernel.attach_functions, proc, guard)
         self._limits: dict[str, ProbeLimit] = {}
@@ -136,7 +136,7 @@ class Targets:
         target = self._targets.get(event.target)
         if target is not None:
             target.handle(event)
-            if self.on_gap is not None and isinstance(event, Gap):
+            if self.on_gap is not None and isinstance(event, Inference):
                 self.on_gap(event)
         elif isinstance(event, Noticed):
             self.on_noticed()

@@ -18,11 +18,10 @@ from whyidle_daemon.discovery.watcher import Discovery
 from whyidle_daemon.kernel import Kernel
 from whyidle_daemon.metrics.exposition import CONTENT_TYPE, Own, page
 from whyidle_daemon.metrics.http import Endpoint
-from whyidle_daemon.metrics.inferences import Inferences
 from whyidle_daemon.metrics.ledger import Ledger
 from whyidle_daemon.metrics.workloads import workload_of
 from whyidle_daemon.sessions import Session, Sessions
-from whyidle_probes.events import Gap, Stat
+from whyidle_probes.events import Inference, Stat
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +46,6 @@ class Exporter:
         self._status = status
         self.config = config
         self._ledger = Ledger(config.max_workloads, config.functions)
-        self._inferences = Inferences()
         self._names: dict[int, str] = {}
         self._endpoint = Endpoint(self._page, CONTENT_TYPE)
         self._body = b""
@@ -71,6 +69,7 @@ class Exporter:
         """An observation ends, or is cut and ``goes_on``: its last sums count."""
         try:
             self._update(session)
+            self._last_inferences(session, goes_on)
         except Exception:  # a mistake in the numbers must not keep an observation from ending
             log.exception("the last sums of an observation are not in the metrics")
         if goes_on:
@@ -79,15 +78,25 @@ class Exporter:
             self._ledger.end(session.target.number)
             self._names.pop(session.target.number, None)
 
-    def gap(self, gap: Gap) -> None:
-        """An engine was idle: the inference before has ended."""
-        seconds = self._inferences.ended(gap)
-        name = self._names.get(gap.target)
+    def gap(self, inference: Inference) -> None:
+        """An inference has ended, and another begun."""
+        name = self._names.get(inference.target)
         if name is None:
-            session = self._sessions.get(gap.target)
+            session = self._sessions.get(inference.target)
             name = self._name(session) if session is not None else None
-        if seconds is not None and name is not None:
-            self._ledger.inference(name, seconds, time.monotonic())
+        if name is not None:
+            self._inference(name, inference.start_ns, inference.end_ns)
+
+    def _last_inferences(self, session: Session, goes_on: bool) -> None:
+        """Those that nothing followed, which would have told of them, and nothing can follow any more."""
+        number = session.target.number
+        alive = self._kernel.processes(number) if goes_on else []
+        for engine in self._kernel.engines(number):
+            if engine.run_end_ns and not engine.busy and engine.pid not in alive:
+                self._inference(self._name(session), engine.run_start_ns, engine.run_end_ns)
+
+    def _inference(self, workload: str, start_ns: int, end_ns: int) -> None:
+        self._ledger.inference(workload, (end_ns - start_ns) / 1e9, time.monotonic())
 
     def _page(self) -> bytes:
         now = asyncio.get_running_loop().time()

@@ -8,20 +8,23 @@ import copy
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from whyidle_daemon.config import Metrics
 from whyidle_daemon.discovery.placement import placement_of
+from whyidle_daemon.metrics.exporter import Exporter
 from whyidle_daemon.metrics.exposition import Own, page
 from whyidle_daemon.metrics.http import MAX_CONNECTIONS, MAX_HEAD, Endpoint
-from whyidle_daemon.metrics.inferences import MAX_CONTEXTS, Inferences
 from whyidle_daemon.metrics.ledger import BUCKETS, CARRY_S, MAX_FUNCTIONS, Ledger
 from whyidle_daemon.metrics.workloads import OTHER, QUIET_S, workload_of
-from whyidle_probes.events import Gap
+from whyidle_daemon.targets import Targets
+from whyidle_probes.events import Gap, Inference
 
 SAMPLE = json.loads((Path(__file__).parents[1] / "cli" / "sample_report.json").read_text())
 OWN = Own("1.2", 3.0, 40_000_000, None, {"slices": 7}, 2, 0.004)
@@ -205,21 +208,49 @@ def test_what_a_workload_is_called(cgroup: str | None, rule: str | None, name: s
     assert workload_of(placement_of(cgroup), rule) == name
 
 
-def gap(start: float, end: float, context: int = 1) -> Gap:
-    return Gap(1, 2, 3, context, int(start * 1e9), int(end * 1e9), None)
+def inference(start: float, end: float) -> Inference:
+    return Inference(1, 2, 3, 4, int(start * 1e9), int(end * 1e9), 0, 0, 5, 6, 11)
 
 
-def test_inferences_are_what_is_between_gaps() -> None:
-    """The first gap begins nothing; contexts do not mix; the number of contexts is bounded."""
-    found = Inferences()
-    assert found.ended(gap(0, 1)) is None
-    assert found.ended(gap(0, 5, context=2)) is None
-    assert found.ended(gap(1.25, 2)) == 0.25
-    assert found.ended(gap(2.5, 3)) == 0.5
-    assert found.ended(gap(1, 2)) is None  # out of order: not known
-    for context in range(3 * MAX_CONTEXTS):
-        found.ended(gap(0, 1, context))
-    assert len(found._began) == MAX_CONTEXTS
+def exporter(*engines: dict[str, Any], alive: tuple[int, ...] = (2,)) -> tuple[Exporter, Any]:
+    """One of a daemon that observes one target, with these engines; and that target's session."""
+    target = SimpleNamespace(number=1, placement=placement_of(None), report=lambda: report(1.0))
+    session = SimpleNamespace(target=target)
+    kernel = SimpleNamespace(
+        engines=lambda number: [SimpleNamespace(**{"pid": 2, "busy": False, **each}) for each in engines],
+        processes=lambda number: list(alive),
+    )
+    sessions = SimpleNamespace(get={1: session}.get)
+    nothing: Any = None
+    return Exporter(Metrics(), cast(Any, sessions), nothing, cast(Any, kernel), nothing), session
+
+
+def test_inferences_are_those_that_the_kernel_side_tells() -> None:
+    """From the prompt to the last token, as in the report: gaps lie between tokens as well."""
+    found, _ = exporter()
+    nothing: Any = SimpleNamespace(target_of=None, processes=None, attach_functions=None)
+    targets = Targets(lambda on_event: nothing, nothing)
+    targets._targets[1] = cast(Any, SimpleNamespace(handle=lambda event: None))
+    targets.on_gap = found.gap
+    for end in (1.01, 1.02, 1.03):
+        targets._dispatch(Gap(1, 2, 3, 4, int((end - 0.005) * 1e9), int(end * 1e9), None))
+    targets._dispatch(inference(1.0, 1.25))
+    targets._dispatch(inference(2.0, 2.5))
+    where = {"workload": "attached"}
+    assert value(found._ledger, "whyidle_inference_seconds_count", **where) == 2
+    assert value(found._ledger, "whyidle_inference_seconds_sum", **where) == 0.75
+
+
+@pytest.mark.parametrize(("goes_on", "alive", "counted"), [(False, 2, 1), (True, 2, 0), (True, 9, 1)])
+def test_the_last_inference_of_a_program_counts_when_nothing_can_follow(
+    goes_on: bool, alive: int, counted: int
+) -> None:
+    """Only the next one would have been its end. What runs on after a cut is told then."""
+    run = {"run_start_ns": 10**9, "run_end_ns": 3 * 10**9}
+    none = {"run_start_ns": 0, "run_end_ns": 0}
+    found, session = exporter(run, run | {"busy": True}, none, alive=(alive,))
+    found.ended(session, goes_on)
+    assert sum(sum(each.counts) for each in found._ledger.histograms().values()) == counted
 
 
 def test_a_histogram_is_cumulative() -> None:

@@ -345,6 +345,12 @@ class Observation:
         mains = {process.pid for process in self._processes}
         return (placed(tid) for tid in self._lines.tids if tid in mains and tid not in self._engines.drivers)
 
+    @property
+    def cgroup(self) -> str | None:
+        """Of the first process, as it was when the observation began."""
+        root = self._processes.find(self.roots[0], self.start_ns) if self.roots else None
+        return root.cgroup if root is not None else None
+
     def names(self) -> Iterator[HostName]:
         """How addresses were resolved, as it was told: for an observation that takes over from this one."""
         return self._hosts.all()

@@ -118,8 +118,8 @@ class Exporter:
         number = session.target.number
         if number not in self._names:
             found = self._discovery.of(session) if self._discovery is not None else None
-            placement = found.placement if found is not None else session.target.placement
-            self._names[number] = workload_of(placement, found.rule if found is not None else None)
+            rule = found.rule if found is not None else None
+            self._names[number] = workload_of(session.target.observation.cgroup, rule)
         return self._names[number]
 
     def _own(self) -> Own:

@@ -2,6 +2,7 @@
 
 A workload is a systemd service, else the rule that found the process. Containers, pods and processes come and
 go by the thousand and would each leave series behind; services and rules are what an administrator has named.
+A service of a user's own manager has the user in its name: nobody mixes his numbers into the system's.
 A user can still make services of his own without end: beyond the limit a name takes the place of one that has
 been quiet for long, and if there is none it is counted as ``other``.
 """
@@ -12,20 +13,35 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from whyidle_daemon.discovery.placement import Placement
+from whyidle_daemon.discovery.placement import placement_of
 
 OTHER: Final = "other"
 ASKED: Final = "attached"
 QUIET_S: Final = 3600.0
 MAX_NAME: Final = 100
-_OF_USERS: Final = re.compile(r"^(user@\d+|user-runtime-dir@\d+)\.service$")
+MAX_DEPTH: Final = 64
+_OF_USERS: Final = re.compile(r"^user(?:-runtime-dir)?@(\d{1,10})\.service$")
 
 
-def workload_of(placement: Placement, rule: str | None) -> str:
-    """The name for a target that runs there and was found by that rule; ``None``: a client asked for it."""
-    unit = placement.unit
-    if unit is not None and unit.endswith(".service") and not _OF_USERS.match(unit):
-        return unit[:MAX_NAME]
+def workload_of(cgroup: str | None, rule: str | None) -> str:
+    """The name for a target in that cgroup that was found by that rule; ``None``: a client asked for it.
+
+    The outermost unit counts: who runs in one can make groups in it and name them as any other.
+    """
+    path = user = ""
+    for name in (cgroup or "").split("/")[:MAX_DEPTH]:
+        path += f"/{name}"
+        where = placement_of(path)
+        if where.container is not None:
+            break
+        if where.unit != name:  # a slice, or no unit
+            continue
+        manager = _OF_USERS.match(name)
+        if manager is None or user:
+            if not name.endswith(".service"):
+                break
+            return (user + name)[:MAX_NAME]
+        user = f"user:{manager[1]}/"
     return (rule or ASKED)[:MAX_NAME]
 
 

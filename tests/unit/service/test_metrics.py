@@ -17,14 +17,15 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from whyidle_daemon.config import Metrics
-from whyidle_daemon.discovery.placement import placement_of
+from whyidle_daemon.facts import ProcessFacts
 from whyidle_daemon.metrics.exporter import Exporter
 from whyidle_daemon.metrics.exposition import Own, page
 from whyidle_daemon.metrics.http import MAX_CONNECTIONS, MAX_HEAD, Endpoint
 from whyidle_daemon.metrics.ledger import BUCKETS, CARRY_S, MAX_FUNCTIONS, Ledger
 from whyidle_daemon.metrics.workloads import OTHER, QUIET_S, workload_of
+from whyidle_daemon.observation import Observation
 from whyidle_daemon.targets import Targets
-from whyidle_probes.events import Gap, Inference
+from whyidle_probes.events import Exit, Gap, Inference
 
 SAMPLE = json.loads((Path(__file__).parents[1] / "cli" / "sample_report.json").read_text())
 OWN = Own("1.2", 3.0, 40_000_000, None, {"slices": 7}, 2, 0.004)
@@ -193,19 +194,45 @@ def test_a_name_that_is_quiet_gives_up_its_place() -> None:
     assert value(ledger, "whyidle_inference_seconds_count", workload=OTHER) == 1
 
 
+USERS = "/user.slice/user-1000.slice/user@1000.service"
+
+
 @pytest.mark.parametrize(
     ("cgroup", "rule", "name"),
     [
         ("/system.slice/vllm.service", "vLLM", "vllm.service"),
         ("/user.slice/user-1000.slice/user@1000.service/app.slice/app-x.scope", "agents", "agents"),
+        (f"{USERS}/app.slice/vllm.service", "vLLM", "user:1000/vllm.service"),
+        (f"{USERS}/app.slice/user@0.service/vllm.service", "vLLM", "user:1000/user@0.service"),
+        (f"{USERS}/app.slice/x.scope/vllm.service", "vLLM", "vLLM"),
+        (f"{USERS}", "vLLM", "vLLM"),
+        ("/system.slice/his.service/made/vllm.service", "vLLM", "his.service"),
+        (f"/docker/{'ab' * 32}/system.slice/vllm.service", "vLLM", "vLLM"),
+        (f"/system.slice/docker-{'ab' * 32}.scope/vllm.service", "vLLM", "vLLM"),
         ("/user.slice/user-1000.slice/session-4.scope", "agents", "agents"),
         (None, None, "attached"),
         (f"/system.slice/docker-{'ab' * 32}.scope", "agents", "agents"),
     ],
 )
 def test_what_a_workload_is_called(cgroup: str | None, rule: str | None, name: str) -> None:
-    """A service, else the rule: never a container, a session or a process, which come and go."""
-    assert workload_of(placement_of(cgroup), rule) == name
+    """A service, else the rule: never a container, a session or a process, which come and go.
+
+    Nor what a user, a service or a container named as a service of the system within its own.
+    """
+    assert workload_of(cgroup, rule) == name
+
+
+def test_where_a_workload_began_names_it() -> None:
+    """Also when its first process has ended before anybody asks."""
+    target = Observation(5, (1,), ("serve",), "2026-01-01T00:00:00Z")
+    assert target.cgroup is None
+    target.add(ProcessFacts(1, 0, ("serve",), f"{USERS}/vllm.service", 6))
+    target.add(Exit(1, 7, 1, 0, 0, "serve"))
+    found, session = exporter()
+    session.target.observation = target
+    found.ended(session, False)
+    where = {"workload": "user:1000/vllm.service", "state": "network"}
+    assert value(found._ledger, "whyidle_state_seconds_total", **where) == 1.0
 
 
 def inference(start: float, end: float) -> Inference:
@@ -214,7 +241,8 @@ def inference(start: float, end: float) -> Inference:
 
 def exporter(*engines: dict[str, Any], alive: tuple[int, ...] = (2,)) -> tuple[Exporter, Any]:
     """One of a daemon that observes one target, with these engines; and that target's session."""
-    target = SimpleNamespace(number=1, placement=placement_of(None), report=lambda: report(1.0))
+    where = SimpleNamespace(cgroup=None)
+    target = SimpleNamespace(number=1, observation=where, report=lambda: report(1.0))
     session = SimpleNamespace(target=target)
     kernel = SimpleNamespace(
         engines=lambda number: [SimpleNamespace(**{"pid": 2, "busy": False, **each}) for each in engines],

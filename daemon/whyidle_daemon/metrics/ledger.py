@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from whyidle_daemon.gpus.usage import is_gpu
+from whyidle_daemon.metrics.gpus import GpuSeconds
 from whyidle_daemon.metrics.workloads import OTHER, Workloads
 
 MAX_FUNCTIONS: Final = 200
@@ -125,6 +126,7 @@ class Ledger:
         self._live: dict[int, tuple[str, Series, Gauges]] = {}
         self._before: dict[int, Gauges] = {}
         self._histograms: dict[str, Histogram] = {}
+        self._gpus = GpuSeconds()
         self._functions: set[str] = set()
 
     def update(self, number: int, workload: str, report: dict[str, Any], now_s: float) -> None:
@@ -138,6 +140,7 @@ class Ledger:
                 self.end(number)
         self.blind_s = max(self.blind_s, report["loss"]["seconds_blind"])
         series = {self._bounded(key): value for key, value in series_of(report).items() if self._wanted(key)}
+        self._count_gpus(number, name, series, now_s)
         gauges = gauges_of(report)
         if number in self._before:
             gauges = gauges.after(self._before[number])
@@ -153,6 +156,7 @@ class Ledger:
     def end(self, number: int) -> None:
         """An observation has ended: its last sums stay."""
         self._before.pop(number, None)
+        self._gpus.end(number)
         known = self._live.pop(number, None)
         if known is not None:
             name, series, _ = known
@@ -184,6 +188,13 @@ class Ledger:
     def histograms(self) -> dict[str, Histogram]:
         return self._histograms
 
+    def _count_gpus(self, number: int, name: str, series: Series, now_s: float) -> None:
+        """Take the GPUs out of an observation's sums: everybody has them who is on them."""
+        for gpu in {labels for key, labels in series if key in ("gpu_busy", "gpu_idle")}:
+            so_far = series.pop(("gpu_busy", gpu), 0.0), series.pop(("gpu_idle", gpu), 0.0)
+            busy, idle = self._gpus.new(number, name, gpu[0], so_far, now_s)
+            _add(self._ended.setdefault(name, {}), {("gpu_busy", gpu): busy, ("gpu_idle", gpu): idle})
+
     def _wanted(self, key: tuple[str, Labels]) -> bool:
         return key[0] != "function" or self.functions
 
@@ -205,6 +216,7 @@ class Ledger:
         """Its place is another's now: what it had is counted as ``other``."""
         _add(self._ended.setdefault(OTHER, {}), self._ended.pop(workload, {}))
         self._shown.pop(workload, None)
+        self._gpus.forget(workload)
         histogram = self._histograms.pop(workload, None)
         if histogram is not None:
             self._histograms.setdefault(OTHER, Histogram()).merge(histogram)

@@ -104,6 +104,61 @@ def test_a_restart_that_many_lived_through_is_counted_once() -> None:
     assert value(ledger, "whyidle_blind_seconds_total", workload="agents") == 75.0
 
 
+def on_gpu(busy: float, idle: float, gpu: str = "nvml:0") -> dict[str, Any]:
+    """The report of an observation of which a GPU was busy and idle for so long."""
+    found = report()
+    engine = {**SAMPLE["engines"][0], "kind": "nvml", "id": gpu, "copy_s": 0.0, "finest": False}
+    found["engines"] = [{**engine, "busy_s": busy, "idle_s": idle}]
+    return found
+
+
+def gpu_seconds(ledger: Ledger, workload: str, gpu: str = "nvml:0") -> tuple[float, float]:
+    where = {"workload": workload, "gpu": gpu}
+    names = (f"whyidle_gpu_{what}_seconds_total" for what in ("busy", "idle"))
+    return tuple(value(ledger, name, **where) for name in names)  # type: ignore[return-value]
+
+
+def test_a_gpu_that_agents_share_has_each_second_once() -> None:
+    """Of a workload: two workloads on a GPU have each all that it did meanwhile."""
+    ledger = Ledger(10, functions=False)
+    for now in (10.0, 20.0, 30.0):
+        for number in (1, 2):
+            ledger.update(number, "agents", on_gpu(0.75 * now, 0.25 * now), now)
+        ledger.update(3, "others", on_gpu(0.75 * now, 0.25 * now), now)
+        ledger.update(4, "others", on_gpu(0.5 * now, 0.5 * now, "nvml:1"), now)
+    assert gpu_seconds(ledger, "agents") == gpu_seconds(ledger, "others") == (22.5, 7.5)
+    assert gpu_seconds(ledger, "others", "nvml:1") == (15.0, 15.0)
+
+
+def test_seconds_of_a_gpu_that_only_one_agent_saw() -> None:
+    """One that came and went beside another hides nothing of it, nor does a cut."""
+    ledger = Ledger(10, functions=False)
+    ledger.update(1, "agents", on_gpu(5.0, 5.0), 100.0)  # of 90 to 100
+    ledger.end(1)
+    ledger.update(2, "agents", on_gpu(0.0, 110.0), 110.0)  # of all the time, and told only now
+    assert gpu_seconds(ledger, "agents") == pytest.approx((5.0, 105.0))
+    ledger.cut(2)
+    ledger.update(2, "agents", on_gpu(10.0, 0.0), 120.0)
+    assert gpu_seconds(ledger, "agents") == pytest.approx((15.0, 105.0))
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.floats(0, 9), st.sampled_from("uce")), max_size=30))
+def test_a_gpu_has_no_more_seconds_than_there_were(steps: list[tuple[int, float, str]]) -> None:
+    """Whoever begins, ends and is cut: from the first begin to now at most, and no less than any had."""
+    ledger, now, began = Ledger(10, functions=False), 0.0, dict.fromkeys((1, 2, 3), 0.0)
+    longest = 0.0
+    for number, seconds, what in steps:
+        now += seconds
+        lasted = now - began[number]
+        ledger.update(number, "agents", on_gpu(lasted / 3, lasted * 2 / 3), now)
+        longest = max(longest, lasted)
+        if what != "u":
+            began[number] = now
+            (ledger.cut if what == "c" else ledger.end)(number)
+    if longest:
+        assert longest - 1e-6 <= sum(gpu_seconds(ledger, "agents")) <= now + 1e-6
+
+
 def test_a_cut_does_not_hide_what_was_found() -> None:
     """The history begins a new part; the bottleneck is still there, until the new part can tell."""
     ledger = Ledger(10, functions=True)

@@ -73,7 +73,7 @@ class Exporting:
         if not config.listen:
             if old is not None:
                 old.close()
-                self._exporter = self._targets.on_gap = None
+                self._exporter = self._targets.on_inference = None
                 self._sessions.on_cut = lambda session, goes_on: None
             return True
         from whyidle_daemon.metrics.exporter import Exporter  # noqa: PLC0415 (5 MB, for those who want it)
@@ -97,7 +97,7 @@ class Exporting:
         if old is not None:
             old.close()
         self._exporter = new
-        self._targets.on_gap, self._sessions.on_cut = new.gap, new.ended
+        self._targets.on_inference, self._sessions.on_cut = new.inference, new.ended
         return True
 
     def _complain(self, text: str) -> None:

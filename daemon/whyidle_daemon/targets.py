@@ -36,7 +36,7 @@ class Targets:
         self.guard = guard
         self.know_owners = False
         self.on_noticed: Callable[[], None] = lambda: None
-        self.on_gap: Callable[[Inference], None] | None = None  # what lies between the gaps has ended
+        self.on_inference: Callable[[Inference], None] | None = None
         self.kernel = make_kernel(self._dispatch)
         self.libraries = EngineLibraries(self.kernel.attach_functions, proc, guard)
         self._limits: dict[str, ProbeLimit] = {}
@@ -136,7 +136,7 @@ class Targets:
         target = self._targets.get(event.target)
         if target is not None:
             target.handle(event)
-            if self.on_gap is not None and isinstance(event, Inference):
-                self.on_gap(event)
+            if self.on_inference is not None and isinstance(event, Inference):
+                self.on_inference(event)
         elif isinstance(event, Noticed):
             self.on_noticed()

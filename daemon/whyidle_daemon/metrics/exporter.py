@@ -78,7 +78,7 @@ class Exporter:
             self._ledger.end(session.target.number)
             self._names.pop(session.target.number, None)
 
-    def gap(self, inference: Inference) -> None:
+    def inference(self, inference: Inference) -> None:
         """An inference has ended, and another begun."""
         name = self._names.get(inference.target)
         if name is None:

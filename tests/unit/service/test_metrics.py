@@ -314,7 +314,7 @@ def test_inferences_are_those_that_the_kernel_side_tells() -> None:
     nothing: Any = SimpleNamespace(target_of=None, processes=None, attach_functions=None)
     targets = Targets(lambda on_event: nothing, nothing)
     targets._targets[1] = cast(Any, SimpleNamespace(handle=lambda event: None))
-    targets.on_gap = found.gap
+    targets.on_inference = found.inference
     for end in (1.01, 1.02, 1.03):
         targets._dispatch(Gap(1, 2, 3, 4, int((end - 0.005) * 1e9), int(end * 1e9), None))
     targets._dispatch(inference(1.0, 1.25))

@@ -97,7 +97,7 @@ class Walker:
         self._processes = tuple(processes)
         # A server that nobody has called yet has ended no accept: only the wait that lasts shows it.
         open_ = [(pid, wait.thing) for (pid, _), wait in self._waiting.items() if wait.thing is not None]
-        accepting = [(pid, thing.here[-1]) for pid, thing in open_ if thing.kind == "listen"]
+        accepting = [(pid, int(thing.here[-1])) for pid, thing in open_ if thing.kind == "listen"]
         self.servers = wakes.servers.union(pid for pid, _ in accepting)
         self.listening = wakes.listening.union(port for _, port in accepting)
         self._sorted: dict[int, list[Record]] = {}

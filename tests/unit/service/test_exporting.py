@@ -26,7 +26,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def scene(test: Callable[[Exporting, Any], Awaitable[None]]) -> None:
     async def run() -> None:
-        targets = SimpleNamespace(kernel=None, on_gap=None)
+        targets = SimpleNamespace(kernel=None, on_inference=None)
         exporting = Exporting(cast("Any", targets), cast("Any", SimpleNamespace()), None, lambda: 0)
         try:
             await test(exporting, targets)
@@ -66,13 +66,13 @@ def test_an_address_that_is_there_later(caplog: pytest.LogCaptureFixture) -> Non
         listener, port = taken()
         await exporting.configure(at(port))
         await asyncio.sleep(0.1)
-        assert targets.on_gap is None
+        assert targets.on_inference is None
         assert len(complaints(caplog)) == 1
         listener.close()
         async with asyncio.timeout(10):
             while not await answers(port):
                 await asyncio.sleep(0.01)
-        assert targets.on_gap is not None
+        assert targets.on_inference is not None
 
     scene(test)
 

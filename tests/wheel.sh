@@ -13,7 +13,7 @@ env -u PYTHONPATH "$work/venv/bin/whyidle" --version
 env -u PYTHONPATH "$work/venv/bin/whyidle" schema >"$work/schema"
 grep -q "whyidle.report/1" "$work/schema"
 env -u PYTHONPATH "$work/venv/bin/whyidle" doctor
-env -u PYTHONPATH "$work/venv/bin/python" -c 'from whyidle_cli.installer.layout import Layout, shipped; [shipped(name) for name in (*Layout().files.values(), "config.toml")]'
+env -u PYTHONPATH "$work/venv/bin/python" -c 'import pathlib, sys; from whyidle_cli.installer.layout import Layout, shipped; [shipped(pathlib.Path(sys.prefix), name) for name in (*Layout().files.values(), "config.toml")]'
 env -u PYTHONPATH "$work/venv/bin/whyidle" run --json "$work/report.json" -- /bin/sleep 0.1
 grep -q '"schema": *"whyidle.report/1"' "$work/report.json"
 echo "wheel: the CLI, the daemon and the probes run from the built wheel alone"

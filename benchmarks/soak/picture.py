@@ -26,6 +26,8 @@ def draw(samples: Sequence[Sample], path: Path, title: str) -> None:
     figure.suptitle(title)
 
     memory.plot(minutes, [sample.rss_bytes / 1e6 for sample in samples], color="C0", label="RSS")
+    anonymous = [sample.anonymous_bytes / 1e6 for sample in samples]
+    memory.plot(minutes, anonymous, color="C9", label="of it what no file backs")
     slope = slope_of(samples, lambda sample: sample.rss_bytes)
     if slope is not None:
         used = after_warm_up(samples)

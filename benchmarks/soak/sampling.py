@@ -14,18 +14,19 @@ from whyidle_wire.client import Client
 from whyidle_wire.records import Status, StatusReply
 
 _HASH_TYPES = (1, 5, 9, 10)  # BPF_MAP_TYPE_HASH, per CPU, with LRU, both
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
 class Sample:
     """One line of the CSV. ``seconds`` since the soak began; sizes in bytes; counters since the daemon began.
 
-    ``map_entries``: in all hash maps together. ``lost``: what the kernel side found no room for.
+    ``anonymous_bytes``: of the resident memory what no file backs, mostly the heap. ``map_entries``: in all
+    hash maps together. ``lost``: what the kernel side found no room for.
     """
 
     seconds: float
     rss_bytes: int
+    anonymous_bytes: int
     cpu_s: float
     threads: int
     descriptors: int
@@ -52,10 +53,12 @@ class Sampler:
         """Raises FileNotFoundError or WireError when the daemon is gone."""
         maps, programs, descriptors = self._descriptors()
         status = self._status()
+        rss, anonymous = self._memory()
         counters = status["counters"]
         return Sample(
             seconds=seconds,
-            rss_bytes=int((self._proc / "statm").read_text().split()[1]) * _PAGE,
+            rss_bytes=rss,
+            anonymous_bytes=anonymous,
             cpu_s=self._cpu_s(),
             threads=len(list((self._proc / "task").iterdir())),
             descriptors=descriptors,
@@ -78,6 +81,11 @@ class Sampler:
         if not isinstance(reply, StatusReply):
             raise RuntimeError(f"the daemon did not say how it is: {reply}")
         return reply.status
+
+    def _memory(self) -> tuple[int, int]:
+        """Resident memory, and what of it no file backs; bytes."""
+        said = dict(line.split(":", 1) for line in (self._proc / "status").read_text().splitlines())
+        return int(said["VmRSS"].split()[0]) << 10, int(said["RssAnon"].split()[0]) << 10
 
     def _cpu_s(self) -> float:
         total = 0

@@ -50,7 +50,8 @@ def judge(samples: Sequence[Sample], cores: int, mistakes: int) -> list[Judgemen
     spent = used[-1].cpu_s - used[0].cpu_s
     core = spent / (used[-1].seconds - used[0].seconds)
     return [
-        _memory(samples, used),
+        _memory("memory (RSS), per hour", f"≤{MAX_DRIFT:.0%}", samples, lambda sample: sample.rss_bytes),
+        _memory("of it what no file backs", "", samples, lambda sample: sample.anonymous_bytes),
         _count("descriptors", samples, lambda sample: sample.descriptors),
         _count("BPF maps", samples, lambda sample: sample.bpf_maps),
         _count("BPF programs", samples, lambda sample: sample.bpf_programs),
@@ -69,17 +70,16 @@ def passed(judgements: Sequence[Judgement]) -> bool:
     return all(judgement.verdict in (MET, "") for judgement in judgements)
 
 
-def _memory(samples: Sequence[Sample], used: Sequence[Sample]) -> Judgement:
-    what, goal = "memory (RSS), per hour", f"≤{MAX_DRIFT:.0%}"
-    found = slope_of(samples, lambda sample: sample.rss_bytes)
+def _memory(what: str, goal: str, samples: Sequence[Sample], value: Callable[[Sample], int]) -> Judgement:
+    found = slope_of(samples, value)
     if found is None:
-        return Judgement(what, "not enough samples", goal, TOO_SHORT)
-    level = sorted(sample.rss_bytes for sample in used)[len(used) // 2]
-    middle, low, high = (3600 * value / level for value in found)
+        return Judgement(what, "not enough samples", goal, TOO_SHORT if goal else "")
+    levels = sorted(map(value, after_warm_up(samples)))
+    level = levels[len(levels) // 2]
+    middle, low, high = (3600 * each / level for each in found)
     verdict = MET if high <= MAX_DRIFT else FAILED if low > MAX_DRIFT else TOO_SHORT
-    return Judgement(
-        what, f"{middle:+.2%} ({low:+.2%} to {high:+.2%}) of {level / 1e6:.1f} MB", goal, verdict
-    )
+    text = f"{middle:+.2%} ({low:+.2%} to {high:+.2%}) of {level / 1e6:.1f} MB"
+    return Judgement(what, text, goal, verdict if goal else "")
 
 
 def _count(what: str, samples: Sequence[Sample], value: Callable[[Sample], int]) -> Judgement:

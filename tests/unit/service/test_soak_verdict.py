@@ -21,7 +21,9 @@ def samples(minutes: float, per_hour: float, noise: int = 0, **more: int) -> lis
     for second in range(int(minutes * 60)):
         warm = min(1.0, second / (minutes * 6))
         rss = 40 * MB * (0.7 + 0.3 * warm) * (1 + per_hour * second / 3600) + random.randrange(noise + 1)
-        sample = Sample(second, int(rss), second * 0.01, 9, 80 + second % 7, 13, 23, 20, 5, 1, 0, 0, 0)
+        sample = Sample(
+            second, int(rss), int(rss / 2), second * 0.01, 9, 80 + second % 7, 13, 23, 20, 5, 1, 0, 0, 0
+        )
         found.append(replace(sample, **{name: value * second // 60 for name, value in more.items()}))
     return found
 

@@ -113,7 +113,7 @@ class Store:
         self._settle()
         writing = sum(_room_of(output.size) for output in self._outputs)
         now = self._clock()
-        due = self._looked_with is not self.config or not 0 <= now - self._looked_s < LOOK_S
+        due = self._looked_with != self.config or not 0 <= now - self._looked_s < LOOK_S
         if due or self._bytes + writing > self.max_bytes:
             self._looked_with, self._looked_s = self.config, now
             self._look(self.max_bytes - writing, now - self.config.max_age_days * 86400)
@@ -125,6 +125,13 @@ class Store:
 
     def _look(self, room: int, too_old: float) -> None:
         written = {output.path for output in self._outputs}
+        self._bytes, oldest = 0, too_old
+        for part in _parts(self.folder):  # of which there may be ten thousand: no list, if none has to go
+            if str(part.path) not in written:
+                self._bytes += _room_of(part.size)
+                oldest = min(oldest, part.written_s)
+        if self._bytes <= room and oldest >= too_old:
+            return
         found = [part for part in parts(self.folder) if str(part.path) not in written]
         self._bytes = sum(_room_of(part.size) for part in found)
         spare = len(found) // 64 if self._bytes > room else 0

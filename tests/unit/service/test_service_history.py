@@ -109,6 +109,22 @@ def test_many_small_parts_have_their_share_of_the_room(tmp_path: Path) -> None:
     assert parts(store.folder) == []
 
 
+def test_a_look_that_removes_nothing_takes_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be ten thousand files, and a reload looks at them all; one that changes nothing at none."""
+    store = Store(tmp_path, History(max_megabytes=32), Clock())
+    path = store.folder / "20270115T080000Z-1-1.rec"
+    path.touch()
+    os.utime(path, (NOW, NOW))
+    monkeypatch.setattr("whyidle_daemon.history.store.parts", None)  # the list of them
+    store.prune()
+    store.config = History(max_megabytes=64)
+    store.prune()
+    monkeypatch.setattr("os.scandir", None)
+    store.config = History(max_megabytes=64)
+    store.prune()
+    assert path.exists()
+
+
 def test_what_is_being_written_stays(tmp_path: Path) -> None:
     """However little room there is: it is the part that somebody will ask for."""
     clock = Clock()

@@ -71,8 +71,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _complain(error: CliError) -> None:
     """What happened and what to do, one line each; both may quote names from the target."""
-    with contextlib.suppress(OSError):  # nor does standard error take it
+    try:
         sys.stderr.write(f"whyidle: {sanitize(str(error), 500)}\n  {sanitize(error.hint, 500)}\n")
+        sys.stderr.flush()
+    except OSError:  # nor does standard error take it; nor must it at exit, which would be status 120
+        with contextlib.suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stderr.fileno())
+            os.close(nowhere)
 
 
 def _settle() -> None:

@@ -180,8 +180,12 @@ def test_ctrl_c_ends_the_command_and_not_the_report(path: Path) -> None:
 def test_without_a_terminal_an_interrupt_is_passed_on(path: Path, number: int) -> None:
     """What stops a container, or a supervisor's child, is meant for the command: nobody else sends it."""
     code = f"import signal; signal.signal({int(number)}, signal.SIG_DFL); print('ready', flush=True); "
+    before = signal.signal(number, signal.SIG_DFL)  # who runs the tests in the background may have it ignored
     with FakeDaemon(path, usual):
-        started = Started(path, code + "signal.pause()")
+        try:
+            started = Started(path, code + "signal.pause()")
+        finally:
+            signal.signal(number, before)
         started.process.send_signal(number)
         status, stdout, _ = started.end()
     assert status == 128 + number

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import io
 import os
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from whyidle_cli.errors import CliError, HostRefused
-from whyidle_cli.output import abandon_stdout
+from whyidle_cli.output import abandon
 from whyidle_cli.sanitize import sanitize
 from whyidle_cli.signals import IGNORED_CHILDREN
 from whyidle_cli.version import version
@@ -74,11 +73,8 @@ def _complain(error: CliError) -> None:
     try:
         sys.stderr.write(f"whyidle: {sanitize(str(error), 500)}\n  {sanitize(error.hint, 500)}\n")
         sys.stderr.flush()
-    except OSError:  # nor does standard error take it; nor must it at exit, which would be status 120
-        with contextlib.suppress(OSError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stderr.fileno())
-            os.close(nowhere)
+    except OSError:  # nor does standard error take it
+        abandon(sys.stderr)
 
 
 def _settle() -> None:
@@ -124,13 +120,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of standard output has gone (| head). Nothing may be written at exit either.
-        abandon_stdout()
+        abandon(sys.stdout)
         return 128 + signal.SIGPIPE
     except OSError as error:
         try:
             sys.stdout.flush()
         except OSError:  # a full disk, most often
-            abandon_stdout()
+            abandon(sys.stdout)
         refused = HostRefused(error)
         _complain(refused)
         return refused.exit_status

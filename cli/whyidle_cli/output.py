@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from whyidle_cli.errors import CannotPrint, CannotWrite, UnreadableReport
 from whyidle_cli.recording import is_recording
@@ -76,17 +76,17 @@ def _to_stdout(write: Callable[[], object]) -> None:
         write()
         sys.stdout.flush()
     except BrokenPipeError:
-        abandon_stdout()
+        abandon(sys.stdout)
     except OSError as error:
-        abandon_stdout()
+        abandon(sys.stdout)
         raise CannotPrint(error.strerror or str(error)) from None
 
 
-def abandon_stdout() -> None:
-    """Send what is still buffered nowhere, so that Python does not fail on it at exit."""
+def abandon(stream: TextIO) -> None:
+    """Send what is still buffered nowhere, so that Python does not fail on it at exit (with status 120)."""
     with contextlib.suppress(OSError, ValueError):
         devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stdout.fileno())
+        os.dup2(devnull, stream.fileno())
         os.close(devnull)
 
 

@@ -18,6 +18,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+from whyidle_daemon.facts import Serving
 from whyidle_daemon.processes import Process
 from whyidle_daemon.states import SELECTORS
 from whyidle_daemon.timelines import Record
@@ -97,9 +98,9 @@ class Walker:
         self._processes = tuple(processes)
         # A server that nobody has called yet has ended no accept: only the wait that lasts shows it.
         open_ = [(pid, wait.thing) for (pid, _), wait in self._waiting.items() if wait.thing is not None]
-        accepting = [(pid, int(thing.here[-1])) for pid, thing in open_ if thing.kind == "listen"]
-        self.servers = wakes.servers.union(pid for pid, _ in accepting)
-        self.listening = wakes.listening.union(port for _, port in accepting)
+        accepting = [Serving(pid, int(thing.here[-1])) for pid, thing in open_ if thing.kind == "listen"]
+        serving = [*wakes.serving, *accepting]
+        self.servers, self.listening = {one.pid for one in serving}, {one.port for one in serving}
         self._sorted: dict[int, list[Record]] = {}
 
     def walk(self, start_ns: int, end_ns: int, driver: Who, open_end: bool = False) -> list[Segment]:

@@ -33,7 +33,6 @@ class Contexts:
     """The contexts of one target; ``tell`` gets what every look at one shows."""
 
     def __init__(self, proc: Proc, tell: Callable[[EngineFacts], None], guard: Guard = UNGUARDED) -> None:
-        self._proc = proc
         self._guard = guard
         self._tell = tell
         self._known: dict[tuple[int, int], EngineFacts] = {}

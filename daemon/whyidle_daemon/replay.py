@@ -15,9 +15,8 @@ from typing import Any, Final
 from whyidle_daemon.recording.errors import DamagedRecording, RecordingError
 from whyidle_daemon.recording.reader import report
 
-MAX_MEMORY: Final = (
-    4 << 30
-)  # no recording takes a quarter of it, and one that was made to hurt would take all
+MAX_MEMORY: Final = 4 << 30
+"""Bytes. No recording takes a quarter of it, and one that was made to hurt would take all."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -74,9 +74,7 @@ class Wakes:
         self._ends: dict[int, tuple[int, int]] = {}  # tid -> first_ns, end_ns of the latest life
         self._users: dict[Thing, Who] = {}
         self._last: dict[tuple[int, int] | Thing, Who] = {}
-        self._serving: set[Serving] = set()
-        self.servers: set[int] = set()  # processes that accept connections
-        self.listening: set[int] = set()  # and on which ports
+        self.serving: set[Serving] = set()  # processes that accept connections, and on which ports
         self._interned: dict[Waker | Thing, Waker | Thing] = {}
 
     def start(self, start: Start) -> None:
@@ -111,10 +109,8 @@ class Wakes:
 
     def serves(self, serving: Serving) -> None:
         """A process accepts connections."""
-        if serving not in self._serving and len(self._serving) < self._limit:
-            self._serving.add(serving)
-            self.servers.add(serving.pid)
-            self.listening.add(serving.port)
+        if len(self.serving) < self._limit:
+            self.serving.add(serving)
 
     def tie(self, tie: Tie) -> None:
         """Who uses something, or ended a wait, as an earlier observation saw."""
@@ -128,7 +124,7 @@ class Wakes:
     def known(self, alive: Collection[Who]) -> Iterator[Serving | Tie]:
         """What still holds while these threads live: for an observation that takes over from this one."""
         pids, tids = {pid for pid, _ in alive}, {tid for _, tid in alive}
-        yield from sorted(serving for serving in self._serving if serving.pid in pids)
+        yield from sorted(serving for serving in self.serving if serving.pid in pids)
         users = [Tie(*who, False, thing) for thing, who in self._users.items() if who in alive]
         ended = []
         for what, who in self._last.items():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from whyidle_daemon.facts import GpuFacts, GpuSample, GpuUse
+from whyidle_daemon.intervals import united
 from whyidle_daemon.processes import Process
 
 MAX_USERS = 256
@@ -58,17 +59,6 @@ class DeviceActivity(NamedTuple):
 def is_gpu(engine: dict[str, Any]) -> bool:
     """Whether an engine of a report is a GPU: it has what a :class:`DeviceActivity` adds."""
     return "copy_s" in engine
-
-
-def united(times: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Intervals that may overlap as some that do not, in order of time; what is none is left out."""
-    found: list[tuple[int, int]] = []
-    for begin_ns, end_ns in sorted(times):
-        if found and begin_ns <= found[-1][1]:
-            found[-1] = found[-1][0], max(found[-1][1], end_ns)
-        elif begin_ns < end_ns:
-            found.append((begin_ns, end_ns))
-    return found
 
 
 class _User:

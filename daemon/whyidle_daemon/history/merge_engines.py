@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from whyidle_daemon.gpus.usage import is_gpu
 from whyidle_daemon.inferences import MAX_INFERENCES
+from whyidle_daemon.intervals import uncovered, united
 
 JOIN_S: Final = 0.1
 """What ended so long before the next begins, or after, ends where that begins."""
@@ -33,21 +34,15 @@ def merged_engines(parts: list[dict[str, Any]], offsets: list[float]) -> list[En
             if is_gpu(engine):
                 begin = moved.get("start_s", offset)
                 end = moved.get("end_s", begin + _lasted(engine))
-                new = _new(seen.setdefault(engine["id"], []), begin, end)
+                before = seen.get(engine["id"], [])
+                new = uncovered(before, begin, end)
+                seen[engine["id"]] = united([*before, (begin, end)])
                 if new <= JOIN_S and engine["id"] in of:  # all of it was seen by another
                     continue
                 if end - begin - new > JOIN_S:
                     moved |= _share(engine, new / (end - begin))
             of.setdefault(engine["id"], []).append(moved)
     return [_merged(pieces) if len(pieces) > 1 else pieces[0] for pieces in of.values()]
-
-
-def _new(seen: list[tuple[float, float]], begin: float, end: float) -> float:
-    """Seconds of an interval that are in none of those seen, of which it is one from here on."""
-    met = [one for one in seen if one[0] <= end and begin <= one[1]]
-    whole = min([begin, *(a for a, _ in met)]), max([end, *(b for _, b in met)])
-    seen[:] = [*(one for one in seen if one not in met), whole]
-    return end - begin - sum(min(b, end) - max(a, begin) for a, b in met)
 
 
 def _share(engine: Engine, share: float) -> Engine:

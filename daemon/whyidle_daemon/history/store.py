@@ -133,7 +133,6 @@ class Store:
         if self._bytes <= room and oldest >= too_old:
             return
         found = [part for part in parts(self.folder) if str(part.path) not in written]
-        self._bytes = sum(_room_of(part.size) for part in found)
         spare = len(found) // 64 if self._bytes > room else 0
         for part in found:
             if self._bytes <= room and part.written_s >= too_old:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from whyidle_daemon.intervals import uncovered, united
+
 MAX_SPANS: Final = 64
 """Of one GPU that are remembered apart; the latest. Observations that go on have one in common."""
 
@@ -20,9 +22,8 @@ class GpuSeconds:
 
     def __init__(self) -> None:
         self._brought: dict[int, dict[str, Seconds]] = {}  # by an observation, of each GPU, so far
-        self._counted: dict[
-            str, dict[str, list[tuple[float, float]]]
-        ] = {}  # of a workload: from when to when
+        # Of a workload and a GPU: from when to when.
+        self._counted: dict[str, dict[str, list[tuple[float, float]]]] = {}
 
     def new(self, number: int, workload: str, gpu: str, so_far: Seconds, now_s: float) -> Seconds:
         """The part of an observation's seconds that is to be counted now. ``now_s`` is of any clock."""
@@ -45,10 +46,7 @@ class GpuSeconds:
 
     def _uncounted(self, workload: str, gpu: str, start_s: float, end_s: float) -> float:
         """How much of an interval is new; it is counted from now on."""
-        spans = self._counted.setdefault(workload, {}).setdefault(gpu, [])
-        apart = [span for span in spans if span[1] < start_s or span[0] > end_s]
-        met = [span for span in spans if span[1] >= start_s and span[0] <= end_s]
-        known = sum(min(end, end_s) - max(start, start_s) for start, end in met)
-        whole = min([start_s, *(start for start, _ in met)]), max([end_s, *(end for _, end in met)])
-        self._counted[workload][gpu] = sorted([*apart, whole])[-MAX_SPANS:]
-        return max(0.0, end_s - start_s - known)
+        counted = self._counted.setdefault(workload, {})
+        spans = counted.get(gpu, [])
+        counted[gpu] = united([*spans, (start_s, end_s)])[-MAX_SPANS:]
+        return uncovered(spans, start_s, end_s)

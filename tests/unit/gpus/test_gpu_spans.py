@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from whyidle_daemon.facts import EngineSpan
 from whyidle_daemon.gpus.spans import Idle, cut, during, idleness, segments
-from whyidle_daemon.gpus.usage import united
+from whyidle_daemon.intervals import united
 
 MS = 1_000_000
 PERIOD = 100 * MS

@@ -7,7 +7,9 @@ lasted twice as long. A target gets a bounded number of readings per second: at 
 far below 1 % of a core, and waits in between are attributed by the ones that were read.
 
 A wait may be shorter than a reading takes. Of those it is enough that the thread is in a wait of the same
-kind afterwards: they are many and alike, or they would not matter. Half of the readings are kept for others.
+kind afterwards: they are many and alike, or they would not matter. A quarter of the readings is kept for
+longer ones. A thread that was never read may be in advance: a tool may live for one wait, and nothing else
+says where that is.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ LEARNING = MAX_READS / 4  # what a long one counts as at most, three times and t
 LEARNINGS, LEARNINGS_PER_S = 3, 0.1  # the loops whose classes it learnt would not be looked at for seconds
 INCLUDED_NS = 200_000  # CPU time of a reading that nothing is charged for: a stack on a slow host
 READ_COSTS_NS = 75_000  # CPU time for which a reading counts as one: 0.3 % of a core at most
+KEPT_FOR_LONG = MAX_READS / 4
+IN_ADVANCE = MAX_READS / 4  # on a slow host the first of a thread counts as a dozen, each later one as three
 LONG_WAIT_NS = 2_000_000  # shorter ones may well be over before they are read
 SHORT_TRIES = 3
 LOOKS = 8  # 3 µs each
@@ -141,13 +145,13 @@ class StackSampler:
         self._learnings = min(LEARNINGS, self._learnings + elapsed * LEARNINGS_PER_S)
         found: list[Read] = []
         for tid in tids:
-            if self._budget < 1:
-                break
+            if self._budget < 1 and (tid in self._done or self._budget < 1 - IN_ADVANCE):
+                continue
             thread = self._caught(tid)
             if thread is None:
                 continue
             long = thread.state > Wait.RUNQUEUE and now_ns - thread.last_ns >= LONG_WAIT_NS
-            if not long and self._budget < READS_PER_S / 2:
+            if not long and self._budget < KEPT_FOR_LONG:
                 continue
             for _ in range(1 if long else SHORT_TRIES):
                 read = self._charged(thread, long)

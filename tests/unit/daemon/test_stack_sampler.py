@@ -256,7 +256,24 @@ def test_what_takes_long_to_read_is_read_less_often(monkeypatch: pytest.MonkeyPa
         reads.append(loop.sampler.reads)
     usual = sampler.MAX_READS + 10 * sampler.READS_PER_S
     assert reads[0] == reads[1] == pytest.approx(usual, abs=2)
-    assert reads[2] == pytest.approx(usual / 40, abs=2)
+    each = 1 + 40 - sampler.INCLUDED_NS / sampler.READ_COSTS_NS
+    learnt = sampler.LEARNINGS + 10 * sampler.LEARNINGS_PER_S
+    assert reads[2] == pytest.approx(learnt + (usual - learnt * sampler.LEARNING) / each, abs=1)
+
+
+def test_a_thread_that_was_never_read_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tool lives for one wait: what others are read for again and again leaves enough for that one."""
+    loop = Loop(monkeypatch)
+    loop.costs_ns = 20 * sampler.READ_COSTS_NS  # a slow host
+    known, tool = PID, PID + 1
+    for turn in range(400):
+        loop.now += 50 * MS
+        loop.thread = loop.thread._replace(tid=known, last_ns=loop.now - 3 * MS)
+        loop.sampler.sample([known], loop.now)
+        if turn % 40 == 39:  # every two seconds there is another
+            loop.thread = loop.thread._replace(tid=tool, last_ns=loop.now - 3 * MS)
+            assert loop.sampler.sample([tool], loop.now), f"at {turn}"
+            loop.sampler.ended(tool)
 
 
 def test_a_short_wait_is_not_tried_again_at_any_cost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ unit), 0.8 MB more.
 Python's table of interned strings never uses a place twice before it is made anew, and what is read from
 ``/proc`` interns many (each part of a path). Once they had filled it, after hours, it was made anew with
 twice as many places, 0.53 MB more, as more than a third of the old ones were in use; the next one is of the
-same size. So it is filled before the first look, and what memory does afterwards says something.
+same size. So the service fills it before its first look, and what memory does afterwards says something.
 """
 
 from __future__ import annotations
@@ -42,10 +42,14 @@ def keep_small() -> None:
         mallopt(_TRIM_THRESHOLD, _TRIM_BYTES)
 
 
-def started() -> None:
-    """What is there stays to the end: the collector of garbage need not look at it again."""
+def fill_names() -> None:
+    """Python's table of interned strings gets the size that it has after hours. For who runs that long."""
     for number in range(_NAMES):
         sys.intern(f"name {number}")  # and at once nobody refers to it
+
+
+def started() -> None:
+    """What is there stays to the end: the collector of garbage need not look at it again."""
     give_back()
     gc.freeze()
 

@@ -187,6 +187,7 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
         loop.add_signal_handler(signal.SIGHUP, _reload, options, server, listener)
         serving = await loop.create_unix_server(server.connection, sock=listener)
         await server.export(config.metrics)
+        heap.fill_names()
     lacks = f"; this kernel lacks {', '.join(probes.missing)}" if probes.missing else ""
     log.info("probes attached%s", lacks)
     watchdog = Watchdog()

@@ -145,7 +145,7 @@ class StackSampler:
         self._learnings = min(LEARNINGS, self._learnings + elapsed * LEARNINGS_PER_S)
         found: list[Read] = []
         for tid in tids:
-            if self._budget < 1 and (tid in self._done or self._budget < 1 - IN_ADVANCE):
+            if self._budget < (1 if tid in self._done else 1 - IN_ADVANCE):
                 continue
             thread = self._caught(tid)
             if thread is None:

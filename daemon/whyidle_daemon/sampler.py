@@ -7,9 +7,7 @@ lasted twice as long. A target gets a bounded number of readings per second: at 
 far below 1 % of a core, and waits in between are attributed by the ones that were read.
 
 A wait may be shorter than a reading takes. Of those it is enough that the thread is in a wait of the same
-kind afterwards: they are many and alike, or they would not matter. A quarter of the readings is kept for
-longer ones. A thread that was never read may be in advance: a tool may live for one wait, and nothing else
-says where that is.
+kind afterwards: they are many and alike, or they would not matter.
 """
 
 from __future__ import annotations
@@ -25,22 +23,13 @@ from whyidle_daemon.facts import LoopTasks, StackSample
 from whyidle_daemon.loop_reader import LoopReader, Reading, site_of
 from whyidle_daemon.pystack import Frame, StackError, StackReader
 from whyidle_daemon.reading_guard import UNGUARDED, Guard, Process
+from whyidle_daemon.reading_turns import ReadingTurns, kind
 from whyidle_daemon.recent import Recent
-from whyidle_daemon.states import SOCKET_WAITS
-from whyidle_probes.events import NO_PEER, Glance, Thread, Wait
+from whyidle_probes.events import Glance, Thread, Wait
 
 log = logging.getLogger(__name__)
 
 NS = 1_000_000_000
-READS_PER_S = 40
-MAX_READS = 80  # at once: the first reading of a loop learns its classes, which is some milliseconds
-LEARNING = MAX_READS / 4  # what a long one counts as at most, three times and then once in ten seconds: else
-LEARNINGS, LEARNINGS_PER_S = 3, 0.1  # the loops whose classes it learnt would not be looked at for seconds
-INCLUDED_NS = 200_000  # CPU time of a reading that nothing is charged for: a stack on a slow host
-READ_COSTS_NS = 75_000  # CPU time for which a reading counts as one: 0.3 % of a core at most
-KEPT_FOR_LONG = MAX_READS / 4
-IN_ADVANCE = MAX_READS / 4  # on a slow host the first of a thread counts as a dozen, each later one as three
-LONG_WAIT_NS = 2_000_000  # shorter ones may well be over before they are read
 SHORT_TRIES = 3
 LOOKS = 8  # 3 µs each
 LOOKS_AFTER = 32  # only once for each read: of a wait of 60 µs the next may be as far away
@@ -88,8 +77,7 @@ class StackSampler:
         self._done: dict[int, int] = {}  # tid -> since_ns of the wait that was read
         self._late: dict[int, int] = {}  # tid -> since_ns of the wait that shall be read once more
         self._failed: dict[int, tuple[int, int]] = {}  # tid -> since_ns, and when it is tried again
-        self._budget = float(MAX_READS)
-        self._learnings = float(LEARNINGS)
+        self._turns = ReadingTurns()
         self._last_ns = 0
         self.running: Container[int] = ()  # threads that never sleep: read while they run
         self.reads = 0
@@ -115,6 +103,7 @@ class StackSampler:
         self._latest_loops.ended(tid)
         for kept in (self._done, self._late, self._failed):
             kept.pop(tid, None)
+        self._turns.ended(tid)
 
     def has_work(self, by_ns: int) -> bool:
         """Whether there is Python code to read, or it is due to look for some before then."""
@@ -139,24 +128,18 @@ class StackSampler:
 
     def sample(self, tids: Iterable[int], now_ns: int) -> list[Read]:
         """Read those that sleep in a wait that has not been read yet, as far as the budget goes."""
-        elapsed = (now_ns - self._last_ns) / NS if self._last_ns else 0.0
         self._last_ns = now_ns
-        self._budget = min(MAX_READS, self._budget + elapsed * READS_PER_S)
-        self._learnings = min(LEARNINGS, self._learnings + elapsed * LEARNINGS_PER_S)
+        self._turns.begin(now_ns)
         found: list[Read] = []
-        for tid in tids:
-            if self._budget < (1 if tid in self._done else 1 - IN_ADVANCE):
-                continue
+        for tid in () if self._turns.over else self._in_turn(tids):
             thread = self._caught(tid)
-            if thread is None:
+            if thread is None or not self._turns.may(thread):
                 continue
-            long = thread.state > Wait.RUNQUEUE and now_ns - thread.last_ns >= LONG_WAIT_NS
-            if not long and self._budget < KEPT_FOR_LONG:
-                continue
+            long = self._turns.long(thread)
             for _ in range(1 if long else SHORT_TRIES):
                 read = self._charged(thread, long)
                 found += read
-                if read or self._budget < 1:
+                if read or self._turns.scarce:
                     break
         if len(self._done) > MAX_DONE:
             self._done.clear()
@@ -182,6 +165,22 @@ class StackSampler:
             if thread.state > Wait.RUNQUEUE:
                 return None
         return None
+
+    def _in_turn(self, tids: Iterable[int]) -> list[int]:
+        """Who may be read now: the long waits, in order, and the rest."""
+        long: list[tuple[tuple[bool, int], int]] = []
+        others: list[int] = []
+        for tid in tids:
+            thread = self._look(tid)
+            if thread is None:
+                continue
+            if not self._wanted(thread):
+                others += [tid] if thread.state <= Wait.RUNQUEUE else []
+            elif self._turns.long(thread):
+                long.append((self._turns.order(thread), tid))
+            else:
+                others.append(tid)
+        return [tid for _, tid in sorted(long)] + others
 
     def _again(self, thread: Glance) -> bool:
         """Whether a thread is, or soon is, in a wait of the same kind again."""
@@ -209,7 +208,7 @@ class StackSampler:
         return since_ns == thread.last_ns and due_ns <= self._last_ns
 
     def _charged(self, thread: Glance, long: bool) -> list[Read]:
-        """Read, and count what takes longer than a reading may as the readings that take as long."""
+        """Read, and count what that takes."""
         began = self._cpu_ns()
         try:
             if (whose := self._whose.get(thread.pid)) is not None:
@@ -219,10 +218,7 @@ class StackSampler:
             self._broken(thread.pid, error)
             return []
         finally:
-            cost = 1 + max(0, self._cpu_ns() - began - INCLUDED_NS) / READ_COSTS_NS
-            if cost > LEARNING and self._learnings >= 1:
-                self._learnings, cost = self._learnings - 1, LEARNING
-            self._budget -= cost
+            self._turns.charge(self._cpu_ns() - began)
 
     def _read(self, thread: Glance, long: bool) -> list[Read]:
         if long:  # what is short as yet may last, and then be worth more than a look
@@ -242,6 +238,7 @@ class StackSampler:
             if loop == "waiting":
                 frames, loop, reading = self._awaited(reader, frames, thread if long else None)
         except StackError as error:
+            self._turns.was_read(thread)
             self._unreadable(thread, error.reason, long)
             return []
         if long:
@@ -259,11 +256,12 @@ class StackSampler:
                 self._late[thread.tid] = thread.last_ns
         elif not self._again(thread):
             return []
+        if not reading.late:
+            self._turns.was_read(thread)
         site = site_of(frames)
         if site is None:
             return []
-        wait = thread.state if thread.state != Wait.RUNQUEUE else Wait.RUNNING
-        peer = thread.peer if thread.state in SOCKET_WAITS else NO_PEER
+        wait, peer = kind(thread)
         name = self._name(reader, thread.tid)
         sample = StackSample(thread.pid, thread.tid, thread.last_ns, site, loop, wait, peer, name)
         self._latest.put(sample)

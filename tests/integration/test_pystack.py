@@ -103,6 +103,33 @@ def test_every_frame_of_every_kind_of_wait(start: Start, name: str) -> None:
             assert stack.frames[own].file.endswith(("target.py", "executed.py"))
 
 
+DEEP = """
+def down(n):
+    if n: down(n - 1)
+    else: sys.stdin.readline()
+say(1); down(100)
+"""
+
+
+@pytest.mark.parametrize("name", ["3.11", pythons.SYSTEM, "3.12", "3.13", "3.14", "3.15"])
+def test_a_reading_takes_few_reads(start: Start, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames are read by the page: where a thread's block of them begins, what is before may be no memory."""
+    target = start(name, DEEP)
+    target.hear()
+    pread, sizes = os.pread, []
+
+    def counted(file: int, size: int, at: int) -> bytes:
+        sizes.append(size)
+        return pread(file, size, at)
+
+    with StackReader(target.pid) as reader:
+        wait_until(lambda: functions(reader, target.pid)[:1] == ["down"], "the last call to wait")
+        monkeypatch.setattr(os, "pread", counted)
+        frames = reader.read(target.pid).frames
+    assert len(frames) == 102
+    assert len(sizes) <= 30  # a page has 30 of these frames
+
+
 NAMED = """
 import threading
 def wait(): sys.stdin.readline()

@@ -1,7 +1,7 @@
 """The frames of one thread state, innermost first.
 
 Since 3.11 most frames of a thread lie next to one another in blocks that the thread owns, older ones at lower
-addresses, so one read of the page before a frame usually brings its callers too. Frames of generators lie in
+addresses, so one read of a frame's page up to it usually brings its callers too. Frames of generators lie in
 the generators, and before 3.11 every frame is an object of its own.
 """
 
@@ -15,7 +15,7 @@ from whyidle_daemon.pystack.memory import Fields, Read
 from whyidle_daemon.pystack.objects import Code, Objects, check
 from whyidle_daemon.pystack.runtime import Interpreter
 
-_WINDOW = 4096
+_PAGE = 4096  # or a multiple
 _OWNED_BY_C = (
     3  # since 3.12 the frames from here on stand for C code (in 3.14 the interpreter's own: 3, C: 4)
 )
@@ -96,16 +96,13 @@ class Walker:
         return frames, True
 
     def _block(self, frame: int, size: int) -> tuple[int, bytes]:
-        """Memory that ends with a frame, and begins at an address."""
-        if self._by_pointer:
-            start = frame + size - _WINDOW
-            if start > 0:
-                try:
-                    return start, self._read(start, _WINDOW)
-                except StackError as error:
-                    if error.reason == "gone":
-                        raise
-        return frame, self._read(frame, size)
+        """Memory that ends with a frame, and begins at an address.
+
+        It begins where the frame's page does: the page before may be no memory, and to find that out for
+        each frame of the first page of a block costs more than all else.
+        """
+        start = frame & -_PAGE if self._by_pointer else frame
+        return start, self._read(start, frame + size - start)
 
     def _read_frame(self, code: Code, address: int, instruction: int) -> Frame:
         """``instruction`` is a pointer since 3.11, and a number before."""

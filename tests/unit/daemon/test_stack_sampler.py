@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from timeline import MS, PID, START
 
-from whyidle_daemon import sampler
+from whyidle_daemon import reading_turns, sampler
 from whyidle_daemon.epoll_sets import EpollSets
 from whyidle_daemon.loop_reader import LoopReader
 from whyidle_daemon.pystack import Frame, StackError, Task, Tasks
@@ -246,7 +246,7 @@ def test_who_is_due_does_not_wait_for_who_is_not(monkeypatch: pytest.MonkeyPatch
 def test_what_takes_long_to_read_is_read_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever has stacks that are expensive gets the same share of a CPU as everybody."""
     reads = []
-    for costs_ns in (28_000, sampler.READ_COSTS_NS, 40 * sampler.READ_COSTS_NS):
+    for costs_ns in (28_000, reading_turns.READ_COSTS_NS, 40 * reading_turns.READ_COSTS_NS):
         loop = Loop(monkeypatch)
         loop.costs_ns = costs_ns
         for _ in range(2000):
@@ -254,17 +254,17 @@ def test_what_takes_long_to_read_is_read_less_often(monkeypatch: pytest.MonkeyPa
             loop.thread = loop.thread._replace(last_ns=loop.now - 3 * MS)
             loop.sample()
         reads.append(loop.sampler.reads)
-    usual = sampler.MAX_READS + 10 * sampler.READS_PER_S
+    usual = reading_turns.MAX_READS - reading_turns.KEPT + 10 * reading_turns.READS_PER_S
     assert reads[0] == reads[1] == pytest.approx(usual, abs=2)
-    each = 1 + 40 - sampler.INCLUDED_NS / sampler.READ_COSTS_NS
-    learnt = sampler.LEARNINGS + 10 * sampler.LEARNINGS_PER_S
-    assert reads[2] == pytest.approx(learnt + (usual - learnt * sampler.LEARNING) / each, abs=1)
+    each = 1 + 40 - reading_turns.INCLUDED_NS / reading_turns.READ_COSTS_NS
+    learnt = reading_turns.LEARNINGS + 10 * reading_turns.LEARNINGS_PER_S
+    assert reads[2] == pytest.approx(learnt + (usual - learnt * reading_turns.LEARNING) / each, abs=1)
 
 
 def test_a_thread_that_was_never_read_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tool lives for one wait: what others are read for again and again leaves enough for that one."""
     loop = Loop(monkeypatch)
-    loop.costs_ns = 20 * sampler.READ_COSTS_NS  # a slow host
+    loop.costs_ns = 20 * reading_turns.READ_COSTS_NS  # a slow host
     known, tool = PID, PID + 1
     for turn in range(400):
         loop.now += 50 * MS
@@ -276,11 +276,67 @@ def test_a_thread_that_was_never_read_comes_first(monkeypatch: pytest.MonkeyPatc
             loop.sampler.ended(tool)
 
 
+def test_a_wait_of_a_new_kind_comes_before_those_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that asks every few milliseconds whether a file is there, and then searches once."""
+    loop = Loop(monkeypatch)
+    loop.costs_ns = 20 * reading_turns.READ_COSTS_NS  # a slow host
+    polls, searches = (loop.thread._replace(state=int(wait)) for wait in (Wait.SLEEP, Wait.TCP))
+    for _ in range(100):
+        loop.now += 50 * MS
+        loop.thread = polls._replace(last_ns=loop.now - 3 * MS)
+        loop.sample()
+    loop.now += 50 * MS
+    loop.thread = searches._replace(last_ns=loop.now - 3 * MS)
+    assert loop.sample() == ["search"]
+    for number in range(10):  # later ones are read when they last, however seldom the polls were
+        loop.now += 500 * MS
+        loop.thread = polls._replace(last_ns=loop.now - 3 * MS)
+        loop.sample()
+        loop.now += 50 * MS
+        loop.thread = searches._replace(last_ns=loop.now - 60 * MS)
+        assert loop.sample() == ["search"], f"number {number}"
+
+
+def test_what_has_lasted_longest_is_read_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of waits that are known; one of a kind that is new comes before them."""
+    loop = Loop(monkeypatch)
+    asleep = {PID + number: loop.thread._replace(tid=PID + number, last_ns=0) for number in range(4)}
+    loop.sampler._look = asleep.get
+    order: list[int] = []
+
+    def read(tid: int) -> Any:
+        order.append(tid)
+        return SimpleNamespace(frames=LOOP)
+
+    monkeypatch.setattr(loop, "read", read)
+    for ages in ((5, 6, 7, None), (7, 6, 5, 3)):
+        loop.now += 1000 * MS
+        tids = [tid for tid, age in zip(asleep, ages, strict=True) if age]
+        for tid, age in zip(asleep, ages, strict=True):
+            asleep[tid] = asleep[tid]._replace(last_ns=loop.now - (age or 0) * MS)
+        loop.sampler.sample(tids, loop.now)
+    assert order == [PID + 2, PID + 1, PID, PID + 3, PID, PID + 1, PID + 2]
+
+
+def test_a_reading_that_left_something_open_does_not_make_its_kind_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The tasks of a loop tell more than the selector's caller: to read them comes as early as that."""
+    loop = Loop(monkeypatch)
+    loop.costs_ns = 20 * reading_turns.READ_COSTS_NS
+    loop.found = StackError("torn")
+    assert loop.sample() == ["main"]
+    loop.found = Tasks((SEARCH,), True)
+    loop.sampler._turns._left = 0.0
+    loop.now += 30 * MS
+    assert loop.sample() == ["search"]
+
+
 def test_a_short_wait_is_not_tried_again_at_any_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     """When one try took all there is, it was the last for now."""
     loop = Loop(monkeypatch)
-    loop.costs_ns, loop.torn = 2 * sampler.MAX_READS * sampler.READ_COSTS_NS, True
-    loop.sampler._learnings = 0  # it had what is let off just before
+    loop.costs_ns, loop.torn = 2 * reading_turns.MAX_READS * reading_turns.READ_COSTS_NS, True
+    loop.sampler._turns._learnings = 0  # it had what is let off just before
     loop.now = START + 1 * MS
     assert loop.sample() == []
     assert loop.sampler.reads == 1
@@ -297,12 +353,13 @@ def test_what_a_first_reading_learns_does_not_silence_the_next_ones(monkeypatch:
             loop.now += 5 * MS
             loop.thread = loop.thread._replace(last_ns=loop.now - 3 * MS)
             loop.sample()
-            loop.costs_ns = 28_000
+            if loop.sampler.reads > before:
+                loop.costs_ns = 28_000
         return loop.sampler.reads - before
 
-    for _ in range(sampler.LEARNINGS):
-        assert reads_in_a_second(300 * sampler.READ_COSTS_NS) >= 0.4 * sampler.READS_PER_S
-    assert reads_in_a_second(300 * sampler.READ_COSTS_NS) <= sampler.READS_PER_S / 2
+    for _ in range(reading_turns.LEARNINGS):
+        assert reads_in_a_second(300 * reading_turns.READ_COSTS_NS) >= 0.4 * reading_turns.READS_PER_S
+    assert reads_in_a_second(300 * reading_turns.READ_COSTS_NS) <= reading_turns.READS_PER_S / 2
     assert reads_in_a_second(28_000) == 0
 
 
@@ -317,7 +374,7 @@ def test_threads_that_come_and_go_leave_nothing(long: bool, monkeypatch: pytest.
         assert loop.sampler.sample([tid], loop.now)
         loop.sampler.ended(tid)
     kept = loop.sampler
-    assert (kept._done, kept._late, kept._failed) == ({}, {}, {})
+    assert (kept._done, kept._late, kept._failed, kept._turns._kinds) == ({}, {}, {}, {})
     assert kept._latest.size <= ROOM
 
 

@@ -127,14 +127,21 @@ def _spread_roots(part: Scattered, who: tuple[Process, int], until_ns: int, way:
     """The same for the roots: whatever held up the driver until it was at work, scaled to the idle time."""
     process, tid = who
     found: dict[tuple[Cause, Chain], int] = {}
-    for cause, chain, ns in roots_of(way.walk(part.start_ns, until_ns, (process.pid, tid), False), ()):
-        if len(chain) > 1 or cause.wait not in _WORK:
-            found[cause, chain] = found.get((cause, chain), 0) + ns
-    # What it waits for beyond that ends elsewhere: nobody is asked who ends it.
-    for piece in explain(until_ns, part.end_ns, None, between(way.lines(tid), until_ns, part.end_ns)):
-        if piece.wait not in _WORK:
-            at = Cause(process, tid, piece.wait, piece.key), (Link(process, tid, piece.wait, piece.key),)
-            found[at] = found.get(at, 0) + piece.ns
+
+    def walked(start_ns: int, end_ns: int) -> None:
+        for cause, chain, ns in roots_of(way.walk(start_ns, end_ns, (process.pid, tid), False), ()):
+            if len(chain) > 1 or cause.wait not in _WORK:
+                found[cause, chain] = found.get((cause, chain), 0) + ns
+
+    walked(part.start_ns, until_ns)
+    if 0 < way.drivers.ended_ns(process, tid) < part.end_ns:  # what came then held up whoever would be next
+        walked(until_ns, part.end_ns)
+    else:
+        # What it waits for beyond that ends elsewhere: nobody is asked who ends it.
+        for piece in explain(until_ns, part.end_ns, None, between(way.lines(tid), until_ns, part.end_ns)):
+            if piece.wait not in _WORK:
+                at = Cause(process, tid, piece.wait, piece.key), (Link(process, tid, piece.wait, piece.key),)
+                found[at] = found.get(at, 0) + piece.ns
     own = Cause(process, tid, _RUNNING, None), (Link(process, tid, _RUNNING, None),)
     return [RootPiece(cause, chain, ns) for (cause, chain), ns in fit(found, part.idle_ns, own).items()]
 

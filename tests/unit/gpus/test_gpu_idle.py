@@ -6,19 +6,22 @@ from collections.abc import Sequence
 
 import pytest
 
-from whyidle_daemon.chains import Segment
-from whyidle_daemon.facts import EngineSpan
+from whyidle_daemon.chains import Segment, Walker
+from whyidle_daemon.facts import EngineSpan, Serving
 from whyidle_daemon.gaps import IdleSums
 from whyidle_daemon.gpus.drivers import Drivers
 from whyidle_daemon.gpus.idle import Way, explain_idleness
 from whyidle_daemon.gpus.spans import idleness, segments
 from whyidle_daemon.processes import Process
+from whyidle_daemon.roots import Cause
 from whyidle_daemon.timelines import Record
-from whyidle_probes.events import Wait
+from whyidle_daemon.wakes import Wakes
+from whyidle_probes.events import Start, Thread, Wait
 
 MS = 1_000_000
 PERIOD = 100
 MAIN, FIRST, SECOND = 10, 11, 12
+SHORT = ((0, 60), (1, 20))  # periods, and how many ms the GPU was busy in each: idle time is in small gaps
 SERVER = Process(MAIN, 0, provisional=False)
 
 
@@ -75,3 +78,34 @@ def test_the_work_after_a_gap_is_not_that_behind_the_next_one() -> None:
     ]
     found = drivers_of([0, 30], {FIRST: (150, 162), SECOND: (220, 290)}, finer)
     assert found[0] == (FIRST, 162)
+
+
+def test_idle_time_after_the_end_of_the_last_caller() -> None:
+    """The GPU worked at times for one that ended: from then on the server waited to be called."""
+
+    def find(pid: int, ns: int) -> Process:
+        return SERVER
+
+    wakes = Wakes(find)
+    wakes.serves(Serving(MAIN, 8000))
+    wakes.start(Start(1, 10 * MS, MAIN, FIRST, MAIN, MAIN))
+    wakes.exit(Thread._make([MAIN, FIRST, *[0] * 22])._replace(first_ns=10 * MS, end_ns=130 * MS))
+    waiting = Record(10 * MS, 1000 * MS, 0, int(Wait.POLL), None)
+    lines = {MAIN: [waiting]}
+
+    def lines_of(tid: int) -> list[Record]:
+        return lines.get(tid, [])
+
+    walker = Walker(wakes, find, lines_of)
+    drivers = Drivers(lambda process: None, lambda: {MAIN: [MAIN]}, lines_of, wakes.lives)
+    way = Way(drivers, lines_of, walker.walk)
+    spans = [
+        EngineSpan("gpu", n * PERIOD * MS, (n + 1) * PERIOD * MS, ms * MS, 0, PERIOD * MS) for n, ms in SHORT
+    ]
+    sums = IdleSums()
+    explain_idleness(sums, idleness(segments(spans)), lambda start, end: SERVER, way)
+    assert sums.roots.causes == {
+        Cause(SERVER, MAIN, int(Wait.RUNNING), None): 10 * MS,  # until it made the caller's thread
+        Cause(SERVER, FIRST, int(Wait.RUNNING), None): 40 * MS,
+        Cause(SERVER, MAIN, int(Wait.POLL), None, nobody=True): 70 * MS,
+    }

@@ -16,7 +16,7 @@ import uvloop
 from msgspec import structs
 
 from whyidle_daemon import config as configuration
-from whyidle_daemon import heap, privileges, sockets
+from whyidle_daemon import heap, privileges, sockets, start_priority
 from whyidle_daemon.config import Config, ConfigError
 from whyidle_daemon.errors import StartError
 from whyidle_daemon.kernel import Kernel
@@ -153,6 +153,14 @@ def _level(options: argparse.Namespace, config: Config) -> int:
     return logging.DEBUG if options.verbose else getattr(logging, config.daemon.log_level.upper())
 
 
+def _started(state: str, watchdog: Watchdog) -> None:
+    log.info(state)
+    notify("READY=1", f"STATUS={state}")
+    watchdog.start()
+    heap.started()
+    start_priority.restore()
+
+
 async def _serve(options: argparse.Namespace, config: Config) -> int:
     loop = asyncio.get_running_loop()
     private = options.connection_fd is not None
@@ -189,11 +197,8 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
         await server.export(config.metrics)
         heap.fill_names()
     lacks = f"; this kernel lacks {', '.join(probes.missing)}" if probes.missing else ""
-    log.info("probes attached%s", lacks)
     watchdog = Watchdog()
-    notify("READY=1", f"STATUS=probes attached{lacks}")
-    watchdog.start()
-    heap.started()
+    _started(f"probes attached{lacks}", watchdog)
     try:
         await over.wait()
     finally:

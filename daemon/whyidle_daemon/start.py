@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from whyidle_daemon import without_tls
+from whyidle_daemon import start_priority, without_tls
 
 
 def main() -> int:
     """See :func:`whyidle_daemon.main.main`."""
+    start_priority.raise_it()
     without_tls.keep_out()
     from whyidle_daemon.main import main as daemon  # noqa: PLC0415 (after the above)
 

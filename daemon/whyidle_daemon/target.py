@@ -215,7 +215,11 @@ class Target:
 
     def handle(self, event: Event) -> None:
         """Take one record of this target from the kernel side."""
-        if isinstance(event, Library):
+        if type(event) is Slice:  # nearly all of them
+            self.tell(event)
+            for listener in self.listeners:
+                listener(event)
+        elif isinstance(event, Library):
             # The mapping appears only after the tracepoint: look now, and again until it is there.
             if event.pid not in self._unmapped and not self._scan(event.pid):
                 self._unmapped[event.pid] = _LIBRARY_RETRIES
@@ -244,7 +248,7 @@ class Target:
             self._sampler.forget(event.pid)
         elif isinstance(event, Thread):
             self._sampler.ended(event.tid)
-        if isinstance(event, Fork | Exec | Exit | Slice):
+        if isinstance(event, Fork | Exec | Exit):
             for listener in self.listeners:
                 listener(event)
 

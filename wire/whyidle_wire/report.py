@@ -423,8 +423,30 @@ class Overhead(TypedDict):
     bpf_run_s: float | None
 
 
+class ProcessesOmitted(TypedDict):
+    """Processes that ``processes`` has no room for, and their CPU time."""
+
+    count: int
+    cpu_s: float
+
+
+class ThreadsOmitted(TypedDict):
+    """Threads that ``threads`` has no room for, and the sums of theirs."""
+
+    count: int
+    wall_s: float
+    states: dict[str, float]
+
+
+class RecordingState(TypedDict):
+    """Whether a recording has all that was observed, and if not, why."""
+
+    complete: bool
+    reason: str | None
+
+
 class ReportDict(TypedDict):
-    """The whole report; ``gaps`` are the longest 100."""
+    """The whole report; ``gaps`` are the longest 100. One from the history says of how many ``parts``."""
 
     schema: str
     host: Host
@@ -440,3 +462,7 @@ class ReportDict(TypedDict):
     overhead: Overhead
     memory: NotRequired[Memory]
     loops: NotRequired[list[Loop]]
+    processes_omitted: NotRequired[ProcessesOmitted]
+    threads_omitted: NotRequired[ThreadsOmitted]
+    recording: NotRequired[RecordingState]
+    parts: NotRequired[int]

@@ -42,9 +42,9 @@ def merged(reports: Iterable[Report]) -> Report:
         "target": _target(parts, offsets),
         "parts": len(parts),
         "processes": _processes(parts, offsets),
-        "processes_omitted": _omitted(parts, "processes_omitted"),
+        **_omitted(parts, "processes_omitted"),
         "threads": _threads(parts),
-        "threads_omitted": _omitted(parts, "threads_omitted"),
+        **_omitted(parts, "threads_omitted"),
         "engines": engines,
         "gaps": _gaps(parts, offsets),
         "idle_by_cause": _causes(parts, total_idle),
@@ -229,12 +229,13 @@ def _summed(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _omitted(parts: list[Report], name: str) -> dict[str, Any]:
-    items = [part.get(name, {}) for part in parts]
-    found: dict[str, Any] = {"count": sum(item.get("count", 0) for item in items)}
-    for key in dict.fromkeys(key for item in items for key in item if key != "count"):
+    """The key of that name, if some part has it: what old recordings were made with has none."""
+    items = [part[name] for part in parts if name in part]
+    found: dict[str, Any] = {}
+    for key in dict.fromkeys(key for item in items for key in item):
         values = [item[key] for item in items if key in item]
         found[key] = _summed(values) if isinstance(values[0], dict) else _sum(values)
-    return found
+    return {name: found} if found else {}
 
 
 def _overhead(parts: list[Report]) -> dict[str, Any]:

@@ -58,6 +58,7 @@ _VALIDATOR = jsonschema.Draft202012Validator(schema())
 def check(report: dict[str, Any]) -> None:
     """Raise for a report that breaks the contract: its shape, and every sum that it promises."""
     _VALIDATOR.validate(report)
+    assert set(report) <= set(_VALIDATOR.schema["properties"])
     for thread in report["threads"]:
         assert abs(sum(thread["states"].values()) - thread["wall_s"]) < 1e-6, thread
     rest = report["threads_omitted"]

@@ -82,7 +82,7 @@ def test_report_contract() -> None:
     assert REPORT_SCHEMA == "whyidle.report/1"
     assert " ".join(ReportDict.__annotations__) == (
         "schema host target processes threads engines gaps idle_by_cause findings what_if "
-        "loss overhead memory loops"
+        "loss overhead memory loops processes_omitted threads_omitted recording parts"
     )
     assert " ".join(Finding.__annotations__).startswith(
         "kind severity confidence confidence_reasons pid tid thread function file line stack peer count "

@@ -94,6 +94,8 @@ class Wakes:
         waker = None
         if slice_.waker_tid and (slice_.waker_syscall != NO_SYSCALL or record.wait == Wait.CHILD):
             waker = self._intern(Waker(slice_.waker_pid, slice_.waker_tid, slice_.waker_syscall))
+        if thing is None and waker is None:
+            return record  # a clock, or somebody outside: as it was made
         record = record._replace(waker=waker, thing=thing)
         who = slice_.pid, slice_.tid
         if thing is not None and thing.kind == "listen":

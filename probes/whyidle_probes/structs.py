@@ -38,6 +38,7 @@ from whyidle_probes.events import (
 _PEER = "16s16sHHBBBB"
 _PEER_FAMILY = Peer._fields.index("family")
 _HEADER = struct.Struct("<II")
+_OF_SLICE = int(EventType.SLICE)  # nearly all events are: a name that is looked up in this module costs less
 _SLICE = struct.Struct("<IIIIQQQQQIIHHi" + _PEER + "QHxxxxxx")
 _THREAD = struct.Struct("<QIIIIQQQQQQQIIHHi" + _PEER + "16s32Q32IIIQHxxxxxx8x8x8xQ")
 _BRIEF = struct.Struct("<8xIII12xQ8xQ32xH502x")
@@ -158,7 +159,7 @@ def decode_event(data: bytes) -> Event | NotesWanted:  # noqa: PLR0912 (one bran
     """
     try:
         kind, target = _HEADER.unpack_from(data)
-        if kind == EventType.SLICE:
+        if kind == _OF_SLICE:
             f = _SLICE.unpack_from(data)
             return Slice._make((target, *f[2:14], _peer(f[14:22]), *f[22:24]))
         if kind == EventType.THREAD_EXIT:

@@ -34,10 +34,8 @@ class Encoder:
         Raises KeyError for a class without a number; ValueError, TypeError or OverflowError for a value that
         msgpack does not have.
         """
-        if kind is None:
-            kind = KIND_OF[type(record)]
-        count, plan = _PLANS[kind]
-        values: list[Any] = [int(kind), *record[:count]]
+        number, count, plan = _PLANS[KIND_OF[type(record)] if kind is None else kind]
+        values: list[Any] = [number, *record[:count]]
         for index, code in plan:
             values[index] = code(self, values[index])
         packed: bytes = self._pack(values)
@@ -104,6 +102,7 @@ _CODERS: Final[dict[str, Coder]] = {
 }
 _PLANS: Final = {
     kind: (
+        int(kind),
         len(layout.fields),
         tuple((i, _CODERS[word]) for i, (_, word) in enumerate(layout.fields, 1) if word in _CODERS),
     )

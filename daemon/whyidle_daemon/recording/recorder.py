@@ -46,8 +46,9 @@ class Recorder:
 
     def record(self, record: Any) -> None:
         """Take what the observation is told; what has no number tells a report nothing."""
-        if type(record) in KIND_OF:
-            self._put(record)
+        kind = KIND_OF.get(type(record))
+        if kind is not None:
+            self._put(record, kind)
 
     def tick(self, state: Callable[[], tuple[Snapshot, Loss, Overhead]]) -> None:
         """Once a second: write what there is, with a checkpoint (``state``) if it is time for one."""
@@ -115,8 +116,8 @@ class Recorder:
             self._put(engine, Kind.ENGINE)
         self._put(Checkpoint(snapshot.ns, loss, overhead), Kind.CHECKPOINT, last=True)
 
-    def _put(self, record: tuple[Any, ...], kind: Kind | None = None, last: bool = False) -> None:
-        if self.over:
+    def _put(self, record: tuple[Any, ...], kind: Kind, last: bool = False) -> None:
+        if self._ended or self.failure is not None:  # a disk's is noticed with the block
             return
         try:
             data = self._encoder.encode(record, kind)

@@ -65,10 +65,15 @@ def main() -> int:
     for name in names:
         say(f"==> {name}")
         print(results.table(name, results.store(name, *ALL[name]())), flush=True)
-        found = results.load()
-        results.PAGE.write_text(results.page(found, list(ALL)))
-        readme.replace("benchmarks", results.headlines(found))
+        write_tables()
     return 0
+
+
+def write_tables() -> None:
+    """Bring RESULTS.md and README.md up to what is kept."""
+    found = results.load()
+    results.PAGE.write_text(results.page(found, list(ALL)))
+    readme.replace("benchmarks", results.headlines(found))
 
 
 if __name__ == "__main__":

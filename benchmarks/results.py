@@ -19,6 +19,8 @@ FOLDER = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent / "RESULTS.md"
 HEADLINES = ("accuracy", "syscalls", "switches", "demo", "scale")
 """What the README shows; the page has all."""
+ELSEWHERE = {"soak": "python -m benchmarks.soak --keep"}
+"""What is not run with the others, and by which command."""
 
 
 def store(name: str, title: str, rows: list[Row], folder: Path = FOLDER) -> dict[str, Any]:
@@ -42,13 +44,16 @@ def load(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
 
 def table(name: str, found: dict[str, Any]) -> str:
     """Markdown: the title, the rows, and what made them."""
+    command = ELSEWHERE.get(name, f"python -m benchmarks {name}")
     lines = [f"**{found['title']}**", "", "| what | measured | goal | |", "|---|---|---|---|"]
     lines += [f"| {r['what']} | {r['value']} | {r['goal']} | {r['verdict']} |" for r in found["rows"]]
     lines += [
         "",
-        f"`python -m benchmarks {name}`, {found['measured_at']}, Linux {found['kernel']},"
-        f" {found['cpus']} virtual CPUs.",
+        f"`{command}`, {found['measured_at']}, Linux {found['kernel']}, {found['cpus']} virtual CPUs.",
     ]
+    picture = FOLDER.parent / f"{name}.png"
+    if picture.exists():
+        lines += ["", f"![{found['title']}]({picture.name})"]
     return "\n".join(lines)
 
 
@@ -60,9 +65,10 @@ def headlines(results: dict[str, dict[str, Any]]) -> str:
 
 
 def page(results: dict[str, dict[str, Any]], order: list[str]) -> str:
-    """The page of all tables, in the order in which they run."""
+    """The page of all tables, in the order in which they run, and then the others."""
     head = (
         "# What was measured\n\nWritten by `make bench`, not by hand. Absolute times vary between machines: "
         "what counts are the ratios, taken from\nruns that alternate, median of several."
     )
-    return "\n\n".join([head, *(table(name, results[name]) for name in order if name in results)]) + "\n"
+    shown = [table(name, results[name]) for name in (*order, *ELSEWHERE) if name in results]
+    return "\n\n".join([head, *shown]) + "\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -14,7 +15,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.measure import OUT, say
+from benchmarks import results
+from benchmarks.measure import OUT, Row, say
 from benchmarks.service import Service
 from benchmarks.soak.load import RESIDENTS, Load
 from benchmarks.soak.sampling import Sample, Sampler
@@ -32,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=OUT.parent / "soak", metavar="DIR", help="for the results"
     )
+    parser.add_argument("--keep", action="store_true", help="put verdict and picture into RESULTS.md")
     options = parser.parse_args(arguments)
     if os.geteuid() != 0:
         say("soak: kernel probes need root\n  run it with sudo")
@@ -49,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     draw(run.samples, options.out / "soak.png", text.splitlines()[0])
     print(text)
+    if options.keep:
+        keep(judgements, text, options.out / "soak.png")
     return 0 if passed(judgements) and not run.ended else 1
 
 
@@ -123,6 +128,18 @@ def verdict_text(judgements: Sequence[Judgement], minutes: float, run: Run) -> s
         lines.append(f"  {judgement.what:38} {judgement.found}{goal}")
     lines += ["", "  the load: " + ", ".join(f"{count} {name}" for name, count in sorted(run.done.items()))]
     return "\n".join(lines)
+
+
+def keep(judgements: Sequence[Judgement], text: str, picture: Path) -> None:
+    """Put a verdict into benchmarks/RESULTS.md: its title, its lines and its picture."""
+    from benchmarks.__main__ import write_tables  # noqa: PLC0415 (every benchmark)
+
+    lines = text.splitlines()
+    rows = [Row(each.what, each.found, each.goal, each.verdict) for each in judgements]
+    rows.append(Row("the load", lines[-1].partition(": ")[2], "", ""))
+    results.store("soak", lines[0], rows)
+    shutil.copyfile(picture, results.FOLDER.parent / "soak.png")
+    write_tables()
 
 
 def _free_port() -> int:

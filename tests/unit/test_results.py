@@ -19,7 +19,7 @@ def test_the_readme_shows_what_was_measured() -> None:
 def test_the_page_shows_what_was_measured() -> None:
     """All of it, and every result is of a benchmark that exists."""
     found = results.load()
-    assert found.keys() <= ALL.keys()
+    assert found.keys() <= {*ALL, *results.ELSEWHERE}
     assert results.PAGE.read_text() == results.page(found, list(ALL))
 
 
@@ -32,3 +32,11 @@ def test_a_result_is_kept_with_its_machine(tmp_path: Path) -> None:
     told = results.table("a", found["a"])
     assert "| what | 1 ns | ≤2 ns | met |" in told
     assert f"Linux {found['a']['kernel']}" in told
+
+
+def test_what_is_run_by_itself_says_by_which_command() -> None:
+    """A soak of an hour is no part of ``python -m benchmarks``, and stands on the page after all that are."""
+    found = {name: {**results.load()["stacks"], "title": name} for name in ("soak", "stacks")}
+    page = results.page(found, ["stacks"])
+    assert page.index("**stacks**") < page.index("**soak**")
+    assert "`python -m benchmarks.soak --keep`" in page

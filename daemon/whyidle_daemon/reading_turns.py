@@ -1,8 +1,9 @@
 """Which waits of a target are worth a reading now, of as many as there may be.
 
-A wait of a kind that its thread was not read in yet comes first, since nothing else says where that is, and a
-tool may live for one. It may be in advance. Then comes what has lasted longest. A part of the readings is
-kept for these: a loop that asks every few milliseconds is read again and again, and gets what they leave.
+A wait of a kind that its thread was not read in yet comes first, since nothing else says where that is, and
+so does one that lasts; of these the one that has lasted longest. A part of the readings is kept for them: a
+loop that asks every few milliseconds is read again and again, and gets what they leave. A few readings of new
+kinds may come on top, for the tool that lives for one wait while others have used up what there was.
 """
 
 from __future__ import annotations
@@ -22,13 +23,12 @@ LEARNINGS, LEARNINGS_PER_S = 3, 0.1
 INCLUDED_NS: Final = 200_000  # CPU time of a reading that nothing is charged for: a stack on a slow host
 READ_COSTS_NS: Final = 75_000  # CPU time for which a reading counts as one: 0.3 % of a core at most
 KEPT: Final = MAX_READS / 4  # for long waits, and as much for what is new or lasts
-IN_ADVANCE: Final = MAX_READS / 4  # on a slow host the first of a thread counts as a dozen
+EXTRA, EXTRA_PER_S = MAX_READS / 4, READS_PER_S / 20  # on a slow host the first of a thread counts as a dozen
 LONG_WAIT_NS: Final = 2_000_000  # shorter ones may well be over before they are read
 LASTING_NS: Final = 50_000_000
+TRIES: Final = 3  # for one that changes while it is read, or whose tasks cannot be told
 MAX_KINDS: Final = 16  # of waits of one thread
-MAX_THREADS: Final = 20_000
-
-Kind = tuple[int, Peer]
+MAX_THREADS: Final = 1024
 
 
 class ReadingTurns:
@@ -36,15 +36,17 @@ class ReadingTurns:
 
     def __init__(self) -> None:
         self._left = float(MAX_READS)
+        self._extra = float(EXTRA)
         self._learnings = float(LEARNINGS)
         self._now_ns = 0
-        self._kinds: dict[int, set[Kind]] = {}
+        self._kinds: dict[int, dict[int, int]] = {}  # tid -> how often a kind was tried, by its hash
 
     def begin(self, now_ns: int) -> None:
         """A turn: there are as many more as time has passed."""
         elapsed = (now_ns - self._now_ns) / NS if self._now_ns else 0.0
         self._now_ns = now_ns
         self._left = min(MAX_READS, self._left + elapsed * READS_PER_S)
+        self._extra = min(EXTRA, self._extra + elapsed * EXTRA_PER_S)
         self._learnings = min(LEARNINGS, self._learnings + elapsed * LEARNINGS_PER_S)
 
     def charge(self, cpu_ns: int) -> None:
@@ -52,25 +54,31 @@ class ReadingTurns:
         cost = 1 + max(0, cpu_ns - INCLUDED_NS) / READ_COSTS_NS
         if cost > LEARNING and self._learnings >= 1:
             self._learnings, cost = self._learnings - 1, LEARNING
-        self._left -= cost
+        if self._left >= 1:
+            self._left -= cost
+        else:
+            self._extra -= cost
 
     @property
     def over(self) -> bool:
         """Whether nothing at all may be read."""
-        return self._left < 1 - IN_ADVANCE
+        return self._left < 1 and self._extra < 1
 
     @property
     def scarce(self) -> bool:
-        """Whether more would be in advance."""
-        return self._left < 1
+        """Whether what is new and what lasts needs all there is."""
+        return self._left < 1 + KEPT
 
     def may(self, thread: Glance) -> bool:
         """Whether a wait may be read."""
-        known, slept_ns = self._known(thread), self._slept_ns(thread)
-        kept = KEPT if slept_ns < LONG_WAIT_NS else 0.0
-        if known and slept_ns < LASTING_NS:
-            kept += KEPT
-        return self._left >= 1 + (kept if known or kept else -IN_ADVANCE)
+        slept_ns = self._slept_ns(thread)
+        if slept_ns < LONG_WAIT_NS:
+            return self._left >= 1 + (2 * KEPT if self._known(thread) else KEPT)
+        if slept_ns >= LASTING_NS and self._left >= 1:
+            return True
+        if self._known(thread):
+            return self._left >= 1 + KEPT
+        return not self.over
 
     def long(self, thread: Glance) -> bool:
         """Whether a thread sleeps for long enough to be still there when it has been read."""
@@ -78,29 +86,37 @@ class ReadingTurns:
 
     def order(self, thread: Glance) -> tuple[bool, int]:
         """The least comes first, of the long waits."""
-        return self._known(thread), thread.last_ns
+        return self._slept_ns(thread) < LASTING_NS and self._known(thread), thread.last_ns
 
-    def was_read(self, thread: Glance) -> None:
-        """Nothing more is to be found out about waits of this kind."""
-        if len(self._kinds) >= MAX_THREADS:
-            self._kinds.clear()
-        kinds = self._kinds.setdefault(thread.tid, set())
+    def tried(self, thread: Glance, *, settled: bool) -> None:
+        """A wait was read; ``settled``: nothing more is to be found out about its kind."""
+        kinds = self._kinds.pop(thread.tid, {})
         if len(kinds) >= MAX_KINDS:
             kinds.clear()
-        kinds.add(kind(thread))
+        kind = _kind(thread)
+        kinds[kind] = TRIES if settled else kinds.get(kind, 0) + 1
+        self._kinds[thread.tid] = kinds
+        if len(self._kinds) > MAX_THREADS:
+            del self._kinds[next(iter(self._kinds))]  # who was read longest ago
 
     def ended(self, tid: int) -> None:
-        """A thread has ended; its number may be another's soon."""
+        """A thread has ended, or executes another program; its number may be another's soon."""
         self._kinds.pop(tid, None)
 
     def _known(self, thread: Glance) -> bool:
-        return kind(thread) in self._kinds.get(thread.tid, ())
+        return self._kinds.get(thread.tid, {}).get(_kind(thread), 0) >= TRIES
 
     def _slept_ns(self, thread: Glance) -> int:
         return self._now_ns - thread.last_ns if thread.state > Wait.RUNQUEUE else 0
 
 
-def kind(thread: Glance) -> Kind:
-    """What a wait has in common with those that its place stands for: see ``naming``."""
+def wait_and_peer(thread: Glance) -> tuple[int, Peer]:
+    """What a thread that is read waits for: on its way to a CPU it runs, and only sockets have a peer."""
     wait = thread.state if thread.state != Wait.RUNQUEUE else Wait.RUNNING
     return wait, thread.peer if thread.state in SOCKET_WAITS else NO_PEER
+
+
+def _kind(thread: Glance) -> int:
+    """What a wait has in common with those that its place stands for (``wait_tables``), in eight bytes."""
+    wait, peer = wait_and_peer(thread)
+    return hash((wait, peer.remote, peer.remote_port, peer.family))

@@ -23,7 +23,7 @@ from whyidle_daemon.facts import LoopTasks, StackSample
 from whyidle_daemon.loop_reader import LoopReader, Reading, site_of
 from whyidle_daemon.pystack import Frame, StackError, StackReader
 from whyidle_daemon.reading_guard import UNGUARDED, Guard, Process
-from whyidle_daemon.reading_turns import ReadingTurns, kind
+from whyidle_daemon.reading_turns import ReadingTurns, wait_and_peer
 from whyidle_daemon.recent import Recent
 from whyidle_probes.events import Glance, Thread, Wait
 
@@ -86,6 +86,7 @@ class StackSampler:
     def started(self, pid: int, now_ns: int) -> None:
         """A process is new, or is another program now."""
         self.forget(pid)
+        self._turns.ended(pid)
         self._pending[pid] = now_ns, 0
 
     def forget(self, pid: int) -> None:
@@ -131,16 +132,14 @@ class StackSampler:
         self._last_ns = now_ns
         self._turns.begin(now_ns)
         found: list[Read] = []
-        for tid in () if self._turns.over else self._in_turn(tids):
-            thread = self._caught(tid)
-            if thread is None or not self._turns.may(thread):
-                continue
-            long = self._turns.long(thread)
-            for _ in range(1 if long else SHORT_TRIES):
-                read = self._charged(thread, long)
-                found += read
-                if read or self._turns.scarce:
-                    break
+        long, others = self._in_turn(() if self._turns.over else tids)
+        for thread in long:
+            if self._turns.may(thread):
+                found += self._tried(thread.tid)
+        for tid in others:
+            if self._turns.scarce:
+                break
+            found += self._tried(tid)
         if len(self._done) > MAX_DONE:
             self._done.clear()
             self._late.clear()
@@ -166,9 +165,9 @@ class StackSampler:
                 return None
         return None
 
-    def _in_turn(self, tids: Iterable[int]) -> list[int]:
-        """Who may be read now: the long waits, in order, and the rest."""
-        long: list[tuple[tuple[bool, int], int]] = []
+    def _in_turn(self, tids: Iterable[int]) -> tuple[list[Glance], list[int]]:
+        """The long waits, in the order in which they may be read, and who else there is."""
+        long: list[Glance] = []
         others: list[int] = []
         for tid in tids:
             thread = self._look(tid)
@@ -177,10 +176,22 @@ class StackSampler:
             if not self._wanted(thread):
                 others += [tid] if thread.state <= Wait.RUNQUEUE else []
             elif self._turns.long(thread):
-                long.append((self._turns.order(thread), tid))
+                long.append(thread)
             else:
                 others.append(tid)
-        return [tid for _, tid in sorted(long)] + others
+        return sorted(long, key=self._turns.order), others
+
+    def _tried(self, tid: int) -> list[Read]:
+        """What is read of a thread as it is by now, which may be nothing."""
+        thread = self._caught(tid)
+        if thread is None or not self._turns.may(thread):
+            return []
+        long = self._turns.long(thread)
+        for _ in range(1 if long else SHORT_TRIES):
+            read = self._charged(thread, long)
+            if read or self._turns.scarce:
+                return read
+        return []
 
     def _again(self, thread: Glance) -> bool:
         """Whether a thread is, or soon is, in a wait of the same kind again."""
@@ -238,7 +249,7 @@ class StackSampler:
             if loop == "waiting":
                 frames, loop, reading = self._awaited(reader, frames, thread if long else None)
         except StackError as error:
-            self._turns.was_read(thread)
+            self._turns.tried(thread, settled=error.reason == "no_thread")
             self._unreadable(thread, error.reason, long)
             return []
         if long:
@@ -246,6 +257,7 @@ class StackSampler:
             if after is None or after.last_ns != thread.last_ns or after.state != thread.state:
                 # It ran meanwhile: the stack may be of two moments. If it was woken before, that is no loss.
                 self.dropped += not thread.wake_ns
+                self._turns.tried(thread, settled=False)
                 if reading.fact is not None:
                     self._loops.failed(thread.pid)
                 return []
@@ -255,13 +267,13 @@ class StackSampler:
             if reading.late:
                 self._late[thread.tid] = thread.last_ns
         elif not self._again(thread):
+            self._turns.tried(thread, settled=False)
             return []
-        if not reading.late:
-            self._turns.was_read(thread)
+        self._turns.tried(thread, settled=not reading.late)
         site = site_of(frames)
         if site is None:
             return []
-        wait, peer = kind(thread)
+        wait, peer = wait_and_peer(thread)
         name = self._name(reader, thread.tid)
         sample = StackSample(thread.pid, thread.tid, thread.last_ns, site, loop, wait, peer, name)
         self._latest.put(sample)

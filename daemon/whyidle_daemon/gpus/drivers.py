@@ -73,9 +73,9 @@ class Drivers:
         ns, until_ns, last_ns = worked.get(best, _NOT)
         return Driving(best, until_ns, last_ns) if ns > 0 else Driving(best, default_ns, default_ns)
 
-    def ended_ns(self, process: Process, tid: int) -> int:
-        """When a thread ended; 0: it has not, or nobody saw it."""
-        return self._threads_of(process.pid).get(tid, (0, 0))[1]
+    def life(self, process: Process, tid: int) -> tuple[int, int]:
+        """When a thread began and ended; 0: it has not, or nobody saw it."""
+        return self._threads_of(process.pid).get(tid, (0, 0))
 
     def _threads_of(self, pid: int) -> dict[int, tuple[int, int]]:
         if self._by_pid is None:

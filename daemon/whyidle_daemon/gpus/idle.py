@@ -12,7 +12,7 @@ from typing import NamedTuple
 from whyidle_daemon import chains
 from whyidle_daemon.chains import Chain, Link
 from whyidle_daemon.gaps import ExplainedGap, IdleSums, Piece, explain, fit
-from whyidle_daemon.gpus.drivers import Drivers
+from whyidle_daemon.gpus.drivers import Drivers, Driving
 from whyidle_daemon.gpus.spans import Idle, Idleness, Scattered
 from whyidle_daemon.processes import Process
 from whyidle_daemon.roots import Cause, RootPiece, roots_of
@@ -21,6 +21,7 @@ from whyidle_probes.events import Wait
 
 WINDOW_NS = 200_000_000  # beside a gap, in which its driver is looked for
 STRETCH_NS, MAX_STRETCHES = 500_000_000, 64  # of scattered idle time
+MAX_DEPTH = 3  # of cutting one: a server may have a thread for each of many short calls
 _RUNNING, _UNKNOWN = int(Wait.RUNNING), int(Wait.UNKNOWN)
 _WORK = frozenset({_RUNNING, _UNKNOWN, int(Wait.GPU)})
 
@@ -40,6 +41,14 @@ class Way(NamedTuple):
     walk: Walk
 
 
+class _Turn(NamedTuple):
+    """A part of a stretch, and who drove; ``last``: it ended within, and nobody drove after it."""
+
+    part: Scattered
+    driving: Driving
+    last: bool
+
+
 def explain_idleness(sums: IdleSums, found: Idleness, user: User, way: Way, last_ns: int = 0) -> None:
     """Add gaps and scattered idle time to ``sums``; a gap that ends at ``last_ns`` is still open."""
     for number, gap in enumerate(found.gaps):
@@ -52,11 +61,11 @@ def explain_idleness(sums: IdleSums, found: Idleness, user: User, way: Way, last
     for part in found.scattered:
         for stretch in _stretches(part):
             process = user(stretch.start_ns, stretch.end_ns)
-            tid, _, last_ns = way.drivers.at(process, stretch.start_ns, stretch.end_ns, stretch.end_ns)
-            for piece in _spread(stretch, way.lines(tid)):
-                cause = Cause(process, tid, piece.wait, piece.key)
-                sums.causes[cause] = sums.causes.get(cause, 0) + piece.ns
-            sums.take_roots(_spread_roots(stretch, (process, tid), last_ns, way))
+            for turn in _turns(stretch, process, way.drivers):
+                for piece in _spread(turn.part, way.lines(turn.driving.tid)):
+                    cause = Cause(process, turn.driving.tid, piece.wait, piece.key)
+                    sums.causes[cause] = sums.causes.get(cause, 0) + piece.ns
+                sums.take_roots(_spread_roots(turn, process, way))
 
 
 def _work_beside(gaps: Sequence[Idle], number: int) -> tuple[int, int]:
@@ -111,6 +120,33 @@ def _stretches(part: Scattered) -> Iterator[Scattered]:
             yield Scattered(part.start_ns + start, part.start_ns + end, idle)
 
 
+def _turns(part: Scattered, process: Process, drivers: Drivers, depth: int = MAX_DEPTH) -> Iterator[_Turn]:
+    """A stretch, cut where one driver had ended or another had not begun, if somebody else drove there."""
+    driving = drivers.at(process, part.start_ns, part.end_ns, part.end_ns)
+    born_ns, ended_ns = drivers.life(process, driving.tid)
+
+    def others(start_ns: int, end_ns: int) -> bool:
+        """Whether another thread was at work then; the main thread is who is asked in doubt."""
+        tid = drivers.at(process, start_ns, end_ns, end_ns).tid
+        return tid not in (driving.tid, drivers.main(process))
+
+    begins, ends = part.start_ns < born_ns < part.end_ns, part.start_ns < ended_ns < part.end_ns
+    before = depth > 0 and begins and others(part.start_ns, born_ns)
+    after = depth > 0 and ends and others(ended_ns, part.end_ns)
+    start_ns, end_ns = born_ns if before else part.start_ns, ended_ns if after else part.end_ns
+    if before:
+        yield from _turns(_cut(part, part.start_ns, start_ns), process, drivers, depth - 1)
+    yield _Turn(_cut(part, start_ns, end_ns), driving, last=depth > 0 and ends and not after)
+    if after:
+        yield from _turns(_cut(part, end_ns, part.end_ns), process, drivers, depth - 1)
+
+
+def _cut(part: Scattered, start_ns: int, end_ns: int) -> Scattered:
+    """A part of it; those that touch one another add up."""
+    length, begin, end = part.end_ns - part.start_ns, start_ns - part.start_ns, end_ns - part.start_ns
+    return Scattered(start_ns, end_ns, part.idle_ns * end // length - part.idle_ns * begin // length)
+
+
 def _spread(part: Scattered, records: list[Record]) -> list[Piece]:
     """What the driver waited for meanwhile, scaled to the idle time: it also waits while the GPU works."""
     inside = between(records, part.start_ns, part.end_ns)
@@ -123,9 +159,9 @@ def _spread(part: Scattered, records: list[Record]) -> list[Piece]:
     ]
 
 
-def _spread_roots(part: Scattered, who: tuple[Process, int], until_ns: int, way: Way) -> list[RootPiece]:
+def _spread_roots(turn: _Turn, process: Process, way: Way) -> list[RootPiece]:
     """The same for the roots: whatever held up the driver until it was at work, scaled to the idle time."""
-    process, tid = who
+    part, tid, until_ns = turn.part, turn.driving.tid, turn.driving.last_ns
     found: dict[tuple[Cause, Chain], int] = {}
 
     def walked(start_ns: int, end_ns: int) -> None:
@@ -134,7 +170,7 @@ def _spread_roots(part: Scattered, who: tuple[Process, int], until_ns: int, way:
                 found[cause, chain] = found.get((cause, chain), 0) + ns
 
     walked(part.start_ns, until_ns)
-    if 0 < way.drivers.ended_ns(process, tid) < part.end_ns:  # what came then held up whoever would be next
+    if turn.last:  # what came then held up whoever would be next
         walked(until_ns, part.end_ns)
     else:
         # What it waits for beyond that ends elsewhere: nobody is asked who ends it.

@@ -297,6 +297,109 @@ def test_a_wait_of_a_new_kind_comes_before_those_of_a_loop(monkeypatch: pytest.M
         assert loop.sample() == ["search"], f"number {number}"
 
 
+def starved(monkeypatch: pytest.MonkeyPatch, first: str) -> int:
+    """Of 120 waits of a second, how many are read beside a thread that is in another wait whenever asked."""
+    loop = Loop(monkeypatch)
+    loop.costs_ns = 15 * reading_turns.READ_COSTS_NS
+    lasts = loop.thread._replace(tid=PID + 1, state=int(Wait.FUTEX))
+    asleep = {PID: loop.thread, PID + 1: lasts}
+    loop.sampler._look = lambda tid: asleep.get(min(tid, PID + 1) if first != "thread" else tid)
+    readings: list[tuple[int, int]] = []
+    torn = first == "torn"
+
+    def read(tid: int) -> Any:
+        loop.cpu_ns += loop.costs_ns
+        readings.append((tid, asleep[tid].last_ns))
+        if first == "changes" and tid == PID:
+            asleep[tid] = asleep[tid]._replace(last_ns=asleep[tid].last_ns + 1)
+        if torn and tid == PID:
+            raise StackError("torn")
+        return SimpleNamespace(frames=LOOP[2:])
+
+    monkeypatch.setattr(loop, "read", read)
+    other = PID
+    for turn in range(2400):
+        loop.now += 50 * MS
+        if turn % 20 == 0:
+            asleep[PID + 1] = lasts._replace(last_ns=loop.now - 3 * MS)
+        peer = NO_PEER._replace(local_port=turn, remote_port=80, family=2) if first == "port" else NO_PEER
+        if first == "thread":
+            asleep.pop(other, None)
+            loop.sampler.ended(other)
+            other = PID + 2 + turn
+        state = int(Wait.TCP if first == "port" else Wait.SLEEP)
+        asleep[other] = loop.thread._replace(tid=other, state=state, last_ns=loop.now - 3 * MS, peer=peer)
+        loop.sampler.sample([other, PID + 1], loop.now)
+    return len({since for tid, since in readings if tid == PID + 1})
+
+
+@pytest.mark.parametrize("first", ["same", "port", "changes", "torn", "thread"])
+def test_what_lasts_is_read_whatever_else_there_is(first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new connection for each poll, stacks that change or are torn, a new thread each time."""
+    assert starved(monkeypatch, first) == 120
+
+
+def test_a_crowd_is_looked_at_once_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty threads of which each waits anew for the same: who may not be read is not looked at again."""
+    loop = Loop(monkeypatch)
+    looks = 0
+
+    def look(tid: int) -> Glance:
+        nonlocal looks
+        looks += 1
+        return loop.thread._replace(tid=tid, state=int(Wait.FUTEX), last_ns=loop.now - 3 * MS)
+
+    loop.sampler._look = look
+    tids, turns = list(range(PID, PID + 60)), 400
+    for _ in range(turns):
+        loop.now += 50 * MS
+        loop.sampler.sample(tids, loop.now)
+    each = 2  # before a reading, and after it
+    assert looks <= turns * len(tids) + each * loop.sampler.reads
+
+
+def test_a_new_kind_does_not_wait_for_what_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the readings are used up there are some for it alone, however long others have lasted."""
+    loop = Loop(monkeypatch)
+    loop.found = Tasks((), True)
+    assert loop.sample()
+    asleep = {PID: loop.thread._replace(last_ns=START + MS), PID + 1: loop.thread._replace(tid=PID + 1)}
+    asleep[PID + 1] = asleep[PID + 1]._replace(last_ns=START + 10_000 * MS)
+    loop.sampler._look = asleep.get
+    loop.now = START + 10_003 * MS
+    loop.sampler.sample([], loop.now)
+    loop.sampler._turns._left = 0.0
+    loop.now += MS
+    found = loop.sampler.sample([PID, PID + 1], loop.now)
+    assert {one.tid for one in found} == {PID + 1}
+
+
+def test_kinds_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand threads that live, with as many clients each as there may be."""
+    turns = reading_turns.ReadingTurns()
+    thread = Loop(monkeypatch).thread._replace(state=int(Wait.TCP))
+    for number in range(10_000):
+        for port in range(20):
+            peer = NO_PEER._replace(remote_port=port + 1, family=2)
+            turns.tried(thread._replace(tid=number, peer=peer), settled=True)
+    assert len(turns._kinds) == reading_turns.MAX_THREADS
+    assert max(map(len, turns._kinds.values())) <= reading_turns.MAX_KINDS
+    assert turns._known(thread._replace(tid=9_999, peer=NO_PEER._replace(remote_port=20, family=2)))
+
+
+def test_another_program_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher becomes a tool by exec, and keeps its number."""
+    loop = Loop(monkeypatch)
+    assert loop.sample() == ["search"]
+    loop.sampler._turns._left = 0.0
+    loop.thread = loop.thread._replace(last_ns=loop.now)
+    loop.now += 10 * MS
+    assert loop.sample() == []
+    loop.sampler.started(PID, loop.now)
+    loop.sampler.discover(loop.now)
+    assert loop.sample() == ["search"]
+
+
 def test_what_has_lasted_longest_is_read_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of waits that are known; one of a kind that is new comes before them."""
     loop = Loop(monkeypatch)
@@ -328,7 +431,7 @@ def test_a_reading_that_left_something_open_does_not_make_its_kind_known(
     assert loop.sample() == ["main"]
     loop.found = Tasks((SEARCH,), True)
     loop.sampler._turns._left = 0.0
-    loop.now += 30 * MS
+    loop.now += 30 * MS  # not long enough to be read for that it lasts
     assert loop.sample() == ["search"]
 
 

@@ -13,7 +13,6 @@ from whyidle_daemon.gpus.drivers import Drivers
 from whyidle_daemon.gpus.idle import Way, explain_idleness
 from whyidle_daemon.gpus.spans import idleness, segments
 from whyidle_daemon.processes import Process
-from whyidle_daemon.roots import Cause
 from whyidle_daemon.timelines import Record
 from whyidle_daemon.wakes import Wakes
 from whyidle_probes.events import Start, Thread, Wait
@@ -21,7 +20,6 @@ from whyidle_probes.events import Start, Thread, Wait
 MS = 1_000_000
 PERIOD = 100
 MAIN, FIRST, SECOND = 10, 11, 12
-SHORT = ((0, 60), (1, 20))  # periods, and how many ms the GPU was busy in each: idle time is in small gaps
 SERVER = Process(MAIN, 0, provisional=False)
 
 
@@ -80,32 +78,64 @@ def test_the_work_after_a_gap_is_not_that_behind_the_next_one() -> None:
     assert found[0] == (FIRST, 162)
 
 
-def test_idle_time_after_the_end_of_the_last_caller() -> None:
-    """The GPU worked at times for one that ended: from then on the server waited to be called."""
+def roots_of_callers(
+    lives: dict[int, tuple[int, int]], periods: int, busy: int
+) -> dict[tuple[int, bool], int]:
+    """Idle ms by thread, and whether it waited to be called. Each period has ``busy`` ms of work in it.
+
+    The server's main thread makes a thread for each call, and waits for the next one at all other times.
+    """
 
     def find(pid: int, ns: int) -> Process:
         return SERVER
 
     wakes = Wakes(find)
     wakes.serves(Serving(MAIN, 8000))
-    wakes.start(Start(1, 10 * MS, MAIN, FIRST, MAIN, MAIN))
-    wakes.exit(Thread._make([MAIN, FIRST, *[0] * 22])._replace(first_ns=10 * MS, end_ns=130 * MS))
-    waiting = Record(10 * MS, 1000 * MS, 0, int(Wait.POLL), None)
-    lines = {MAIN: [waiting]}
+    free, lines = 10, []
+    for tid, (begin, end) in sorted(lives.items(), key=lambda life: life[1]):
+        wakes.start(Start(1, begin * MS, MAIN, tid, MAIN, MAIN))
+        wakes.exit(Thread._make([MAIN, tid, *[0] * 22])._replace(first_ns=begin * MS, end_ns=end * MS))
+        if begin > free:
+            lines.append(Record(free * MS, (begin - free) * MS, 0, int(Wait.POLL), None))
+        free = begin
+    lines.append(Record(free * MS, 5000 * MS, 0, int(Wait.POLL), None))
 
     def lines_of(tid: int) -> list[Record]:
-        return lines.get(tid, [])
+        return lines if tid == MAIN else []
 
     walker = Walker(wakes, find, lines_of)
     drivers = Drivers(lambda process: None, lambda: {MAIN: [MAIN]}, lines_of, wakes.lives)
-    way = Way(drivers, lines_of, walker.walk)
     spans = [
-        EngineSpan("gpu", n * PERIOD * MS, (n + 1) * PERIOD * MS, ms * MS, 0, PERIOD * MS) for n, ms in SHORT
+        EngineSpan("gpu", n * PERIOD * MS, (n + 1) * PERIOD * MS, busy * MS, 0, PERIOD * MS)
+        for n in range(periods)
     ]
     sums = IdleSums()
+    way = Way(drivers, lines_of, walker.walk)
     explain_idleness(sums, idleness(segments(spans)), lambda start, end: SERVER, way)
-    assert sums.roots.causes == {
-        Cause(SERVER, MAIN, int(Wait.RUNNING), None): 10 * MS,  # until it made the caller's thread
-        Cause(SERVER, FIRST, int(Wait.RUNNING), None): 40 * MS,
-        Cause(SERVER, MAIN, int(Wait.POLL), None, nobody=True): 70 * MS,
-    }
+    found: dict[tuple[int, bool], int] = {}
+    for cause, ns in sums.roots.causes.items():
+        found[cause.tid, cause.nobody] = found.get((cause.tid, cause.nobody), 0) + ns // MS
+    assert sum(sums.roots.causes.values()) == periods * (PERIOD - busy) * MS
+    return found
+
+
+def test_idle_time_after_the_end_of_the_last_caller() -> None:
+    """The GPU worked at times for one that ended: from then on the server waited to be called."""
+    found = roots_of_callers({FIRST: (10, 130)}, 2, 40)
+    assert found == {(MAIN, False): 10, (FIRST, False): 40, (MAIN, True): 70}
+
+
+@pytest.mark.parametrize("change", [240, 250, 260])
+def test_callers_one_after_another_are_no_lack_of_demand(change: int) -> None:
+    """Whichever of two drove for longer: there was always one but for 10 ms at either end."""
+    found = roots_of_callers({FIRST: (10, change), SECOND: (change + 2, 490)}, 5, 40)
+    assert found[FIRST, False] + found[SECOND, False] >= 270
+    assert found.get((MAIN, True), 0) <= 15
+
+
+@pytest.mark.parametrize("length", [23, 50, 90])
+def test_many_short_callers_are_no_lack_of_demand(length: int) -> None:
+    """However many there are in half a second: nobody says that the server was not called."""
+    lives = {100 + n: (10 + n * length, 10 + (n + 1) * length - 1) for n in range(480 // length)}
+    found = roots_of_callers(lives, 5, 40)
+    assert found.get((MAIN, True), 0) <= 20 + len(lives)  # a millisecond between two

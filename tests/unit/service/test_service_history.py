@@ -451,3 +451,19 @@ def test_a_forecast_is_the_last_one() -> None:
     assert found["cgroup"]["limit_at_s"] == 2400.0 + 720.0
     assert found["cgroup"]["advice"] == "In 2 parts of the history; in the last of them: 120 s"
     assert (found["kv_cache"]["limit_at_s"], found["kv_cache"]["advice"]) == (660.0, "60 s")
+
+
+def test_what_was_left_out_adds_up() -> None:
+    """Of the parts that say so: those of old recordings do not."""
+    threads = {"count": 3, "wall_s": 2.0, "states": {"sleep": 1.5, "running": 0.5}}
+    more = {"count": 1, "wall_s": 0.5, "states": {"disk": 0.5}}
+    parts = [
+        part("2026-11-26T10:00:00Z", processes_omitted={"count": 2, "cpu_s": 0.5}, threads_omitted=threads),
+        part("2026-11-26T10:10:00Z"),
+        part("2026-11-26T10:20:00Z", processes_omitted={"count": 5, "cpu_s": 1.0}, threads_omitted=more),
+    ]
+    whole = merged(parts)
+    assert whole["processes_omitted"] == {"count": 7, "cpu_s": 1.5}
+    states = {"sleep": 1.5, "running": 0.5, "disk": 0.5}
+    assert whole["threads_omitted"] == {"count": 4, "wall_s": 2.5, "states": states}
+    assert "threads_omitted" not in merged([part("2026-11-26T10:00:00Z"), part("2026-11-26T10:10:00Z")])

@@ -16,12 +16,14 @@ from whyidle_probes.events import NO_PEER, Glance, Peer, Wait
 NS: Final = 1_000_000_000
 READS_PER_S: Final = 40
 MAX_READS: Final = 80  # at once: the first reading of a loop learns its classes, which is some milliseconds
-# What a long one counts as at most, three times and then once in ten seconds: else the loops whose classes it
-# learnt would not be looked at for seconds.
+# What a long one counts as at most, eight times and then once in five seconds: on a slow host to learn the
+# classes of a loop's tasks takes 20 ms, twice, and else the loop would not be looked at for seconds.
 LEARNING: Final = MAX_READS / 4
-LEARNINGS, LEARNINGS_PER_S = 3, 0.1
-INCLUDED_NS: Final = 200_000  # CPU time of a reading that nothing is charged for: a stack on a slow host
-READ_COSTS_NS: Final = 75_000  # CPU time for which a reading counts as one: 0.3 % of a core at most
+LEARNINGS, LEARNINGS_PER_S = 8, 0.2
+INCLUDED_NS: Final = 300_000  # CPU time of a reading that nothing is charged for: a stack on a slow host
+READ_COSTS_NS: Final = (
+    150_000  # CPU time beyond that for which one counts as one more: 0.6 % of a core at most
+)
 KEPT: Final = MAX_READS / 4  # for long waits, and as much for what is new or lasts
 EXTRA, EXTRA_PER_S = MAX_READS / 4, READS_PER_S / 20  # on a slow host the first of a thread counts as a dozen
 LONG_WAIT_NS: Final = 2_000_000  # shorter ones may well be over before they are read
@@ -68,6 +70,11 @@ class ReadingTurns:
     def scarce(self) -> bool:
         """Whether what is new and what lasts needs all there is."""
         return self._left < 1 + KEPT
+
+    @property
+    def dear(self) -> bool:
+        """Whether another try for the same short wait would be at the cost of others."""
+        return self._left < 1 + 2 * KEPT
 
     def may(self, thread: Glance) -> bool:
         """Whether a wait may be read."""

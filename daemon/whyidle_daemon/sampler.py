@@ -3,8 +3,8 @@
 A thread that sleeps is looked at without stopping it. The reading counts only if the thread's record in the
 kernel says afterwards that it is still in the same sleep; what cannot be trusted is dropped and counted. A
 wait is read once, a loop's again if its tasks could not be told yet, one whose reading failed when it has
-lasted twice as long. A target gets a bounded number of readings per second: at 75 µs each the daemon stays
-far below 1 % of a core, and waits in between are attributed by the ones that were read.
+lasted twice as long. A target gets a bounded number of readings per second, fewer where they are dear, and
+waits in between are attributed by the ones that were read.
 
 A wait may be shorter than a reading takes. Of those it is enough that the thread is in a wait of the same
 kind afterwards: they are many and alike, or they would not matter.
@@ -189,7 +189,7 @@ class StackSampler:
         long = self._turns.long(thread)
         for _ in range(1 if long else SHORT_TRIES):
             read = self._charged(thread, long)
-            if read or self._turns.scarce:
+            if read or self._turns.dear:
                 return read
         return []
 

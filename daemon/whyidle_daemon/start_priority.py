@@ -24,10 +24,13 @@ def raise_it() -> None:
 
 
 def restore(tasks: Path = Path("/proc/self/task")) -> None:
-    """All threads of this process are as before :func:`raise_it` again. Idempotent."""
+    """All threads of this process are as before :func:`raise_it` again. Idempotent.
+
+    But for one that kept capabilities which this thread has dropped, and so is none of the daemon's.
+    """
     if not _given:
         return
     given = _given.pop()
     for task in tasks.iterdir():
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.setpriority(os.PRIO_PROCESS, int(task.name), given)

@@ -19,7 +19,7 @@ def everybody():
 given = os.getpriority(os.PRIO_PROCESS, 0)
 start_priority.raise_it()
 done = threading.Event()
-threading.Thread(target=done.wait).start()
+threading.Thread(target=done.wait, daemon=True).start()
 child = [sys.executable, "-c", "import os; print(os.getpriority(os.PRIO_PROCESS, 0))"]
 raised = everybody() + [int(subprocess.run(child, capture_output=True, check=True).stdout)]
 start_priority.restore()
@@ -62,3 +62,15 @@ def test_who_may_not_starts_as_everybody() -> None:
     """Under systemd it has no CAP_SYS_NICE: nothing is raised, and nothing said."""
     given, raised, restored = told("setpriv", "--bounding-set=-sys_nice", "--inh-caps=-all", "--")
     assert (raised, restored) == ([given, given], [given])
+
+
+@needs_rise
+def test_a_thread_that_does_not_obey_ends_nothing() -> None:
+    """Whatever runs in the daemon beside it and did not drop its capabilities: the others are restored."""
+    drop = (
+        "from whyidle_daemon import privileges; privileges.drop(privileges.KEPT)\nstart_priority.restore()\n"
+    )
+    program = PROGRAM.replace("start_priority.restore()\n", drop, 1)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    given, raised, restored = json.loads(done.stdout)
+    assert (raised, restored) == ([given - 10, given - 10], [given - 10, given])

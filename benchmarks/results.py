@@ -51,10 +51,14 @@ def table(name: str, found: dict[str, Any]) -> str:
         "",
         f"`{command}`, {found['measured_at']}, Linux {found['kernel']}, {found['cpus']} virtual CPUs.",
     ]
-    picture = FOLDER.parent / f"{name}.png"
-    if picture.exists():
-        lines += ["", f"![{found['title']}]({picture.name})"]
+    if picture(name).exists():
+        lines += ["", f"![{found['title']}]({picture(name).name})"]
     return "\n".join(lines)
+
+
+def picture(name: str) -> Path:
+    """Where the picture of a result is, if it has one: beside the page that shows it."""
+    return PAGE.with_name(f"{name}.png")
 
 
 def headlines(results: dict[str, dict[str, Any]]) -> str:

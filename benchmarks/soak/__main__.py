@@ -47,13 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     said = (options.out / LOG).read_bytes()
     judgements = judge(run.samples, os.cpu_count() or 1, said.count(b"ERROR") + said.count(b"CRITICAL"))
     text = verdict_text(judgements, options.minutes, run)
+    title = text.splitlines()[0]
     (options.out / "verdict.txt").write_text(text)
     from benchmarks.soak.picture import draw  # noqa: PLC0415 (matplotlib, once there is something to draw)
 
-    draw(run.samples, options.out / "soak.png", text.splitlines()[0])
+    draw(run.samples, options.out / "soak.png", title)
     print(text)
     if options.keep:
-        keep(judgements, text, options.out / "soak.png")
+        keep(title, judgements, run, options.out / "soak.png")
     return 0 if passed(judgements) and not run.ended else 1
 
 
@@ -126,19 +127,22 @@ def verdict_text(judgements: Sequence[Judgement], minutes: float, run: Run) -> s
     for judgement in judgements:
         goal = f" (goal: {judgement.goal}): {judgement.verdict}" if judgement.goal else ""
         lines.append(f"  {judgement.what:38} {judgement.found}{goal}")
-    lines += ["", "  the load: " + ", ".join(f"{count} {name}" for name, count in sorted(run.done.items()))]
+    lines += ["", f"  the load: {_load_of(run)}"]
     return "\n".join(lines)
 
 
-def keep(judgements: Sequence[Judgement], text: str, picture: Path) -> None:
+def _load_of(run: Run) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(run.done.items()))
+
+
+def keep(title: str, judgements: Sequence[Judgement], run: Run, picture: Path) -> None:
     """Put a verdict into benchmarks/RESULTS.md: its title, its lines and its picture."""
     from benchmarks.__main__ import write_tables  # noqa: PLC0415 (every benchmark)
 
-    lines = text.splitlines()
     rows = [Row(each.what, each.found, each.goal, each.verdict) for each in judgements]
-    rows.append(Row("the load", lines[-1].partition(": ")[2], "", ""))
-    results.store("soak", lines[0], rows)
-    shutil.copyfile(picture, results.FOLDER.parent / "soak.png")
+    rows.append(Row("the load", _load_of(run), "", ""))
+    results.store("soak", title, rows)
+    shutil.copyfile(picture, results.picture("soak"))
     write_tables()
 
 

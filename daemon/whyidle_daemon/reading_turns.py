@@ -21,9 +21,7 @@ MAX_READS: Final = 80  # at once: the first reading of a loop learns its classes
 LEARNING: Final = MAX_READS / 4
 LEARNINGS, LEARNINGS_PER_S = 8, 0.2
 INCLUDED_NS: Final = 300_000  # CPU time of a reading that nothing is charged for: a stack on a slow host
-READ_COSTS_NS: Final = (
-    150_000  # CPU time beyond that for which one counts as one more: 0.6 % of a core at most
-)
+READ_COSTS_NS: Final = 150_000  # beyond that, for which it counts as one more: 0.6 % of a core at most
 KEPT: Final = MAX_READS / 4  # for long waits, and as much for what is new or lasts
 EXTRA, EXTRA_PER_S = MAX_READS / 4, READS_PER_S / 20  # on a slow host the first of a thread counts as a dozen
 LONG_WAIT_NS: Final = 2_000_000  # shorter ones may well be over before they are read
@@ -40,13 +38,13 @@ class ReadingTurns:
         self._left = float(MAX_READS)
         self._extra = float(EXTRA)
         self._learnings = float(LEARNINGS)
-        self._now_ns = 0
+        self.now_ns = 0
         self._kinds: dict[int, dict[int, int]] = {}  # tid -> how often a kind was tried, by its hash
 
     def begin(self, now_ns: int) -> None:
         """A turn: there are as many more as time has passed."""
-        elapsed = (now_ns - self._now_ns) / NS if self._now_ns else 0.0
-        self._now_ns = now_ns
+        elapsed = (now_ns - self.now_ns) / NS if self.now_ns else 0.0
+        self.now_ns = now_ns
         self._left = min(MAX_READS, self._left + elapsed * READS_PER_S)
         self._extra = min(EXTRA, self._extra + elapsed * EXTRA_PER_S)
         self._learnings = min(LEARNINGS, self._learnings + elapsed * LEARNINGS_PER_S)
@@ -114,7 +112,7 @@ class ReadingTurns:
         return self._kinds.get(thread.tid, {}).get(_kind(thread), 0) >= TRIES
 
     def _slept_ns(self, thread: Glance) -> int:
-        return self._now_ns - thread.last_ns if thread.state > Wait.RUNQUEUE else 0
+        return self.now_ns - thread.last_ns if thread.state > Wait.RUNQUEUE else 0
 
 
 def wait_and_peer(thread: Glance) -> tuple[int, Peer]:

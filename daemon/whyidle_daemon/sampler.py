@@ -78,7 +78,6 @@ class StackSampler:
         self._late: dict[int, int] = {}  # tid -> since_ns of the wait that shall be read once more
         self._failed: dict[int, tuple[int, int]] = {}  # tid -> since_ns, and when it is tried again
         self._turns = ReadingTurns()
-        self._last_ns = 0
         self.running: Container[int] = ()  # threads that never sleep: read while they run
         self.reads = 0
         self.dropped = 0
@@ -129,7 +128,6 @@ class StackSampler:
 
     def sample(self, tids: Iterable[int], now_ns: int) -> list[Read]:
         """Read those that sleep in a wait that has not been read yet, as far as the budget goes."""
-        self._last_ns = now_ns
         self._turns.begin(now_ns)
         found: list[Read] = []
         long, others = self._in_turn(() if self._turns.over else tids)
@@ -216,7 +214,7 @@ class StackSampler:
 
     def _due_again(self, thread: Glance) -> bool:
         since_ns, due_ns = self._failed.get(thread.tid, (-1, 0))
-        return since_ns == thread.last_ns and due_ns <= self._last_ns
+        return since_ns == thread.last_ns and due_ns <= self._turns.now_ns
 
     def _charged(self, thread: Glance, long: bool) -> list[Read]:
         """Read, and count what that takes."""
@@ -301,7 +299,7 @@ class StackSampler:
             self.forget(thread.pid)
         elif reason != "no_thread" and long:
             self.dropped += 1
-            self._failed[thread.tid] = thread.last_ns, 2 * self._last_ns - thread.last_ns
+            self._failed[thread.tid] = thread.last_ns, 2 * self._turns.now_ns - thread.last_ns
 
     def _awaited(
         self, reader: StackReader, frames: Frames, thread: Glance | None

@@ -23,7 +23,7 @@ def raise_it() -> None:
         _given.append(given)
 
 
-def restore(tasks: Path = Path("/proc/self/task")) -> None:
+def restore() -> None:
     """All threads of this process are as before :func:`raise_it` again. Idempotent.
 
     But for one that kept capabilities which this thread has dropped, and so is none of the daemon's.
@@ -31,6 +31,6 @@ def restore(tasks: Path = Path("/proc/self/task")) -> None:
     if not _given:
         return
     given = _given.pop()
-    for task in tasks.iterdir():
+    for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.setpriority(os.PRIO_PROCESS, int(task.name), given)

@@ -61,7 +61,8 @@ def explain_idleness(sums: IdleSums, found: Idleness, user: User, way: Way, last
     for part in found.scattered:
         for stretch in _stretches(part):
             process = user(stretch.start_ns, stretch.end_ns)
-            for turn in _turns(stretch, process, way.drivers):
+            driving = way.drivers.at(process, stretch.start_ns, stretch.end_ns, stretch.end_ns)
+            for turn in _turns(stretch, driving, process, way.drivers):
                 for piece in _spread(turn.part, way.lines(turn.driving.tid)):
                     cause = Cause(process, turn.driving.tid, piece.wait, piece.key)
                     sums.causes[cause] = sums.causes.get(cause, 0) + piece.ns
@@ -115,30 +116,31 @@ def _stretches(part: Scattered) -> Iterator[Scattered]:
     number = max(1, min(MAX_STRETCHES, length // STRETCH_NS))
     for n in range(number):
         start, end = length * n // number, length * (n + 1) // number
-        idle = part.idle_ns * end // length - part.idle_ns * start // length
-        if idle:
-            yield Scattered(part.start_ns + start, part.start_ns + end, idle)
+        stretch = _cut(part, part.start_ns + start, part.start_ns + end)
+        if stretch.idle_ns:
+            yield stretch
 
 
-def _turns(part: Scattered, process: Process, drivers: Drivers, depth: int = MAX_DEPTH) -> Iterator[_Turn]:
-    """A stretch, cut where one driver had ended or another had not begun, if somebody else drove there."""
-    driving = drivers.at(process, part.start_ns, part.end_ns, part.end_ns)
+def _turns(
+    part: Scattered, driving: Driving, process: Process, drivers: Drivers, depth: int = MAX_DEPTH
+) -> Iterator[_Turn]:
+    """A stretch, cut where its driver had ended or had not begun, if somebody else drove there."""
     born_ns, ended_ns = drivers.life(process, driving.tid)
 
-    def others(start_ns: int, end_ns: int) -> bool:
-        """Whether another thread was at work then; the main thread is who is asked in doubt."""
-        tid = drivers.at(process, start_ns, end_ns, end_ns).tid
-        return tid not in (driving.tid, drivers.main(process))
+    def other(start_ns: int, end_ns: int) -> Driving | None:
+        """Another thread that was at work then; the main thread is who is asked in doubt."""
+        found = drivers.at(process, start_ns, end_ns, end_ns)
+        return None if found.tid in (driving.tid, drivers.main(process)) else found
 
     begins, ends = part.start_ns < born_ns < part.end_ns, part.start_ns < ended_ns < part.end_ns
-    before = depth > 0 and begins and others(part.start_ns, born_ns)
-    after = depth > 0 and ends and others(ended_ns, part.end_ns)
+    before = other(part.start_ns, born_ns) if depth > 0 and begins else None
+    after = other(ended_ns, part.end_ns) if depth > 0 and ends else None
     start_ns, end_ns = born_ns if before else part.start_ns, ended_ns if after else part.end_ns
     if before:
-        yield from _turns(_cut(part, part.start_ns, start_ns), process, drivers, depth - 1)
+        yield from _turns(_cut(part, part.start_ns, start_ns), before, process, drivers, depth - 1)
     yield _Turn(_cut(part, start_ns, end_ns), driving, last=depth > 0 and ends and not after)
     if after:
-        yield from _turns(_cut(part, end_ns, part.end_ns), process, drivers, depth - 1)
+        yield from _turns(_cut(part, end_ns, part.end_ns), after, process, drivers, depth - 1)
 
 
 def _cut(part: Scattered, start_ns: int, end_ns: int) -> Scattered:

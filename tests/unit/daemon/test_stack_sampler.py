@@ -303,16 +303,15 @@ def starved(monkeypatch: pytest.MonkeyPatch, first: str) -> int:
     loop.costs_ns = 15 * reading_turns.READ_COSTS_NS
     lasts = loop.thread._replace(tid=PID + 1, state=int(Wait.FUTEX))
     asleep = {PID: loop.thread, PID + 1: lasts}
-    loop.sampler._look = lambda tid: asleep.get(min(tid, PID + 1) if first != "thread" else tid)
+    loop.sampler._look = asleep.get
     readings: list[tuple[int, int]] = []
-    torn = first == "torn"
 
     def read(tid: int) -> Any:
         loop.cpu_ns += loop.costs_ns
         readings.append((tid, asleep[tid].last_ns))
         if first == "changes" and tid == PID:
             asleep[tid] = asleep[tid]._replace(last_ns=asleep[tid].last_ns + 1)
-        if torn and tid == PID:
+        if first == "torn" and tid == PID:
             raise StackError("torn")
         return SimpleNamespace(frames=LOOP[2:])
 

@@ -39,17 +39,15 @@ def told(*prefix: str) -> tuple[int, list[int], list[int]]:
     return given, raised, restored
 
 
-def may_rise() -> bool:
-    """Root in a container may not, as a rule."""
+@pytest.fixture(autouse=True)
+def _needs_rise() -> None:
+    """Root in a container may not come before others, as a rule."""
     rise = "import os; os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) - 10)"
     done = subprocess.run([sys.executable, "-c", rise], capture_output=True, check=False)
-    return done.returncode == 0 and os.getpriority(os.PRIO_PROCESS, 0) >= -10
+    if done.returncode or os.getpriority(os.PRIO_PROCESS, 0) < -10:
+        pytest.skip("this process may not come before others")
 
 
-needs_rise = pytest.mark.skipif(not may_rise(), reason="this process may not come before others")
-
-
-@needs_rise
 def test_every_thread_and_child_until_the_start_is_over() -> None:
     """Whoever starts it behind all others has it there again afterwards."""
     for prefix in ((), ("nice", "-n", "5")):
@@ -57,14 +55,12 @@ def test_every_thread_and_child_until_the_start_is_over() -> None:
         assert (raised, restored) == ([given - 10, given - 10], [given])
 
 
-@needs_rise
 def test_who_may_not_starts_as_everybody() -> None:
     """Under systemd it has no CAP_SYS_NICE: nothing is raised, and nothing said."""
     given, raised, restored = told("setpriv", "--bounding-set=-sys_nice", "--inh-caps=-all", "--")
     assert (raised, restored) == ([given, given], [given])
 
 
-@needs_rise
 def test_a_thread_that_does_not_obey_ends_nothing() -> None:
     """Whatever runs in the daemon beside it and did not drop its capabilities: the others are restored."""
     drop = (

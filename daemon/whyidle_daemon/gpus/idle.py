@@ -6,7 +6,8 @@ as far as the kernel's totals say that it did.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
 from whyidle_daemon import chains
@@ -21,7 +22,7 @@ from whyidle_probes.events import Wait
 
 WINDOW_NS = 200_000_000  # beside a gap, in which its driver is looked for
 STRETCH_NS, MAX_STRETCHES = 500_000_000, 64  # of scattered idle time
-MAX_DEPTH = 3  # of cutting one: a server may have a thread for each of many short calls
+MAX_TURNS = 64  # of one: a server may have a thread for each of many short calls
 _RUNNING, _UNKNOWN = int(Wait.RUNNING), int(Wait.UNKNOWN)
 _WORK = frozenset({_RUNNING, _UNKNOWN, int(Wait.GPU)})
 
@@ -41,6 +42,16 @@ class Way(NamedTuple):
     walk: Walk
 
 
+class _Led(NamedTuple):
+    """A gap, and who ended it: thread ``tid``, at work until ``until_ns``; an open one nobody has ended."""
+
+    gap: Idle
+    process: Process
+    tid: int
+    until_ns: int
+    is_open: bool
+
+
 class _Turn(NamedTuple):
     """A part of a stretch, and who drove; ``last``: it ended within, and nobody drove after it."""
 
@@ -51,18 +62,18 @@ class _Turn(NamedTuple):
 
 def explain_idleness(sums: IdleSums, found: Idleness, user: User, way: Way, last_ns: int = 0) -> None:
     """Add gaps and scattered idle time to ``sums``; a gap that ends at ``last_ns`` is still open."""
-    for number, gap in enumerate(found.gaps):
-        beside = _work_beside(found.gaps, number)
-        process = user(gap.start_ns, gap.end_ns)
-        explained = _explained(gap, beside, process, way, gap.end_ns == last_ns)
-        sums.take(explained)
-        inside = list(between(way.lines(explained.tid), gap.start_ns, gap.end_ns))
-        sums.sequences.gap(gap.start_ns, gap.end_ns, inside)
+    led = [
+        _led(gap, _work_beside(found.gaps, number), user(gap.start_ns, gap.end_ns), way, last_ns)
+        for number, gap in enumerate(found.gaps)
+    ]
+    for one, following in zip_longest(led, led[1:]):
+        sums.take(_explained(one, following, way))
+        start_ns, end_ns = one.gap.start_ns, one.gap.end_ns
+        sums.sequences.gap(start_ns, end_ns, list(between(way.lines(one.tid), start_ns, end_ns)))
     for part in found.scattered:
         for stretch in _stretches(part):
             process = user(stretch.start_ns, stretch.end_ns)
-            driving = way.drivers.at(process, stretch.start_ns, stretch.end_ns, stretch.end_ns)
-            for turn in _turns(stretch, driving, process, way.drivers):
+            for turn in _turns(stretch, process, way.drivers):
                 for piece in _spread(turn.part, way.lines(turn.driving.tid)):
                     cause = Cause(process, turn.driving.tid, piece.wait, piece.key)
                     sums.causes[cause] = sums.causes.get(cause, 0) + piece.ns
@@ -85,29 +96,44 @@ def _work_beside(gaps: Sequence[Idle], number: int) -> tuple[int, int]:
     return earliest, latest
 
 
-def _explained(gap: Idle, beside: tuple[int, int], process: Process, way: Way, is_open: bool) -> ExplainedGap:
-    """A gap and its causes; ``beside`` are the limits of the work before and after it."""
+def _led(gap: Idle, beside: tuple[int, int], process: Process, way: Way, last_ns: int) -> _Led:
+    """Who ended a gap; ``beside`` are the limits of the work before and after it."""
+    is_open = gap.end_ns == last_ns
     if is_open:
         start_ns, end_ns = gap.start_ns - WINDOW_NS, gap.start_ns + gap.start_edge_ns
         window = max(beside[0], start_ns), min(gap.end_ns, end_ns)
-        tid, until_ns = way.drivers.at(process, *window, gap.end_ns).tid, gap.end_ns
-    else:
-        # Its end is as uncertain as its source: the walk begins where the driver certainly was at work.
-        window = max(gap.start_ns, gap.end_ns - gap.end_edge_ns), min(beside[1], gap.end_ns + gap.end_edge_ns)
-        tid, until_ns, _ = way.drivers.at(process, *window, gap.end_ns)
+        return _Led(gap, process, way.drivers.at(process, *window, gap.end_ns).tid, gap.end_ns, is_open)
+    # Its end is as uncertain as its source: the walk begins where the driver certainly was at work.
+    window = max(gap.start_ns, gap.end_ns - gap.end_edge_ns), min(beside[1], gap.end_ns + gap.end_edge_ns)
+    tid, until_ns, _ = way.drivers.at(process, *window, gap.end_ns)
+    return _Led(gap, process, tid, max(until_ns, gap.start_ns + 1), is_open)
+
+
+def _explained(led: _Led, following: _Led | None, way: Way) -> ExplainedGap:
+    """A gap and its causes; ``following`` is the next one, of the same run of samples or a later one."""
+    gap, process, tid, until_ns, is_open = led
     inside = between(way.lines(tid), gap.start_ns, gap.end_ns)
     pieces = tuple(_ran(piece) for piece in explain(gap.start_ns, gap.end_ns, None, inside))
-    until_ns = max(until_ns, gap.start_ns + 1)
-    walked = way.walk(gap.start_ns, until_ns, (process.pid, tid), is_open)
-    known = [
-        part._replace(end_ns=min(part.end_ns, gap.end_ns)) for part in walked if part.start_ns < gap.end_ns
-    ]
-    if until_ns < gap.end_ns:  # at work already, by its own clock
-        own = (Link(process, tid, _RUNNING, None),)
-        known.append(chains.Segment(until_ns, gap.end_ns, own, dated=False))
+    known = list(_clipped(way.walk(gap.start_ns, until_ns, (process.pid, tid), is_open), gap))
+    if until_ns < gap.end_ns:  # the work was all within: what comes after it waits for whoever is next
+        if following is not None and following.gap.start_ns <= gap.end_ns + gap.end_edge_ns:
+            who, end_ns = (following.process.pid, following.tid), following.until_ns
+            after = way.walk(until_ns, max(end_ns, gap.end_ns), who, following.is_open)
+        else:
+            driving = way.drivers.at(process, gap.end_ns, gap.end_ns + WINDOW_NS, gap.end_ns)
+            next_tid = driving.tid if driving.until_ns > gap.end_ns else tid
+            after = way.walk(until_ns, driving.until_ns, (process.pid, next_tid), False)
+        known += _clipped(after, gap)
     roots = roots_of(known, ())
     edges = (gap.start_edge_ns, gap.end_edge_ns)
     return ExplainedGap(gap.length_ns, gap.start_ns, process, tid, pieces, is_open, roots, edges=edges)
+
+
+def _clipped(walked: Iterable[chains.Segment], gap: Idle) -> Iterator[chains.Segment]:
+    """What lies before the end of the gap."""
+    for part in walked:
+        if part.start_ns < gap.end_ns:
+            yield part._replace(end_ns=min(part.end_ns, gap.end_ns))
 
 
 def _stretches(part: Scattered) -> Iterator[Scattered]:
@@ -121,26 +147,31 @@ def _stretches(part: Scattered) -> Iterator[Scattered]:
             yield stretch
 
 
-def _turns(
-    part: Scattered, driving: Driving, process: Process, drivers: Drivers, depth: int = MAX_DEPTH
-) -> Iterator[_Turn]:
+def _turns(stretch: Scattered, process: Process, drivers: Drivers) -> Iterator[_Turn]:
     """A stretch, cut where its driver had ended or had not begun, if somebody else drove there."""
-    born_ns, ended_ns = drivers.life(process, driving.tid)
+    pending = [(stretch, drivers.at(process, stretch.start_ns, stretch.end_ns, stretch.end_ns))]
+    left = MAX_TURNS - 1
 
-    def other(start_ns: int, end_ns: int) -> Driving | None:
-        """Another thread that was at work then; the main thread is who is asked in doubt."""
-        found = drivers.at(process, start_ns, end_ns, end_ns)
-        return None if found.tid in (driving.tid, drivers.main(process)) else found
+    def another(start_ns: int, end_ns: int, tid: int) -> bool:
+        """Whether another thread was at work then; the main thread is who is asked in doubt."""
+        nonlocal left
+        found = drivers.at(process, start_ns, end_ns, end_ns) if left else None
+        if found is None or found.tid in (tid, drivers.main(process)):
+            return False
+        pending.append((_cut(stretch, start_ns, end_ns), found))
+        left -= 1
+        return True
 
-    begins, ends = part.start_ns < born_ns < part.end_ns, part.start_ns < ended_ns < part.end_ns
-    before = other(part.start_ns, born_ns) if depth > 0 and begins else None
-    after = other(ended_ns, part.end_ns) if depth > 0 and ends else None
-    start_ns, end_ns = born_ns if before else part.start_ns, ended_ns if after else part.end_ns
-    if before:
-        yield from _turns(_cut(part, part.start_ns, start_ns), before, process, drivers, depth - 1)
-    yield _Turn(_cut(part, start_ns, end_ns), driving, last=depth > 0 and ends and not after)
-    if after:
-        yield from _turns(_cut(part, end_ns, part.end_ns), after, process, drivers, depth - 1)
+    while pending:
+        part, driving = pending.pop()
+        start_ns, end_ns = part.start_ns, part.end_ns
+        born_ns, ended_ns = drivers.life(process, driving.tid)
+        if start_ns < born_ns < end_ns and another(start_ns, born_ns, driving.tid):
+            start_ns = born_ns
+        if start_ns < ended_ns < end_ns and another(ended_ns, end_ns, driving.tid):
+            end_ns = ended_ns
+        last = bool(left) and start_ns < ended_ns < end_ns  # else there may have been more
+        yield _Turn(_cut(stretch, start_ns, end_ns), driving, last)
 
 
 def _cut(part: Scattered, start_ns: int, end_ns: int) -> Scattered:

@@ -109,6 +109,7 @@ class ProbeConfig:
     without: tuple[str, ...] = ()  # WI_* features of the kernel that are not used, as if it were an older one
     hide_switches: int = 0  # for tests: one of so many switches to a thread is not seen; 0: all are
     hide_leaving: int = 0  # for tests: the same of switches from a thread
+    hide_runs: int = 0  # for tests: the same of runs on a CPU, with both switches of each
 
     def request(self) -> dict[str, Any]:
         """What the child is told."""
@@ -132,6 +133,7 @@ class ProbeConfig:
                 "WI_NR_EPOLL_PWAIT2": str(syscalls.find_number("epoll_pwait2")),
                 **({"WI_HIDE_SWITCHES": str(self.hide_switches)} if self.hide_switches else {}),
                 **({"WI_HIDE_LEAVING": str(self.hide_leaving)} if self.hide_leaving else {}),
+                **({"WI_HIDE_RUNS": str(self.hide_runs)} if self.hide_runs else {}),
             },
             "programs": [list(program) for program in self.programs],
             "maps": list(MAPS),

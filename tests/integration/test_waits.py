@@ -6,12 +6,13 @@ import ipaddress
 import os
 import socket
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from harness import FLOODED, PATIENCE, Probe, Program, Runner, kernel_of, wait_until
-from whyidle_daemon.kernel import Kernel
+from whyidle_daemon.kernel import DEFAULT_SLICE_NS, Kernel
 from whyidle_daemon.processes import Process
 from whyidle_daemon.timelines import Record, Waker
 from whyidle_daemon.waits import WaitKey
@@ -242,6 +243,34 @@ def test_preemption_is_runqueue(run_observed):
     )
     assert last.ns[Wait.RUNQUEUE] >= 0.9 * others
     assert program.pid
+
+
+def test_turns_on_a_shared_cpu_are_told_together(run_observed):
+    """Two busy threads on one CPU: a slice for 40 ms of turns, as long as all of them, in order and apart."""
+    run_observed("""
+        import os, time
+        os.sched_setaffinity(0, {0})
+        pid = os.fork()
+        for _ in range(2):
+            end = time.process_time() + 0.2
+            while time.process_time() < end: pass
+            time.sleep(0.01)
+        if pid: os.waitpid(pid, 0)
+    """)
+    probe = run_observed.probe
+    (child,) = (e.pid for e in probe.events() if isinstance(e, Fork))
+    thread = probe.exit_of(child)
+    slices = probe.slices(child)
+    turns = [s for s in slices if s.state == Wait.RUNQUEUE]
+    told = sum(s.runqueue_ns for s in slices)
+    assert thread.ns[Wait.RUNQUEUE] - thread.count[Wait.RUNQUEUE] * DEFAULT_SLICE_NS <= told
+    assert told <= thread.ns[Wait.RUNQUEUE]
+    assert turns
+    for before, after in pairwise(slices):
+        assert before.start_ns + before.blocked_ns + before.runqueue_ns <= after.start_ns
+        if before in turns and after in turns:
+            alone = max(before.runqueue_ns, after.runqueue_ns) >= 20_000_000
+            assert alone or after.start_ns - before.start_ns >= 40_000_000
 
 
 def test_existing_threads_are_picked_up(probe, programs):

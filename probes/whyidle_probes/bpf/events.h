@@ -114,7 +114,8 @@ struct wi_header {
 	unsigned int target;
 };
 
-/* One interval off the CPU: blocked, then runnable. blocked_ns is 0 for a preemption. */
+/* One interval off the CPU: blocked, then runnable. blocked_ns is 0 for a preemption; several short ones are told as
+ * one, as long as all of them (slice.h). */
 struct wi_slice {
 	struct wi_header header;
 	unsigned int pid;          /* process (tgid) */

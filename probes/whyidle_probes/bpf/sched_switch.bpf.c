@@ -7,6 +7,7 @@
 static __always_inline void emit_thread_exit(struct wi_thread *t, u64 task, u64 now)
 {
 	u32 tid = t->tid;
+	tell_turns(t);
 	t->end_ns = now;
 	PROBE_READ(&t->comm, task + offsetof(struct task_struct, comm));
 	struct wi_thread_exit *e = events.ringbuf_reserve(sizeof(*e));
@@ -42,6 +43,11 @@ static __always_inline void close_wait(struct wi_thread *t, u64 blocked, u64 wai
 	bool socket = t->state == WI_TCP || t->state == WI_UDP;
 	struct wi_config *c = config_of();
 	if (c && blocked + waited >= c->slice_ns) {
+		if (t->state == WI_RUNQUEUE && waited < WI_TURN_NS) {
+			keep_turn(t, waited);
+			return;
+		}
+		tell_turns(t);
 		if (!emit_slice(t, blocked, waited) && socket)
 			add_short_wait(t, blocked);
 	} else if (socket) {
@@ -89,6 +95,9 @@ static __always_inline void switch_in(struct wi_thread *t, u64 task, u64 now)
 	write_end(t);
 }
 
+/* A thread that was found as it fell asleep ran on for some microseconds. */
+#define WI_UNSEEN_NS 50000ULL
+
 /*
  * A thread that enters a CPU without ever having left one: that switch was not shown, or it came while an iterator
  * found the thread. For how long it ran the scheduler knows. Why it stopped nobody does, since a waking says nothing
@@ -108,6 +117,17 @@ static __always_inline void left_unseen(struct wi_thread *t, u64 task, u64 now)
 	begin_queueing(t, WI_UNKNOWN);
 	write_end(t);
 	count_stat(WI_STAT_SWITCHES_HIDDEN);
+}
+
+/*
+ * A thread that enters a CPU, and has run since it left one: both switches between were not shown. What it left for
+ * lasted until it was woken; what it did after it had run again nobody knows.
+ */
+static __always_inline void ran_unseen(struct wi_thread *t, u64 task, u64 now)
+{
+	u64 ready = t->wake_ns > t->last_ns ? t->wake_ns : t->last_ns;
+	if (TASK(task, se.sum_exec_runtime) > t->ran_ns + WI_UNSEEN_NS && now > ready)
+		switch_in(t, task, ready);
 }
 
 /*
@@ -176,6 +196,16 @@ int wi_sched_switch(u64 *ctx)
 	if (out && out->count[WI_RUNNING] % WI_HIDE_LEAVING == 0 && !TASK(prev, exit_state))
 		return 0;
 #endif
+#ifdef WI_HIDE_RUNS /* the same, of both switches of a run: the count does not change by it */
+	if (in && in->count[WI_RUNNING] % WI_HIDE_RUNS == WI_HIDE_RUNS - 1 && in->pad[0] != (u8)in->count[WI_RUNNING]) {
+		in->pad[0] = in->count[WI_RUNNING];
+		return 0;
+	}
+	if (out && out->pad[0] == (u8)out->count[WI_RUNNING] && out->pad[1] != out->pad[0] && !TASK(prev, exit_state)) {
+		out->pad[1] = out->pad[0];
+		return 0;
+	}
+#endif
 	if (out) {
 #ifdef WI_SWITCH_HAS_STATE
 		u32 task_state = (u32)ARG(ctx, 3);
@@ -191,6 +221,8 @@ int wi_sched_switch(u64 *ctx)
 	if (in) {
 		if (!now)
 			now = bpf_ktime_get_ns();
+		if (in->state != WI_RUNNING)
+			ran_unseen(in, next, now);
 		if (in->state == WI_RUNNING)
 			left_unseen(in, next, now);
 		switch_in(in, next, now);

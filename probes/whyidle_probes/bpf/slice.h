@@ -33,31 +33,28 @@ static __always_inline void add_short_wait(struct wi_thread *t, u64 ns)
 
 #define WI_WAKE_EVERY 2048 /* a power of two; the ring holds 18000 */
 
-static __always_inline bool emit_slice(struct wi_thread *t, u64 blocked, u64 runqueue)
+static __always_inline struct wi_slice *begin_slice(struct wi_thread *t, u32 state, u64 start)
 {
 	struct wi_slice *e = events.ringbuf_reserve(sizeof(*e));
 	if (!e) {
 		count_stat(WI_STAT_SLICES_LOST);
-		return false;
+		return NULL;
 	}
+	__builtin_memset(e, 0, sizeof(*e));
 	e->header.type = WI_EV_SLICE;
 	e->header.target = t->target;
 	e->pid = t->pid;
 	e->tid = t->tid;
-	e->start_ns = t->last_ns;
-	e->blocked_ns = blocked;
-	e->runqueue_ns = runqueue;
-	e->arg = t->arg;
-	e->inode = t->inode;
-	e->waker_pid = t->waker_pid;
-	e->waker_tid = t->waker_tid;
-	e->state = t->state;
-	e->syscall = t->syscall;
-	e->fd = t->fd;
-	e->peer = t->peer;
-	e->peer_inode = t->peer_inode;
-	e->waker_syscall = t->waker_syscall;
-	__builtin_memset(e->pad, 0, sizeof(e->pad));
+	e->start_ns = start;
+	e->state = state;
+	e->syscall = 0xffff;
+	e->fd = -1;
+	e->waker_syscall = 0xffff;
+	return e;
+}
+
+static __always_inline void submit_slice(struct wi_slice *e)
+{
 	/* User space looks two to twenty times a second. A burst would fill the ring before that, so every so many events
 	 * wake it; not each of them, since a wake-up costs a hundred times an event. */
 	int which = WI_STAT_SLICES;
@@ -65,5 +62,78 @@ static __always_inline bool emit_slice(struct wi_thread *t, u64 blocked, u64 run
 	bool wake = emitted && (*emitted & (WI_WAKE_EVERY - 1)) == WI_WAKE_EVERY - 1;
 	events.ringbuf_submit(e, wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 	count_stat(WI_STAT_SLICES);
+}
+
+static __always_inline bool emit_slice(struct wi_thread *t, u64 blocked, u64 runqueue)
+{
+	struct wi_slice *e = begin_slice(t, t->state, t->last_ns);
+	if (!e)
+		return false;
+	e->blocked_ns = blocked;
+	e->runqueue_ns = runqueue;
+	e->arg = t->arg;
+	e->inode = t->inode;
+	e->waker_pid = t->waker_pid;
+	e->waker_tid = t->waker_tid;
+	e->syscall = t->syscall;
+	e->fd = t->fd;
+	e->peer = t->peer;
+	e->peer_inode = t->peer_inode;
+	e->waker_syscall = t->waker_syscall;
+	submit_slice(e);
 	return true;
+}
+
+/*
+ * Threads that share a CPU take turns of a few milliseconds, so each of them is preempted a hundred times a second:
+ * beside models on a busy host all but one in a hundred slices were that. Where such a turn lies says nothing that
+ * their sum does not, so those of WI_TURNS_NS become one slice, where the first began, as long as all of them.
+ */
+#define WI_TURN_NS 20000000ULL  /* waits for a CPU from this long on are told alone */
+#define WI_TURNS_NS 40000000ULL
+struct wi_turns {
+	u64 start_ns;
+	u64 ns;
+};
+BPF_TABLE("lru_hash", u32, struct wi_turns, turns, 8192); /* by thread: those that are not told yet */
+
+static __always_inline void emit_turns(struct wi_thread *t, struct wi_turns *kept)
+{
+	if (!kept->ns || kept->start_ns < t->first_ns) /* of an earlier thread of this number */
+		return;
+	struct wi_slice *e = begin_slice(t, WI_RUNQUEUE, kept->start_ns);
+	if (!e)
+		return;
+	e->runqueue_ns = kept->ns;
+	submit_slice(e);
+}
+
+/* What is not told yet comes before what begins now. */
+static __always_inline void tell_turns(struct wi_thread *t)
+{
+	u32 tid = t->tid;
+	struct wi_turns *kept = turns.lookup(&tid);
+	if (kept) {
+		emit_turns(t, kept);
+		kept->ns = 0;
+	}
+}
+
+static __always_inline void keep_turn(struct wi_thread *t, u64 ns)
+{
+	u32 tid = t->tid;
+	struct wi_turns *kept = turns.lookup(&tid);
+	if (!kept) {
+		struct wi_turns fresh = { .start_ns = t->last_ns, .ns = ns };
+		if (turns.update(&tid, &fresh))
+			emit_turns(t, &fresh);
+		return;
+	}
+	if (kept->ns && t->last_ns - kept->start_ns < WI_TURNS_NS) {
+		kept->ns += ns;
+		return;
+	}
+	emit_turns(t, kept);
+	kept->start_ns = t->last_ns;
+	kept->ns = ns;
 }

@@ -5,13 +5,18 @@ Used memory is what cannot be given back: without the page cache. The roots are 
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 from whyidle_daemon.proc import Proc
 
 _MAX_DEPTH = 32
 _UNLIMITED = 1 << 60  # v1 says 2^63 less a page
+_KEPT_S = 0.05  # processes that are looked at one after another are mostly in the same group
+_MAX_KEPT = 64
+_T = TypeVar("_T")
 
 
 class Limit(NamedTuple):
@@ -24,17 +29,37 @@ class Limit(NamedTuple):
 
 
 class Limits:
-    """Reader of limits."""
+    """Reader of limits. What it has just read of a group, or of the host, it does not read again."""
 
     def __init__(
-        self, proc: Proc, cgroups: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/proc/meminfo")
+        self,
+        proc: Proc,
+        cgroups: Path = Path("/sys/fs/cgroup"),
+        meminfo: Path = Path("/proc/meminfo"),
+        clock: Callable[[], float] = time.monotonic,
     ):
         self._proc = proc
         self._cgroups = cgroups
         self._meminfo = meminfo
+        self._clock = clock
+        self._kept: dict[tuple[str, ...], tuple[float, object]] = {}
+
+    def _recent(self, what: tuple[str, ...], read: Callable[[], _T]) -> _T:
+        now = self._clock()
+        kept = self._kept.get(what)
+        if kept is not None and now - kept[0] < _KEPT_S:
+            return cast("_T", kept[1])
+        if len(self._kept) >= _MAX_KEPT:
+            self._kept.clear()
+        found = read()
+        self._kept[what] = now, found
+        return found
 
     def host(self) -> Limit | None:
         """RAM and swap of this machine."""
+        return self._recent(("host",), self._host)
+
+    def _host(self) -> Limit | None:
         values = _table(self._meminfo, 1024)
         total, available = values.get("MemTotal"), values.get("MemAvailable")
         if not total or available is None:
@@ -52,12 +77,15 @@ class Limits:
             if number == "0":
                 for root in (self._cgroups, self._cgroups / "unified"):
                     if (root / "cgroup.controllers").exists():
-                        found += self._walk(root, path, "memory.max", "memory.current")
+                        found += self._groups(root, path, "memory.max", "memory.current")
                         break
             elif "memory" in controllers.split(","):
                 names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-                found += self._walk(self._cgroups / "memory", path, *names)
+                found += self._groups(self._cgroups / "memory", path, *names)
         return found
+
+    def _groups(self, root: Path, path: str, limit: str, usage: str) -> list[Limit]:
+        return self._recent((str(root), path), lambda: self._walk(root, path, limit, usage))
 
     def _walk(self, root: Path, path: str, limit: str, usage: str) -> list[Limit]:
         parts = [part for part in path.split("/") if part]

@@ -21,10 +21,13 @@ _MAX_LIMITS = 32
 class MemorySampler:
     """Samples of one target; ``tell`` gets each."""
 
-    def __init__(self, proc: Proc, tell: Callable[[MemorySample | LimitSample], None]) -> None:
+    def __init__(
+        self, proc: Proc, tell: Callable[[MemorySample | LimitSample], None], limits: Limits
+    ) -> None:
+        """``limits`` may be shared: what bounds one target bounds the next as well."""
         self._proc = proc
         self._tell = tell
-        self._limits = Limits(proc)
+        self._limits = limits
         self._began_ns = monotonic_ns()
         self._next_ns = 0
 

@@ -140,6 +140,7 @@ class Pulse:
             self._targets.prune()
         findings = bool(self._subscribers) and now >= self._next_findings
         spent_ns = 0
+        alive = self._targets.kernel.alive()
         for session in self._sessions:
             if memory:
                 session.target.sample_memory()
@@ -154,7 +155,7 @@ class Pulse:
                 began = time.thread_time_ns()  # not by the clock, which goes on when others run
                 self._subscribers.publish(session, session.target.findings())
                 spent_ns += time.thread_time_ns() - began
-            if not session.ended and session.target.over:
+            if not session.ended and session.target.number not in alive:
                 self._sessions.over(session)
         if self._keeper is not None:
             self._keeper.tick()

@@ -96,10 +96,11 @@ class ReadingTurns:
     def tried(self, thread: Glance, *, settled: bool) -> None:
         """A wait was read; ``settled``: nothing more is to be found out about its kind."""
         kinds = self._kinds.pop(thread.tid, {})
-        if len(kinds) >= MAX_KINDS:
-            kinds.clear()
         kind = _kind(thread)
-        kinds[kind] = TRIES if settled else kinds.get(kind, 0) + 1
+        before = kinds.pop(kind, 0)
+        if len(kinds) >= MAX_KINDS:
+            del kinds[next(iter(kinds))]  # what was read longest ago
+        kinds[kind] = TRIES if settled else before + 1
         self._kinds[thread.tid] = kinds
         if len(self._kinds) > MAX_THREADS:
             del self._kinds[next(iter(self._kinds))]  # who was read longest ago

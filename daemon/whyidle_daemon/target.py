@@ -23,6 +23,7 @@ from whyidle_daemon.facts import CudaFacts, Host, LaunchesSeen, Loss, Overhead, 
 from whyidle_daemon.gpus.watch import GpuWatch
 from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_daemon.libraries import EngineLibraries
+from whyidle_daemon.limits import Limits
 from whyidle_daemon.looks import Looks
 from whyidle_daemon.loop_reader import LoopReader
 from whyidle_daemon.memory_sampler import MemorySampler
@@ -93,6 +94,7 @@ class Target:
         *,
         know_owners: bool = False,
         guard: Guard = UNGUARDED,
+        limits: Limits | None = None,
     ) -> None:
         self.number = number
         self.listeners: list[Callable[[Event], None]] = []
@@ -105,7 +107,7 @@ class Target:
         self._looks = Looks()
         self._telling = Telling()  # what this holds does not hold it, so that it goes when it is let go
         self.tell = self._telling.tell
-        self._memory = MemorySampler(proc, self.tell)
+        self._memory = MemorySampler(proc, self.tell, limits or Limits(proc))
         self._contexts = Contexts(proc, self.tell, guard)
         self._names = PeerNames(proc.netns)
         self._seen: dict[str, LaunchesSeen] = {}
@@ -315,11 +317,6 @@ class Target:
     def placement(self) -> Placement:
         """Where its first process runs."""
         return placement_of(self._proc.cgroup(self.roots[0]))
-
-    @property
-    def over(self) -> bool:
-        """All processes have gone."""
-        return not self._kernel.processes(self.number)
 
     def snapshot(self) -> Snapshot:
         """The kernel's totals now, since the observation began."""

@@ -9,6 +9,7 @@ from whyidle_daemon.facts import LaunchesSeen
 from whyidle_daemon.gpus.watch import GpuWatch
 from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_daemon.libraries import EngineLibraries
+from whyidle_daemon.limits import Limits
 from whyidle_daemon.probe_limit import HIT_NS, ProbeLimit
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.reading_guard import UNGUARDED, Guard
@@ -40,6 +41,7 @@ class Targets:
         self.kernel = make_kernel(self._dispatch)
         self.libraries = EngineLibraries(self.kernel.attach_functions, proc, guard)
         self._limits: dict[str, ProbeLimit] = {}
+        self._memory_limits = Limits(proc)
         self.gpus = GpuWatch(self.kernel.target_of, self.kernel.processes)
 
     def __len__(self) -> int:
@@ -63,6 +65,7 @@ class Targets:
             self._proc,
             know_owners=self.know_owners,
             guard=self.guard,
+            limits=self._memory_limits,
         )
         off = [what for what, limit in self._limits.items() if not limit.attached]
         self._next += 1

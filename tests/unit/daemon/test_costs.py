@@ -40,3 +40,22 @@ def test_what_the_kernel_says_of_a_program(monkeypatch: pytest.MonkeyPatch, size
 
     monkeypatch.setattr(libbpf, "library", lambda: SimpleNamespace(bpf_obj_get_info_by_fd=get_info))
     assert libbpf.program_info(5) == ("wi_fork", 11, 12, misses)
+
+
+def test_while_nothing_is_counted_one_program_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the programs ran is counted of all of them or of none, and one of them runs all the time."""
+    ran, asked = {1: 0, 2: 0}, []
+
+    def program_info(descriptor: int) -> Any:
+        asked.append(descriptor)
+        return SimpleNamespace(run_ns=ran[descriptor])
+
+    monkeypatch.setattr(libbpf, "program_info", program_info)
+    kernel = Kernel.__new__(Kernel)
+    descriptors = {"program:wi_sched_switch": 1, "program:wi_fork": 2, "map:threads": 3}
+    kernel._probes = cast(Any, SimpleNamespace(descriptors=descriptors, program=lambda _: 1))
+    kernel._often_ns, kernel._run_ns = -1, 0
+    assert [kernel.run_ns(), kernel.run_ns(), kernel.run_ns()] == [0, 0, 0]
+    assert asked.count(2) == 1
+    ran |= {1: 50, 2: 7}
+    assert [kernel.run_ns(), kernel.run_ns()] == [57, 57]

@@ -61,3 +61,25 @@ def test_what_cannot_be_read_is_no_limit(root: Path, text: str) -> None:
     (root / "meminfo").write_text("MemTotal: x\n")
     assert limits(root).cgroups(7) == []
     assert limits(root).host() is None
+
+
+def test_what_several_targets_share_is_read_once(root: Path) -> None:
+    """Within 50 ms a group and the host are what they were; then they are read again."""
+    now = 0.0
+    reader = Limits(Proc(root / "proc"), root / "cg", root / "meminfo", lambda: now)
+    files = {"memory.max": "1000", "memory.current": "500", "memory.stat": "anon 5"}
+    group(root / "cg", {"cgroup.controllers": "memory"})
+    group(root / "cg/a", files)
+    (root / "proc" / "8").mkdir()
+    for pid in (7, 8):
+        (root / f"proc/{pid}/cgroup").write_text("0::/a\n")
+    assert [limit.used_bytes for limit in reader.cgroups(7)] == [500]
+    host = reader.host()
+    group(root / "cg/a", files | {"memory.current": "600"})
+    (root / "meminfo").write_text("MemTotal: 1000 kB\nMemAvailable: 300 kB\n")
+    now = 0.04
+    assert [limit.used_bytes for limit in reader.cgroups(8)] == [500]
+    assert reader.host() == host
+    now = 0.06
+    assert [limit.used_bytes for limit in reader.cgroups(8)] == [600]
+    assert reader.host() == Limit("host", "", 700 * 1024, 1000 * 1024)

@@ -1,7 +1,8 @@
 """An engine's idle time by its root causes: the segments of :mod:`whyidle_daemon.chains`, summed.
 
 The kernel says exactly how the driver spent a gap by wait; between its slices that is also waits too short
-for slices. What the walk found to be the driver's own time between slices is split in that proportion.
+for slices, and waits for a CPU, of which slices only give the sum. What the walk found to be the driver's own
+time between slices, or in the queue, is split in that proportion.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from whyidle_daemon.waits import WaitKey
 from whyidle_probes.events import Wait
 
 MAX_CHAINS = 4  # of one cause
-_DATED = frozenset({int(Wait.LISTEN), int(Wait.RUNQUEUE), int(Wait.UNKNOWN)})
+_DATED = frozenset({int(Wait.LISTEN), int(Wait.UNKNOWN)})
 
 
 class Cause(NamedTuple):
@@ -65,7 +66,9 @@ def roots_of(
     left = {(wait, key): ns for wait, key, ns in own}
     for segment in segments:
         root, length = segment.root, segment.end_ns - segment.start_ns
-        if own and len(segment.chain) == 1 and not segment.dated:
+        # Turns on a shared CPU are told by their sum: how much of it was in the gap, the totals say.
+        dated = segment.dated and root.wait != Wait.RUNQUEUE
+        if own and len(segment.chain) == 1 and not dated:
             unsure.append(segment)
             continue
         take(segment, root.wait, root.key, length)

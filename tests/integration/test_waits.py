@@ -273,6 +273,37 @@ def test_turns_on_a_shared_cpu_are_told_together(run_observed):
             assert alone or after.start_ns - before.start_ns >= 40_000_000
 
 
+def test_turns_are_told_while_they_go_on(probe, programs):
+    """Of a thread that neither sleeps nor ends."""
+    program = Program("""
+        import os, signal
+        os.sched_setaffinity(0, {0})
+        children = []
+        for _ in range(2):
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(300)  # whatever becomes of this test
+                while True: pass
+            children.append(pid)
+        print(children[0], flush=True)
+        sys.stdin.readline()
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    """)
+    programs.append(program)
+    program.go()
+    child = int(program.line())
+    probe.track(program.pid)
+    wait_until(
+        lambda: len([s for s in probe.slices(child) if s.state == Wait.RUNQUEUE and s.runqueue_ns]) >= 3,
+        "three slices of turns",
+    )
+    assert not probe.exits(child)
+    program.go()
+    assert program.join() == 0
+
+
 def test_existing_threads_are_picked_up(probe, programs):
     """A process that was there before, with threads asleep and a child, is tracked whole from then on."""
     program = Program("""

@@ -119,6 +119,8 @@ def _explained(led: _Led, following: _Led | None, way: Way) -> ExplainedGap:
         if following is not None and following.gap.start_ns <= gap.end_ns + gap.end_edge_ns:
             who, end_ns = (following.process.pid, following.tid), following.until_ns
             after = way.walk(until_ns, max(end_ns, gap.end_ns), who, following.is_open)
+            if after and after[-1].root.wait == _UNKNOWN:  # too far to walk
+                after = way.walk(until_ns, gap.end_ns, (process.pid, tid), False)
         else:
             driving = way.drivers.at(process, gap.end_ns, gap.end_ns + WINDOW_NS, gap.end_ns)
             next_tid = driving.tid if driving.until_ns > gap.end_ns else tid

@@ -167,6 +167,8 @@ struct wi_thread {
 	unsigned long long ran_ns; /* by the scheduler's own account, when it last left a CPU */
 	unsigned long long queue;    /* the kernel's own, where a wait for a CPU began; for throttled.h alone */
 	unsigned long long queue_ns; /* for how long that had been throttled by then */
+	unsigned long long turns_start_ns; /* waits for a CPU that are not told yet (slice.h) began then, */
+	unsigned long long turns_ns;       /* and lasted so long in all; 0: there are none */
 	unsigned long long begun;  /* seqlock: written first */
 };
 #define WI_THREAD_PREEXISTING 1 /* was there when tracking began */

@@ -121,7 +121,8 @@ static __always_inline void left_unseen(struct wi_thread *t, u64 task, u64 now)
 
 /*
  * A thread that enters a CPU, and has run since it left one: both switches between were not shown. What it left for
- * lasted until it was woken; what it did after it had run again nobody knows.
+ * lasted until it was woken, at most; a wait for a CPU has no such end. What came after that, but for how long it
+ * ran, nobody knows.
  */
 static __always_inline void ran_unseen(struct wi_thread *t, u64 task, u64 now)
 {
@@ -162,6 +163,7 @@ static __always_inline void switch_out(struct wi_thread *t, u64 task, bool preem
 		emit_thread_exit(t, task, now);
 		return;
 	} else {
+		tell_turns(t);
 		resolve_wait(t, task, task_state, true);
 		if ((t->flags & WI_THREAD_GPU) && t->state != WI_STOPPED)
 			t->state = WI_GPU;
@@ -196,7 +198,7 @@ int wi_sched_switch(u64 *ctx)
 	if (out && out->count[WI_RUNNING] % WI_HIDE_LEAVING == 0 && !TASK(prev, exit_state))
 		return 0;
 #endif
-#ifdef WI_HIDE_RUNS /* the same, of both switches of a run: the count does not change by it */
+#ifdef WI_HIDE_RUNS /* the same, of both switches of a run, which do not change the count; of one thread alone */
 	if (in && in->count[WI_RUNNING] % WI_HIDE_RUNS == WI_HIDE_RUNS - 1 && in->pad[0] != (u8)in->count[WI_RUNNING]) {
 		in->pad[0] = in->count[WI_RUNNING];
 		return 0;

@@ -86,54 +86,29 @@ static __always_inline bool emit_slice(struct wi_thread *t, u64 blocked, u64 run
 
 /*
  * Threads that share a CPU take turns of a few milliseconds, so each of them is preempted a hundred times a second:
- * beside models on a busy host all but one in a hundred slices were that. Where such a turn lies says nothing that
- * their sum does not, so those of WI_TURNS_NS become one slice, where the first began, as long as all of them.
+ * beside models on a busy host all but one in a hundred slices were that. Those within WI_TURNS_NS become one slice,
+ * where the first began, as long as all of them. A thread that falls asleep, or ends, has told them.
  */
 #define WI_TURN_NS 20000000ULL  /* waits for a CPU from this long on are told alone */
 #define WI_TURNS_NS 40000000ULL
-struct wi_turns {
-	u64 start_ns;
-	u64 ns;
-};
-BPF_TABLE("lru_hash", u32, struct wi_turns, turns, 8192); /* by thread: those that are not told yet */
 
-static __always_inline void emit_turns(struct wi_thread *t, struct wi_turns *kept)
-{
-	if (!kept->ns || kept->start_ns < t->first_ns) /* of an earlier thread of this number */
-		return;
-	struct wi_slice *e = begin_slice(t, WI_RUNQUEUE, kept->start_ns);
-	if (!e)
-		return;
-	e->runqueue_ns = kept->ns;
-	submit_slice(e);
-}
-
-/* What is not told yet comes before what begins now. */
 static __always_inline void tell_turns(struct wi_thread *t)
 {
-	u32 tid = t->tid;
-	struct wi_turns *kept = turns.lookup(&tid);
-	if (kept) {
-		emit_turns(t, kept);
-		kept->ns = 0;
+	if (!t->turns_ns)
+		return;
+	struct wi_slice *e = begin_slice(t, WI_RUNQUEUE, t->turns_start_ns);
+	if (e) {
+		e->runqueue_ns = t->turns_ns;
+		submit_slice(e);
 	}
+	t->turns_ns = 0;
 }
 
 static __always_inline void keep_turn(struct wi_thread *t, u64 ns)
 {
-	u32 tid = t->tid;
-	struct wi_turns *kept = turns.lookup(&tid);
-	if (!kept) {
-		struct wi_turns fresh = { .start_ns = t->last_ns, .ns = ns };
-		if (turns.update(&tid, &fresh))
-			emit_turns(t, &fresh);
-		return;
-	}
-	if (kept->ns && t->last_ns - kept->start_ns < WI_TURNS_NS) {
-		kept->ns += ns;
-		return;
-	}
-	emit_turns(t, kept);
-	kept->start_ns = t->last_ns;
-	kept->ns = ns;
+	if (t->last_ns - t->turns_start_ns >= WI_TURNS_NS)
+		tell_turns(t);
+	if (!t->turns_ns)
+		t->turns_start_ns = t->last_ns;
+	t->turns_ns += ns;
 }

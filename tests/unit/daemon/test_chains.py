@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -242,6 +243,18 @@ def test_every_walk_covers_its_gap_once(
     own = [(int(Wait.RUNNING), None, length // 2), (int(Wait.SLEEP), None, length - length // 2)]
     for exact in ((), own):
         assert sum(piece.ns for piece in roots_of(segments, exact)) == length
+
+
+@pytest.mark.parametrize("gap", [(2, 12), (24, 34), (0, 40)])
+def test_turns_count_as_the_totals_say_wherever_their_slice_lies(gap: tuple[int, int]) -> None:
+    """The driver has a CPU for 4 ms in turn with another; the slice of its turns begins with the first."""
+    w = world(1)
+    w.lines[1] = [Record(2 * MS, 0, 20 * MS, int(Wait.RUNQUEUE), None)]
+    start, end = (ms * MS for ms in gap)
+    waited = sum(MS for ms in range(*gap) if ms >= 2 and (ms - 2) % 8 < 4)
+    own = [(int(Wait.RUNNING), None, end - start - waited), (int(Wait.RUNQUEUE), None, waited)]
+    found = {p.cause.wait: p.ns for p in roots_of(w.walker().walk(start, end, (1, 1)), own)}
+    assert found == {int(Wait.RUNNING): end - start - waited, int(Wait.RUNQUEUE): waited}
 
 
 def test_many_threads_waiting_for_one_are_bounded() -> None:

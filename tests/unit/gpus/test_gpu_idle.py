@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from whyidle_daemon.chains import Segment, Walker
+from whyidle_daemon.chains import MAX_STEPS, Segment, Walker
 from whyidle_daemon.facts import EngineSpan, Serving
 from whyidle_daemon.gaps import IdleSums
 from whyidle_daemon.gpus.drivers import Drivers
@@ -78,25 +78,32 @@ def test_the_work_after_a_gap_is_not_that_behind_the_next_one() -> None:
     assert found[0] == (FIRST, 162)
 
 
-def roots_of_callers(lives: dict[int, tuple[int, int]], busy: list[int]) -> dict[tuple[int, bool], int]:
+def roots_of_callers(
+    lives: dict[int, tuple[int, int]], busy: list[int], tick: int = 100_000
+) -> dict[tuple[int, bool], int]:
     """Idle ms by thread, and whether it waited to be called. Each period has so many ms of work in it.
 
-    The server's main thread makes a thread for each call, and waits for the next one at all other times.
+    The server's main thread makes a thread for each call, and waits for the next one at all other times, for
+    ``tick`` ms at once.
     """
+    lines: list[Record] = []
+
+    def listen(start: int, end: int) -> None:
+        for begin in range(start, end, tick):
+            lines.append(Record(begin * MS, (min(begin + tick, end) - begin) * MS, 0, int(Wait.POLL), None))
 
     def find(pid: int, ns: int) -> Process:
         return SERVER
 
     wakes = Wakes(find)
     wakes.serves(Serving(MAIN, 8000))
-    free, lines = 10, []
+    free = 10
     for tid, (begin, end) in sorted(lives.items(), key=lambda life: life[1]):
         wakes.start(Start(1, begin * MS, MAIN, tid, MAIN, MAIN))
         wakes.exit(Thread._make([MAIN, tid, *[0] * 22])._replace(first_ns=begin * MS, end_ns=end * MS))
-        if begin > free:
-            lines.append(Record(free * MS, (begin - free) * MS, 0, int(Wait.POLL), None))
+        listen(free, begin)
         free = begin
-    lines.append(Record(free * MS, 5000 * MS, 0, int(Wait.POLL), None))
+    listen(free, free + 5000)
 
     def lines_of(tid: int) -> list[Record]:
         return lines if tid == MAIN else []
@@ -152,3 +159,14 @@ def test_a_thread_that_has_ended_explains_no_idle_time(begin: int, then: list[in
     found = roots_of_callers(lives, [0, 0, 0, 0, 14, 0, *then])
     assert found.get((FIRST, False), 0) <= 14
     assert found[MAIN, True] >= 400
+
+
+def test_what_is_too_far_to_walk_is_not_the_next_callers() -> None:
+    """The next call comes a minute later, and the server looks for it a hundred times a second."""
+    lives = {FIRST: (402, 416), SECOND: (60402, 60416)}
+    busy = [0, 0, 0, 0, 14, *[0] * 599, 14, 0]
+    found = roots_of_callers(lives, busy, tick=10)
+    # From the next call the walk comes to its limit, so the start of that gap has no cause.
+    unknown = 60402 - 457 - 10 * MAX_STEPS
+    assert found[FIRST, False] <= 14
+    assert found[SECOND, False] <= unknown + 14 + 10

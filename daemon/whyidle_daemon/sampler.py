@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 NS = 1_000_000_000
 SHORT_TRIES = 3
 LOOKS = 8  # 3 µs each
+STEADY_NS = 1_000_000  # on a CPU for so long already: it hardly falls asleep within so many looks
 LOOKS_AFTER = 32  # only once for each read: of a wait of 60 µs the next may be as far away
 DISCOVER_AT_S = (0.0, 0.1, 0.4, 1.5, 5.0)  # after an exec: libpython is mapped some time into it
 DISCOVER_PER_TURN = 8
@@ -149,7 +150,7 @@ class StackSampler:
             self.forget(pid)
 
     def _caught(self, tid: int) -> Glance | None:
-        """A thread that sleeps in a wait not read yet; one that is awake just now gets a few more looks.
+        """A thread that sleeps in a wait not read yet; one that woke up just now gets a few more looks.
 
         One that was woken and waits for a CPU, perhaps this one, is where it slept until it gets it.
         """
@@ -159,9 +160,13 @@ class StackSampler:
                 return None
             if self._wanted(thread):
                 return thread
-            if thread.state > Wait.RUNQUEUE:
+            if thread.state > Wait.RUNQUEUE or self._computes(thread):
                 return None
         return None
+
+    def _computes(self, thread: Glance) -> bool:
+        """Of one that is awake: whether it is for longer than a few looks take."""
+        return thread.state == Wait.RUNQUEUE or self._turns.now_ns - thread.last_ns >= STEADY_NS
 
     def _in_turn(self, tids: Iterable[int]) -> tuple[list[Glance], list[int]]:
         """The long waits, in the order in which they may be read, and who else there is."""

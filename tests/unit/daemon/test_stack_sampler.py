@@ -502,3 +502,29 @@ def test_who_is_not_to_be_read_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert begun == [PID, PID]
     loop.sampler.forget(PID)
     assert not loop.sampler.has_work(loop.now + 10_000 * MS)
+
+
+@pytest.mark.parametrize(
+    ("state", "since_ns", "looks"),
+    [
+        (Wait.RUNNING, 200_000, sampler.LOOKS),
+        (Wait.RUNNING, 5_000_000, 1),
+        (Wait.RUNQUEUE, 200_000, 1),
+    ],
+    ids=["woke up just now", "computes", "waits for a CPU"],
+)
+def test_who_computes_is_not_waited_for(
+    state: Wait, since_ns: int, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model's threads never sleep while they compute: to look again costs, and finds nothing."""
+    loop = Loop(monkeypatch)
+    loop.thread = loop.thread._replace(state=int(state), last_ns=loop.now - since_ns)
+    asked: list[int] = []
+
+    def look(tid: int) -> Glance:
+        asked.append(tid)
+        return loop.thread
+
+    loop.sampler._look = look
+    assert loop.sample() == []
+    assert len(asked) == 1 + looks  # one says whose turn it is

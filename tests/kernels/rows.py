@@ -42,7 +42,14 @@ ROWS = (
         (_IN + "test_waits.py::test_every_kind_of_wait", _IN + "test_waits.py::test_states_sum_to_wall"),
     ),
     Row("disk", "Waits for a disk", (_IN + "test_waits.py::test_waiting_for_a_disk",)),
-    Row("runqueue", "Waiting for a CPU", (_IN + "test_waits.py::test_preemption_is_runqueue",)),
+    Row(
+        "runqueue",
+        "Waiting for a CPU",
+        (
+            _IN + "test_waits.py::test_preemption_is_runqueue",
+            _IN + "test_waits.py::test_turns_on_a_shared_cpu_are_told_together",
+        ),
+    ),
     Row(
         "throttled",
         "Throttled by a cgroup (v2)",

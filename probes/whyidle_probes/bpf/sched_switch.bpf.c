@@ -100,8 +100,8 @@ static __always_inline void switch_in(struct wi_thread *t, u64 task, u64 now)
 
 /*
  * A thread that enters a CPU without ever having left one: that switch was not shown, or it came while an iterator
- * found the thread. For how long it ran the scheduler knows. Why it stopped nobody does, since a waking says nothing
- * of a thread that seems to run: it may have slept, and it may have waited for a CPU.
+ * found the thread. For how long it ran the scheduler knows. Had it slept, its waking would have told (slept_unseen):
+ * it waited for a CPU, or what it did is not known.
  */
 static __always_inline void left_unseen(struct wi_thread *t, u64 task, u64 now)
 {
@@ -146,6 +146,15 @@ static __always_inline void catch_up(struct wi_thread *t, u64 task, u64 now)
 	count_stat(WI_STAT_SWITCHES_HIDDEN);
 }
 
+/* A thread that falls asleep: in what, and for whom. */
+static __always_inline void fall_asleep(struct wi_thread *t, u64 task, u32 task_state, bool current)
+{
+	tell_turns(t);
+	resolve_wait(t, task, task_state, current);
+	if ((t->flags & WI_THREAD_GPU) && t->state != WI_STOPPED)
+		t->state = WI_GPU;
+}
+
 static __always_inline void switch_out(struct wi_thread *t, u64 task, bool preempted, u32 task_state, u64 now)
 {
 	if (t->state != WI_RUNNING)
@@ -163,10 +172,7 @@ static __always_inline void switch_out(struct wi_thread *t, u64 task, bool preem
 		emit_thread_exit(t, task, now);
 		return;
 	} else {
-		tell_turns(t);
-		resolve_wait(t, task, task_state, true);
-		if ((t->flags & WI_THREAD_GPU) && t->state != WI_STOPPED)
-			t->state = WI_GPU;
+		fall_asleep(t, task, task_state, true);
 	}
 	write_end(t);
 }

@@ -210,12 +210,31 @@ static __always_inline void note_cause(struct wi_thread *t, u64 task)
 	note->sk = 0;
 }
 
+/*
+ * A thread that is woken without ever having left its CPU: that switch was not shown. It has left it, so that event
+ * is over, and it sleeps still: what in can be told as well as then, and since when the scheduler knows.
+ */
+static __always_inline void slept_unseen(struct wi_thread *t, u64 task)
+{
+	left_unseen(t, task, bpf_ktime_get_ns());
+	write_begin(t);
+	fall_asleep(t, task, (u32)TASK(task, WI_TASK_STATE), false);
+	write_end(t);
+}
+
 int wi_sched_waking(u64 *ctx)
 {
 	u64 task = ARG(ctx, 0);
 	u32 tid = TASK(task, pid);
 	struct wi_thread *t = thread_of(tid);
-	if (!t || t->state <= WI_RUNQUEUE || t->wake_ns)
+	if (!t)
+		return 0;
+	/* Before the state: who leaves a CPU changes them the other way round. */
+	int on_cpu = TASK(task, on_cpu);
+	barrier();
+	if (t->state == WI_RUNNING && !on_cpu)
+		slept_unseen(t, task);
+	if (t->state <= WI_RUNQUEUE || t->wake_ns)
 		return 0;
 	write_begin(t);
 	t->wake_ns = bpf_ktime_get_ns();

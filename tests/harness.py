@@ -24,12 +24,18 @@ PATIENCE = float(os.environ.get("WHYIDLE_PATIENCE", "1"))
 def wait_until(
     condition: Callable[[], object], what: str, timeout_s: float = 30.0, every_s: float = 0.005
 ) -> None:
-    """Wait for a condition, never for luck; the time-out is only there to end a broken test."""
-    timeout_s *= PATIENCE
-    deadline = time.monotonic() + timeout_s
+    """Wait for a condition, never for luck; the time-out is only there to end a broken test.
+
+    A host that stands still for longer than a second counts as that: the others have not run either.
+    """
+    left_s = timeout_s * PATIENCE
+    before = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {timeout_s} s for {what}")
+        now = time.monotonic()
+        left_s -= min(now - before, 1.0)
+        before = now
+        if left_s < 0:
+            raise AssertionError(f"waited {timeout_s * PATIENCE} s for {what}")
         time.sleep(every_s)
 
 

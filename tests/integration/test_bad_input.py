@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -146,11 +147,13 @@ def test_hostile_clients(daemon: Daemon, data: bytes) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as raw:
         raw.connect(str(daemon.socket))
         raw.settimeout(10)
-        raw.sendall(data)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have been told half-way
+            raw.sendall(data)
         if data:
             answer = b""
-            while part := raw.recv(65536):
-                answer += part
+            with contextlib.suppress(ConnectionResetError):  # what it did not read any more
+                while part := raw.recv(65536):
+                    answer += part
             assert b"whyidle" in answer or b"protocol" in answer
     assert alive(daemon)
 

@@ -214,6 +214,9 @@ sys.stdin.readline()
 )
 
 
+MAPS = "cuda = c.CDLL(sys.argv[1])"
+
+
 def in_two_parts(
     code: str,
     libcuda: Path,
@@ -222,19 +225,23 @@ def in_two_parts(
     between: Callable[[EngineLibraries], None] = lambda libraries: None,
 ) -> Engine:
     """Run a program to its second line of input, the first when its first kernel is over; its engine then."""
+    assert MAPS in code
+    code = code.replace(MAPS, f"{MAPS}\nprint('mapped', flush=True)\nsys.stdin.readline()")
     program = Program(code, str(libcuda))
     programs.append(program)
     probe.track(program.pid)
     libraries = EngineLibraries(probe.kernel.attach_functions, Proc())
     try:
         program.go()
+        assert program.line() == "mapped"
+        assert libraries.scan(program.pid)
+        assert libraries.cuda == {program.pid: True}
+        program.go()
 
         def engine() -> Engine | None:
-            libraries.scan(program.pid)
             return next(iter(probe.kernel.engines(probe.number)), None)
 
         wait_until(lambda: (found := engine()) is not None and not found.busy, "the first kernel")
-        assert libraries.cuda == {program.pid: True}
         between(libraries)
         program.go()
         assert program.line() == "done"

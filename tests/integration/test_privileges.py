@@ -189,8 +189,8 @@ def test_without_setpcap_the_rest_cannot_be_dropped_for_good(folder: Path) -> No
 
 def test_an_agent_is_explained_with_these_alone(folder: Path) -> None:
     """The main job under the unit's capabilities: attach to a program of another user, get its line."""
-    # Long enough that it hardly ever wakes within a reading, which would rightly be counted as lost.
-    code = "import time\ndef nap():\n    time.sleep(0.5)\nwhile True: nap()"
+    # So long that it never wakes within a reading, which would rightly be counted as lost.
+    code = "import time\ndef nap():\n    time.sleep(3600)\nnap()"
     with program(BOB, code) as running, start(folder, GRANTED) as daemon:
         done = subprocess.run(
             [BIN / "whyidle", "attach", str(running.pid), "--duration", "1", "--socket", daemon.socket],

@@ -321,10 +321,9 @@ def test_existing_threads_are_picked_up(probe, programs):
             os._exit(3)
         ready.wait()
         print(child, flush=True)
-        time.sleep(0.05)
+        os.waitpid(child, 0)
         release.set()
         [t.join() for t in threads]
-        os.waitpid(child, 0)
     """)
     programs.append(program)
     program.go()
@@ -345,16 +344,24 @@ def test_slices_are_exactly_those_above_the_threshold(run_observed):
     """A prime number of long waits gives that number of slices; short ones only count in the totals."""
     program = run_observed("""
         import time
-        for _ in range(23): time.sleep(0.02)
-        for _ in range(101): time.sleep(0.0001)
+        def sleep(seconds):
+            before = time.monotonic()
+            time.sleep(seconds)
+            return time.monotonic() - before
+        for _ in range(23):
+            sleep(0.02)
+            until = time.thread_time() + 0.0002
+            while time.thread_time() < until: pass
+        print(sum(sleep(0.0001) >= 0.01 for _ in range(101)), flush=True)
     """)
+    held_up = int(program.line())  # what a busy host made of the short ones
     thread = run_observed.probe.exit_of(program.pid)
     sleeps = [
         s
         for s in run_observed.probe.slices(program.pid)
         if s.state == Wait.SLEEP and s.blocked_ns >= 10_000_000
     ]
-    assert len(sleeps) == 23
+    assert 23 <= len(sleeps) <= 23 + held_up
     # A sleep whose timer fires before the thread has left its CPU is none.
     assert 23 < thread.count[Wait.SLEEP] <= 124
     assert isinstance(sleeps[0], Slice)

@@ -99,6 +99,8 @@ def test_a_sleep_whose_begin_was_hidden_is_known(blind_to_leaving: Probe, progra
     assert blind_to_leaving.kernel.stat(Stat.SWITCHES_HIDDEN) >= TURNS / 4
     told = {state: thread.ns[state] / 1e9 for state in (Wait.RUNNING, Wait.SLEEP)}
     assert 0.99 * (TURNS - RARE) * SLEEP_S <= told[Wait.SLEEP] <= slept
+    # Where it was not woken, it waited for a CPU.
+    assert thread.count[Wait.UNKNOWN] <= RARE
     # The start of the interpreter and its end are running too, outside of the program's account.
     assert told[Wait.RUNNING] >= 0.99 * ran
     assert sum(thread.ns) == thread.end_ns - thread.first_ns

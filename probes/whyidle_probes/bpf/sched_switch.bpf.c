@@ -100,10 +100,10 @@ static __always_inline void switch_in(struct wi_thread *t, u64 task, u64 now)
 
 /*
  * A thread that enters a CPU without ever having left one: that switch was not shown, or it came while an iterator
- * found the thread. For how long it ran the scheduler knows. Had it slept, its waking would have told (slept_unseen):
- * it waited for a CPU, or what it did is not known.
+ * found the thread. For how long it ran the scheduler knows. Had it slept, its waking would have told (slept_unseen),
+ * so it waited for a CPU; only after a run that was not seen at all it is not known (`state`).
  */
-static __always_inline void left_unseen(struct wi_thread *t, u64 task, u64 now)
+static __always_inline void left_unseen(struct wi_thread *t, u64 task, u16 state, u64 now)
 {
 	u64 since = now > t->last_ns ? now - t->last_ns : 0, all = TASK(task, se.sum_exec_runtime);
 	u64 ran = all > t->ran_ns ? all - t->ran_ns : 0;
@@ -114,7 +114,7 @@ static __always_inline void left_unseen(struct wi_thread *t, u64 task, u64 now)
 	t->last_ns += ran;
 	t->ran_ns = all;
 	begin_off(t);
-	begin_queueing(t, WI_UNKNOWN);
+	begin_queueing(t, state);
 	write_end(t);
 	count_stat(WI_STAT_SWITCHES_HIDDEN);
 }
@@ -127,8 +127,10 @@ static __always_inline void left_unseen(struct wi_thread *t, u64 task, u64 now)
 static __always_inline void ran_unseen(struct wi_thread *t, u64 task, u64 now)
 {
 	u64 ready = t->wake_ns > t->last_ns ? t->wake_ns : t->last_ns;
-	if (TASK(task, se.sum_exec_runtime) > t->ran_ns + WI_UNSEEN_NS && now > ready)
-		switch_in(t, task, ready);
+	if (TASK(task, se.sum_exec_runtime) <= t->ran_ns + WI_UNSEEN_NS || now <= ready)
+		return;
+	switch_in(t, task, ready);
+	left_unseen(t, task, WI_UNKNOWN, now);
 }
 
 /*
@@ -229,10 +231,10 @@ int wi_sched_switch(u64 *ctx)
 	if (in) {
 		if (!now)
 			now = bpf_ktime_get_ns();
-		if (in->state != WI_RUNNING)
-			ran_unseen(in, next, now);
 		if (in->state == WI_RUNNING)
-			left_unseen(in, next, now);
+			left_unseen(in, next, WI_RUNQUEUE, now);
+		else
+			ran_unseen(in, next, now);
 		switch_in(in, next, now);
 	}
 	return 0;

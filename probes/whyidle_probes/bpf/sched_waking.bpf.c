@@ -216,7 +216,7 @@ static __always_inline void note_cause(struct wi_thread *t, u64 task)
  */
 static __always_inline void slept_unseen(struct wi_thread *t, u64 task)
 {
-	left_unseen(t, task, bpf_ktime_get_ns());
+	left_unseen(t, task, WI_UNKNOWN, bpf_ktime_get_ns());
 	write_begin(t);
 	fall_asleep(t, task, (u32)TASK(task, WI_TASK_STATE), false);
 	write_end(t);

@@ -7,6 +7,7 @@
  * call, no fault. bcc would rewrite a member access into a bpf_probe_read call, so kernel pointers
  * travel as u64 and are read through FIELD(), which its rewriter leaves alone.
  */
+#define WI_TICK_NS 10000000ULL /* the longest: HZ is 100 at least */
 BPF_TABLE("hash", u32, struct wi_thread, threads, WI_MAX_THREADS);
 BPF_TABLE("hash", u32, u32, processes, WI_MAX_PROCESSES); /* pid -> target, for the iterator */
 BPF_TABLE("hash", struct wi_engine_key, struct wi_engine, engines, 1024);

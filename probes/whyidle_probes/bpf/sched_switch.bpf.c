@@ -50,8 +50,11 @@ static __always_inline void close_wait(struct wi_thread *t, u64 blocked, u64 wai
 		tell_turns(t);
 		if (!emit_slice(t, blocked, waited) && socket)
 			add_short_wait(t, blocked);
-	} else if (socket) {
-		add_short_wait(t, blocked);
+	} else {
+		if (t->last_ns - t->turns_start_ns >= WI_TURNS_NS)
+			tell_turns(t);
+		if (socket)
+			add_short_wait(t, blocked);
 	}
 }
 
@@ -95,13 +98,13 @@ static __always_inline void switch_in(struct wi_thread *t, u64 task, u64 now)
 	write_end(t);
 }
 
-/* A thread that was found as it fell asleep ran on for some microseconds. */
-#define WI_UNSEEN_NS 50000ULL
+#define WI_UNSEEN_NS 50000ULL /* a shorter run is no matter */
 
 /*
  * A thread that enters a CPU without ever having left one: that switch was not shown, or it came while an iterator
  * found the thread. For how long it ran the scheduler knows. Had it slept, its waking would have told (slept_unseen),
- * so it waited for a CPU; only after a run that was not seen at all it is not known (`state`).
+ * so it waited for a CPU; only after a run that was not seen at all it is not known (`state`). A hypervisor's time
+ * is in no run by that account: it counts as what came after.
  */
 static __always_inline void left_unseen(struct wi_thread *t, u64 task, u16 state, u64 now)
 {
@@ -109,6 +112,8 @@ static __always_inline void left_unseen(struct wi_thread *t, u64 task, u16 state
 	u64 ran = all > t->ran_ns ? all - t->ran_ns : 0;
 	if (ran > since)
 		ran = since;
+	if (all + WI_TICK_NS < t->ran_ns) /* the record of one that was not seen to end, and had this number */
+		state = WI_UNKNOWN;
 	write_begin(t);
 	add_running(t, ran);
 	t->last_ns += ran;

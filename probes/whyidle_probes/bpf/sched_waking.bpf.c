@@ -210,9 +210,20 @@ static __always_inline void note_cause(struct wi_thread *t, u64 task)
 	note->sk = 0;
 }
 
+/* Whether a thread, about to be woken, has left the queue of its CPU to sleep. (Since 6.12 it may stay in it.) */
+static __always_inline bool dequeued(u64 task)
+{
+#ifdef WI_SCHED_DELAYED
+	if (TASK(task, se.sched_delayed))
+		return true;
+#endif
+	return !TASK(task, on_rq);
+}
+
 /*
  * A thread that is woken without ever having left its CPU: that switch was not shown. It has left it, so that event
- * is over, and it sleeps still: what in can be told as well as then, and since when the scheduler knows.
+ * is over, and it sleeps still: what in can be told as well as then. Since when, the scheduler's account of its run
+ * says, without what a hypervisor took of that.
  */
 static __always_inline void slept_unseen(struct wi_thread *t, u64 task)
 {
@@ -227,12 +238,15 @@ int wi_sched_waking(u64 *ctx)
 	u64 task = ARG(ctx, 0);
 	u32 tid = TASK(task, pid);
 	struct wi_thread *t = thread_of(tid);
-	if (!t)
+	if (!t || t->end_ns)
 		return 0;
-	/* Before the state: who leaves a CPU changes them the other way round. */
+	/* In this order: who leaves a CPU to sleep leaves its queue, is seen to (which sets the state), and is off the
+	 * CPU, and only this waking can bring it back. One that was preempted on its way to sleep is in the queue. */
+	bool asleep = dequeued(task);
+	barrier();
 	int on_cpu = TASK(task, on_cpu);
 	barrier();
-	if (t->state == WI_RUNNING && !on_cpu)
+	if (asleep && !on_cpu && t->state == WI_RUNNING)
 		slept_unseen(t, task);
 	if (t->state <= WI_RUNQUEUE || t->wake_ns)
 		return 0;

@@ -39,8 +39,11 @@ int wi_tasks(u64 *ctx)
 	u32 task_state = (u32)TASK(task, WI_TASK_STATE);
 	if (task_state == 0)
 		t->state = TASK(task, on_cpu) ? WI_RUNNING : WI_RUNQUEUE;
-	else
+	else {
 		resolve_wait(t, task, task_state, false);
+		if (TASK(task, on_cpu)) /* falling asleep: what it has run by now is not counted yet, for a tick at most */
+			t->ran_ns += WI_TICK_NS;
+	}
 	if (insert_thread(t))
 		count_stat(WI_STAT_ITER_NEW);
 	return 0;

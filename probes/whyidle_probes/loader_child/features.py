@@ -27,15 +27,7 @@ def features(types: Any, without: Sequence[str] = ()) -> dict[str, str]:
         found["WI_TASK_PT_REGS"] = "1"
     elif types.member_bits("task_struct", "stack_vm_area"):
         found["WI_STACK_AREA"] = "1"
-    # 6.18 throttles single tasks on their way to user mode (e1fad12dcb66).
-    if types.member_bits("task_struct", "throttled") and "WI_TASK_THROTTLED" not in without:
-        found["WI_TASK_THROTTLED"] = "1"
-    # Before, run queues say so, where the kernel has bandwidth control at all. 5.19 renamed the sum of the
-    # time (64eaf50731ac).
-    elif types.member_bits("cfs_rq", "throttle_count"):
-        for name in ("throttled_clock_pelt_time", "throttled_clock_task_time"):
-            if types.member_bits("cfs_rq", name):
-                found["WI_QUEUE_THROTTLED"] = name
+    found.update(_scheduler(types, without))
     # Both are absent where Unix sockets are a module.
     if types.member_bits("unix_sock", "peer") and types.member_bits("socket_alloc", "vfs_inode"):
         found["WI_UNIX_PEER"] = "1"
@@ -51,6 +43,24 @@ def features(types: Any, without: Sequence[str] = ()) -> dict[str, str]:
         raise BtfError("task_struct has no in_iowait")
     found["WI_IOWAIT_BYTE"] = str(iowait[0] // 8)
     found["WI_IOWAIT_MASK"] = str(1 << (iowait[0] % 8))
+    return found
+
+
+def _scheduler(types: Any, without: Sequence[str]) -> dict[str, str]:
+    """How to tell who sleeps, and who may not run."""
+    found = {}
+    # 6.12 lets a thread that sleeps stay in the queue until it would have its turn (152e11f6df29).
+    if types.member_bits("sched_entity", "sched_delayed"):
+        found["WI_SCHED_DELAYED"] = "1"
+    # 6.18 throttles single tasks on their way to user mode (e1fad12dcb66).
+    if types.member_bits("task_struct", "throttled") and "WI_TASK_THROTTLED" not in without:
+        found["WI_TASK_THROTTLED"] = "1"
+    # Before, run queues say so, where the kernel has bandwidth control at all. 5.19 renamed the sum of the
+    # time (64eaf50731ac).
+    elif types.member_bits("cfs_rq", "throttle_count"):
+        for name in ("throttled_clock_pelt_time", "throttled_clock_task_time"):
+            if types.member_bits("cfs_rq", name):
+                found["WI_QUEUE_THROTTLED"] = name
     return found
 
 

@@ -38,7 +38,10 @@ LINUX_4_18 = Types("task_struct.state task_struct.in_iowait", "", "", 3)
 LINUX_5_10 = Types(BY_TASK + "task_struct.stack_vm_area", "ringbuf_reserve", "bpf_iter_task", 3)
 LINUX_5_15 = Types(BY_TASK + "task_struct.__state", "ringbuf_reserve task_pt_regs", "bpf_iter_task", 3)
 LINUX_6_18 = Types(
-    BY_PELT + "task_struct.__state task_struct.throttled", "ringbuf_reserve task_pt_regs", "bpf_iter_task", 4
+    BY_PELT + "task_struct.__state task_struct.throttled sched_entity.sched_delayed",
+    "ringbuf_reserve task_pt_regs",
+    "bpf_iter_task",
+    4,
 )
 LINUX_6_1 = Types(BY_PELT + "task_struct.__state", "ringbuf_reserve task_pt_regs", "bpf_iter_task", 4)
 NO_BANDWIDTH = Types("task_struct.__state task_struct.in_iowait", "ringbuf_reserve", "bpf_iter_task", 4)
@@ -63,7 +66,16 @@ def features(monkeypatch: pytest.MonkeyPatch) -> Any:
         (LINUX_5_10, {"WI_STACK_AREA", "WI_QUEUE_THROTTLED", "WI_UNIX_PEER"}),
         (LINUX_5_15, {"WI_TASK_PT_REGS", "WI_QUEUE_THROTTLED", "WI_UNIX_PEER"}),
         (LINUX_6_1, {"WI_TASK_PT_REGS", "WI_QUEUE_THROTTLED", "WI_UNIX_PEER", "WI_SWITCH_HAS_STATE"}),
-        (LINUX_6_18, {"WI_TASK_PT_REGS", "WI_TASK_THROTTLED", "WI_UNIX_PEER", "WI_SWITCH_HAS_STATE"}),
+        (
+            LINUX_6_18,
+            {
+                "WI_TASK_PT_REGS",
+                "WI_TASK_THROTTLED",
+                "WI_UNIX_PEER",
+                "WI_SWITCH_HAS_STATE",
+                "WI_SCHED_DELAYED",
+            },
+        ),
         (NO_BANDWIDTH, {"WI_SWITCH_HAS_STATE"}),
     ],
     ids=["5.10", "5.15", "6.1", "6.18", "no bandwidth control, no Unix sockets built in"],

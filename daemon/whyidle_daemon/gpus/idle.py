@@ -115,20 +115,25 @@ def _explained(led: _Led, following: _Led | None, way: Way) -> ExplainedGap:
     inside = between(way.lines(tid), gap.start_ns, gap.end_ns)
     pieces = tuple(_ran(piece) for piece in explain(gap.start_ns, gap.end_ns, None, inside))
     known = list(_clipped(way.walk(gap.start_ns, until_ns, (process.pid, tid), is_open), gap))
-    if until_ns < gap.end_ns:  # the work was all within: what comes after it waits for whoever is next
-        if following is not None and following.gap.start_ns <= gap.end_ns + gap.end_edge_ns:
-            who, end_ns = (following.process.pid, following.tid), following.until_ns
-            after = way.walk(until_ns, max(end_ns, gap.end_ns), who, following.is_open)
-            if after and after[-1].root.wait == _UNKNOWN:  # too far to walk
-                after = way.walk(until_ns, gap.end_ns, (process.pid, tid), False)
-        else:
-            driving = way.drivers.at(process, gap.end_ns, gap.end_ns + WINDOW_NS, gap.end_ns)
-            next_tid = driving.tid if driving.until_ns > gap.end_ns else tid
-            after = way.walk(until_ns, driving.until_ns, (process.pid, next_tid), False)
-        known += _clipped(after, gap)
+    if until_ns < gap.end_ns:
+        known += _clipped(_afterwards(led, following, way), gap)
     roots = roots_of(known, ())
     edges = (gap.start_edge_ns, gap.end_edge_ns)
     return ExplainedGap(gap.length_ns, gap.start_ns, process, tid, pieces, is_open, roots, edges=edges)
+
+
+def _afterwards(led: _Led, following: _Led | None, way: Way) -> list[chains.Segment]:
+    """From the end of work that was all within the gap: what whoever is next to work waited for."""
+    gap, process, tid, until_ns, _ = led
+    if following is None or following.gap.start_ns > gap.end_ns + gap.end_edge_ns:
+        driving = way.drivers.at(process, gap.end_ns, gap.end_ns + WINDOW_NS, gap.end_ns)
+        next_tid = driving.tid if driving.until_ns > gap.end_ns else tid
+        return way.walk(until_ns, driving.until_ns, (process.pid, next_tid), False)
+    end_ns, who = max(following.until_ns, gap.end_ns), (following.process.pid, following.tid)
+    walked = way.walk(until_ns, end_ns, who, following.is_open)
+    if walked and walked[-1].root.wait == _UNKNOWN:  # too far to walk
+        return way.walk(until_ns, gap.end_ns, (process.pid, tid), False)
+    return walked
 
 
 def _clipped(walked: Iterable[chains.Segment], gap: Idle) -> Iterator[chains.Segment]:

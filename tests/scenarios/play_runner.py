@@ -44,6 +44,17 @@ class Told(NamedTuple):
             if found["kind"] not in BUSY_HOST
         }
 
+    @property
+    def blamed_while_asked(self) -> set[tuple[str, str]]:
+        """Kind and role; no lack of demand that lasted no longer than nobody asked, by the asker's clock."""
+        unasked_s = self.report["target"]["duration_s"] - self.waits["greedy"]["asking"]
+        return {
+            (found["kind"], self.role(found["pid"]))
+            for found in self.report["findings"]
+            if found["kind"] not in BUSY_HOST
+            and not (found["kind"] == "no_demand" and found["blocked_s"] <= unasked_s)
+        }
+
     def thread(self, role: str) -> dict[str, float]:
         """The states of a role's main thread."""
         pids = [pid for pid, name in self.roles.items() if name == role]

@@ -57,5 +57,5 @@ def test_saturated(tmp_path: Path) -> None:
     90 % that make it saturated.
     """
     told = on_a_gpu("saturated", tmp_path)
-    assert {(kind, role) for kind, role, _ in told.blamed} <= {("engine_saturated", "serve")}
+    assert told.blamed_while_asked <= {("engine_saturated", "serve")}
     assert told.engine["busy_s"] > 2 * told.engine["idle_s"]

@@ -93,7 +93,7 @@ def test_a_server_nobody_calls_is_no_demand(tmp_path: Path) -> None:
 def test_a_busy_server_is_the_bottleneck(tmp_path: Path) -> None:
     """Two agents that ask for more than there is: the engine is saturated, and nobody is guilty."""
     told = play("saturated", tmp_path)
-    assert {(kind, role) for kind, role, _ in told.blamed} == {("engine_saturated", "serve")}
+    assert told.blamed_while_asked == {("engine_saturated", "serve")}
     assert told.engine["idle_attributed_s"] >= ATTRIBUTED * told.engine["idle_s"]
 
 

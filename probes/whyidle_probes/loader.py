@@ -113,6 +113,11 @@ class ProbeConfig:
 
     def request(self) -> dict[str, Any]:
         """What the child is told."""
+        hiding = {
+            "WI_HIDE_SWITCHES": self.hide_switches,
+            "WI_HIDE_LEAVING": self.hide_leaving,
+            "WI_HIDE_RUNS": self.hide_runs,
+        }
         return {
             "macros": {
                 "WI_MAX_THREADS": str(self.max_threads),
@@ -131,9 +136,7 @@ class ProbeConfig:
                 "WI_NR_MMAP": str(syscalls.number_of("mmap")),
                 "WI_NR_POLL": str(syscalls.find_number("poll")),
                 "WI_NR_EPOLL_PWAIT2": str(syscalls.find_number("epoll_pwait2")),
-                **({"WI_HIDE_SWITCHES": str(self.hide_switches)} if self.hide_switches else {}),
-                **({"WI_HIDE_LEAVING": str(self.hide_leaving)} if self.hide_leaving else {}),
-                **({"WI_HIDE_RUNS": str(self.hide_runs)} if self.hide_runs else {}),
+                **{name: str(number) for name, number in hiding.items() if number},
             },
             "programs": [list(program) for program in self.programs],
             "maps": list(MAPS),

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness import Probe, Program, Runner
-from whyidle_daemon.kernel import Kernel
-from whyidle_probes.events import Event, Stat, Wait
+from harness import Probe, Program, Runner, kernel_of
+from whyidle_probes.events import Stat, Wait
 from whyidle_probes.loader import ProbeConfig, load_probes
 from whyidle_probes.syscalls import syscall_name
 
@@ -63,10 +62,8 @@ def blind_to_runs() -> Iterator[Probe]:
 
 
 def _probe(config: ProbeConfig) -> Iterator[Probe]:
-    seen: list[Event] = []
-    kernel = Kernel(load_probes(config), seen.append)
-    yield Probe(kernel, seen, 1)
-    kernel.close()
+    with kernel_of(load_probes(config)) as (kernel, seen):
+        yield Probe(kernel, seen, 1)
 
 
 def test_what_a_hidden_switch_ended_is_known(blind: Probe, programs: list[Program]) -> None:

@@ -42,6 +42,8 @@ static __always_inline void close_wait(struct wi_thread *t, u64 blocked, u64 wai
 		add_time(t, WI_RUNQUEUE, waited);
 	bool socket = t->state == WI_TCP || t->state == WI_UDP;
 	struct wi_config *c = config_of();
+	if (t->last_ns - t->turns_start_ns >= WI_TURNS_NS)
+		tell_turns(t);
 	if (c && blocked + waited >= c->slice_ns) {
 		if (t->state == WI_RUNQUEUE && waited < WI_TURN_NS) {
 			keep_turn(t, waited);
@@ -50,11 +52,8 @@ static __always_inline void close_wait(struct wi_thread *t, u64 blocked, u64 wai
 		tell_turns(t);
 		if (!emit_slice(t, blocked, waited) && socket)
 			add_short_wait(t, blocked);
-	} else {
-		if (t->last_ns - t->turns_start_ns >= WI_TURNS_NS)
-			tell_turns(t);
-		if (socket)
-			add_short_wait(t, blocked);
+	} else if (socket) {
+		add_short_wait(t, blocked);
 	}
 }
 

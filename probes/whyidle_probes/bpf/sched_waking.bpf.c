@@ -221,6 +221,20 @@ static __always_inline bool dequeued(u64 task)
 }
 
 /*
+ * Whether it is off it by now. In this order: who leaves a CPU to sleep leaves its queue, is seen to (which sets the
+ * state), and is off the CPU, and only this waking can bring it back. One that was preempted on its way to sleep is in
+ * the queue.
+ */
+static __always_inline bool off_its_cpu(u64 task)
+{
+	bool asleep = dequeued(task);
+	barrier();
+	int on_cpu = TASK(task, on_cpu);
+	barrier();
+	return asleep && !on_cpu;
+}
+
+/*
  * A thread that is woken without ever having left its CPU: that switch was not shown. It has left it, so that event
  * is over, and it sleeps still: what in can be told as well as then. Since when, the scheduler's account of its run
  * says, without what a hypervisor took of that.
@@ -240,13 +254,7 @@ int wi_sched_waking(u64 *ctx)
 	struct wi_thread *t = thread_of(tid);
 	if (!t || t->end_ns)
 		return 0;
-	/* In this order: who leaves a CPU to sleep leaves its queue, is seen to (which sets the state), and is off the
-	 * CPU, and only this waking can bring it back. One that was preempted on its way to sleep is in the queue. */
-	bool asleep = dequeued(task);
-	barrier();
-	int on_cpu = TASK(task, on_cpu);
-	barrier();
-	if (asleep && !on_cpu && t->state == WI_RUNNING)
+	if (t->state == WI_RUNNING && off_its_cpu(task) && t->state == WI_RUNNING) /* still, whatever was seen since */
 		slept_unseen(t, task);
 	if (t->state <= WI_RUNQUEUE || t->wake_ns)
 		return 0;

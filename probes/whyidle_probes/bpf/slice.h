@@ -106,8 +106,6 @@ static __always_inline void tell_turns(struct wi_thread *t)
 
 static __always_inline void keep_turn(struct wi_thread *t, u64 ns)
 {
-	if (t->last_ns - t->turns_start_ns >= WI_TURNS_NS)
-		tell_turns(t);
 	if (!t->turns_ns)
 		t->turns_start_ns = t->last_ns;
 	t->turns_ns += ns;

@@ -128,7 +128,7 @@ NO_PEER = Peer(bytes(16), bytes(16), 0, 0, 0, 0, 0)
 class Slice(NamedTuple):
     """One interval off the CPU: ``blocked_ns`` asleep, then ``runqueue_ns`` waiting for a CPU.
 
-    A preemption has ``blocked_ns == 0`` and ``state == Wait.RUNQUEUE``. Those of less than 20 ms within 40 ms
+    A preemption has ``blocked_ns == 0`` and ``state == Wait.RUNQUEUE``. Those of less than 32 ms within 80 ms
     are one slice, where the first began, as long as all of them.
     """
 

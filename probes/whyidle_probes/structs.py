@@ -43,6 +43,9 @@ _SLICE = struct.Struct("<IIIIQQQQQIIHHi" + _PEER + "QHxxxxxx")
 _THREAD = struct.Struct("<QIIIIQQQQQQQIIHHi" + _PEER + "16s32Q32IIIQHxxxxxx40xQ")
 _BRIEF = struct.Struct("<8xIII12xQ8xQ32xH518x")
 _GLANCE = struct.Struct("<8xII16xQQQ32xHHi" + _PEER + "16xQ")
+GLANCED = slice(8, _GLANCE.size)
+"""Bytes of a ``wi_thread`` that a glance is made of."""
+
 _FORK = struct.Struct("<IIQII16s")
 _START = struct.Struct("<IIQIIII")
 _EXEC = struct.Struct("<IIQII16s64sQ")

@@ -85,12 +85,12 @@ static __always_inline bool emit_slice(struct wi_thread *t, u64 blocked, u64 run
 }
 
 /*
- * Threads that share a CPU take turns of a few milliseconds, so each of them is preempted a hundred times a second:
+ * Threads that share a CPU take turns of 3 to 25 ms, so each of them is preempted up to a hundred times a second:
  * beside models on a busy host all but one in a hundred slices were that. Those within WI_TURNS_NS become one slice,
  * where the first began, as long as all of them. A thread that falls asleep, or ends, has told them.
  */
-#define WI_TURN_NS 20000000ULL  /* waits for a CPU from this long on are told alone */
-#define WI_TURNS_NS 40000000ULL
+#define WI_TURN_NS 32000000ULL  /* waits for a CPU from this long on are told alone */
+#define WI_TURNS_NS 80000000ULL
 
 static __always_inline void tell_turns(struct wi_thread *t)
 {

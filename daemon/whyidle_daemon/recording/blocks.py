@@ -27,6 +27,7 @@ _FILE: Final = struct.Struct("<8sHHI")
 _BLOCK: Final = struct.Struct("<IIIBBHI")
 _CHECKED: Final = _BLOCK.size - 4
 _LEVEL: Final = 6
+_LEAST_WINDOW: Final = 10
 
 
 class Codec(IntEnum):
@@ -64,9 +65,21 @@ def file_header(version: int = VERSION) -> bytes:
 
 def block(payload: bytes, records: int, flags: Flag = Flag.NONE) -> bytes:
     """One block, compressed."""
-    stored = zlib.compress(payload, _LEVEL)
+    stored = _compressed(payload)
     start = _BLOCK.pack(len(stored), len(payload), records, Codec.ZLIB, flags, 0, 0)[:_CHECKED]
     return start + struct.pack("<I", zlib.crc32(stored, zlib.crc32(start))) + stored
+
+
+def _compressed(payload: bytes) -> bytes:
+    """As ``zlib.compress``, with tables no larger than the payload can use.
+
+    Its own are 256 KiB: to get them from the kernel, page by page, takes longer than to compress the kilobyte
+    that an observation has to say in a second.
+    """
+    window = min(zlib.MAX_WBITS, max(_LEAST_WINDOW, (len(payload) - 1).bit_length()))  # its logarithm
+    level = max(1, zlib.DEF_MEM_LEVEL - zlib.MAX_WBITS + window)
+    compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, window, level)
+    return compressor.compress(payload) + compressor.flush()
 
 
 def read_file_header(file: BinaryIO, path: str | Path) -> None:

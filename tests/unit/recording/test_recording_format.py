@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import tracemalloc
 import typing
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from whyidle_daemon import observation
 from whyidle_daemon.facts import Overhead, StackSample
+from whyidle_daemon.recording.blocks import Flag, block, blocks, unpack
 from whyidle_daemon.recording.decoding import Decoder
 from whyidle_daemon.recording.encoding import Encoder
 from whyidle_daemon.recording.errors import MalformedError
@@ -67,6 +69,18 @@ def test_round_trip(kind: Kind, data: st.DataObject) -> None:
     encoder = Encoder(origin)
     payload = b"".join(encoder.encode(record, kind) for record in records)
     assert list(Decoder(origin).decode(payload, len(records))) == [(kind, record) for record in records]
+
+
+@given(st.data(), st.integers(0, 20).map(lambda power: 1 << power), st.integers(-1, 1))
+def test_a_block_of_any_size_is_read_again(data: st.DataObject, size: int, more: int) -> None:
+    """The compressor's tables are as large as the payload; whoever unpacks it need not know."""
+    unit = data.draw(st.binary(min_size=1, max_size=4096))
+    payload = (unit * (size // len(unit) + 1))[: max(0, size + more)]
+    file = io.BytesIO(bytes(16) + block(payload, 1, Flag.END))
+    file.seek(16)
+    ((header, stored),) = blocks(file)
+    assert unpack(header, stored) == payload
+    assert (header.plain, header.flags) == (len(payload), Flag.END)
 
 
 def test_repeated_values_are_written_once() -> None:

@@ -75,14 +75,18 @@ class Limits:
             number, _, rest = line.partition(":")
             controllers, _, path = rest.partition(":")
             if number == "0":
-                for root in (self._cgroups, self._cgroups / "unified"):
-                    if (root / "cgroup.controllers").exists():
-                        found += self._groups(root, path, "memory.max", "memory.current")
-                        break
+                root = self._recent(("unified",), self._unified)
+                if root is not None:
+                    found += self._groups(root, path, "memory.max", "memory.current")
             elif "memory" in controllers.split(","):
                 names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
                 found += self._groups(self._cgroups / "memory", path, *names)
         return found
+
+    def _unified(self) -> Path | None:
+        """Where the groups of the second version are."""
+        roots = (self._cgroups, self._cgroups / "unified")
+        return next((root for root in roots if (root / "cgroup.controllers").exists()), None)
 
     def _groups(self, root: Path, path: str, limit: str, usage: str) -> list[Limit]:
         return self._recent((str(root), path), lambda: self._walk(root, path, limit, usage))
@@ -94,8 +98,11 @@ class Limits:
         found = []
         for depth in range(min(len(parts), _MAX_DEPTH), 0, -1):
             group = root.joinpath(*parts[:depth])
-            most, now = _number(group / limit), _number(group / usage)
-            if most is None or now is None or most >= _UNLIMITED:
+            most = _number(group / limit)
+            if most is None or most >= _UNLIMITED:
+                continue
+            now = _number(group / usage)
+            if now is None:
                 continue
             stat = _table(group / "memory.stat", 1)
             prefix = "total_" if "total_inactive_file" in stat else ""

@@ -1,9 +1,10 @@
 """The loop that keeps observations going.
 
-It wakes twenty times a second while a client waits for an observation, four times a second while there are
-only the daemon's own or nothing in them has code to read, at once for what the kernel marks urgent (an engine
-library being mapped, a new program where there was nothing to read), and never when nothing is observed. A
-wake-up costs more than most of what is done in it, so all is done in the same.
+It wakes twenty times a second while a client waits for an observation, four times a second while nothing in
+it has code to read, or there are only the daemon's own and of these something new was read lately; twice a
+second while there is nothing new to learn; at once for what the kernel marks urgent (an engine library being
+mapped, a new program where there was nothing to read), and never when nothing is observed. A wake-up costs
+more than most of what is done in it, so all is done in the same.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from whyidle_wire.records import Progress
 
 BEAT_S = 0.05
 SLOW_BEAT_S = 0.25
-BEATS_PER_TICK = 2  # at every beat stacks are read, at every tick the rest is done
+CALM_BEAT_S = 0.5
+TICK_S, SLOW_TICK_S = 0.1, 0.5  # at every beat stacks are read, at every tick the rest is done
 LOOK_EVERY_S, SLOW_LOOK_EVERY_S = 0.25, 1.0
 LIBRARY_RETRY_S = 0.002
 TURN = 2000
@@ -54,7 +56,7 @@ class Pulse:
         self._attended = True
         self._beat_s = BEAT_S
         self._timer: asyncio.TimerHandle | None = None
-        self._beats = 0
+        self._since_tick_s = 0.0
         self._next_memory = 0.0
         self._next_flush = 0.0
         self._next_trim = 0.0
@@ -78,7 +80,7 @@ class Pulse:
         if not self._sessions:
             return
         self._attended = self._sessions.attended or bool(self._subscribers)
-        beat_s = BEAT_S if self._attended and self._eventful else SLOW_BEAT_S
+        beat_s = self._wanted_s()
         if self._timer is not None and beat_s < self._beat_s:
             self._timer.cancel()
             self._timer = None
@@ -86,6 +88,13 @@ class Pulse:
         self._targets.kernel.rest(self._attended and beat_s == SLOW_BEAT_S)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(beat_s, self._on_beat)
+
+    def _wanted_s(self) -> float:
+        """Seconds between beats, as things are."""
+        if self._attended:
+            return BEAT_S if self._eventful else SLOW_BEAT_S
+        learning = any(session.target.learning for session in self._sessions)
+        return SLOW_BEAT_S if learning else CALM_BEAT_S
 
     @property
     def _eventful(self) -> bool:
@@ -98,7 +107,7 @@ class Pulse:
 
     def _on_wakeup(self) -> None:
         self._consume()
-        if self._beat_s == SLOW_BEAT_S:
+        if self._attended and self._beat_s == SLOW_BEAT_S:
             self.schedule()
         waiting = [target.retry_libraries() for target in self._targets]
         if any(waiting):
@@ -117,9 +126,14 @@ class Pulse:
         look_every_s = LOOK_EVERY_S if self._beat_s == BEAT_S else SLOW_LOOK_EVERY_S
         for session in self._sessions:
             session.target.sample_stacks(look_every_s)
-        self._beats += 1
-        if self._beats % BEATS_PER_TICK == 0:
+        self._since_tick_s += self._beat_s
+        if self._since_tick_s >= self._tick_s:
+            self._since_tick_s = 0.0
             self._tick()
+
+    @property
+    def _tick_s(self) -> float:
+        return TICK_S if self._beat_s == BEAT_S else SLOW_TICK_S
 
     def _tick(self) -> None:
         self._on_wakeup()
@@ -166,7 +180,7 @@ class Pulse:
         """Under a storm only longer intervals become events; the shorter ones are still in the totals."""
         lost = self._targets.kernel.stat(Stat.SLICES_LOST)
         wanted = self.slice_ns
-        ticks = self._beat_s / BEAT_S
+        ticks = self._tick_s / TICK_S
         if lost != self._lost or self._handled > BUSY_EVENTS * ticks:
             wanted = min(wanted * 4, MAX_SLICE_NS)
             self._calm_ticks = 0

@@ -39,6 +39,7 @@ class ReadingTurns:
         self._extra = float(EXTRA)
         self._learnings = float(LEARNINGS)
         self.now_ns = 0
+        self.learned_ns = 0  # when a wait was read last of a kind that was not known
         self._kinds: dict[int, dict[int, int]] = {}  # tid -> how often a kind was tried, by its hash
 
     def begin(self, now_ns: int) -> None:
@@ -98,6 +99,8 @@ class ReadingTurns:
         kinds = self._kinds.pop(thread.tid, {})
         kind = _kind(thread)
         before = kinds.pop(kind, 0)
+        if before < TRIES and thread.state > Wait.RUNQUEUE:
+            self.learned_ns = self.now_ns
         if len(kinds) >= MAX_KINDS:
             del kinds[next(iter(kinds))]  # what was read longest ago
         kinds[kind] = TRIES if settled else before + 1

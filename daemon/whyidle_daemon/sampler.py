@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 NS = 1_000_000_000
 SHORT_TRIES = 3
 LOOKS = 8  # 3 µs each
+LEARNING_NS = 10 * NS  # nothing new for so long: what is going on is known
 STEADY_NS = 1_000_000  # on a CPU for so long already: it hardly falls asleep within so many looks
 LOOKS_AFTER = 32  # only once for each read: of a wait of 60 µs the next may be as far away
 DISCOVER_AT_S = (0.0, 0.1, 0.4, 1.5, 5.0)  # after an exec: libpython is mapped some time into it
@@ -109,6 +110,10 @@ class StackSampler:
     def has_work(self, by_ns: int) -> bool:
         """Whether there is Python code to read, or it is due to look for some before then."""
         return bool(self._readers) or any(due <= by_ns for due, _ in self._pending.values())
+
+    def learning(self, now_ns: int) -> bool:
+        """Whether a wait of a kind that was not known was read lately, or there may soon be code to read."""
+        return bool(self._pending) or now_ns - self._turns.learned_ns < LEARNING_NS
 
     def discover(self, now_ns: int) -> None:
         """Find the interpreters of processes that are due for a look."""

@@ -285,6 +285,11 @@ class Target:
         """Whether some of its processes run code that can be read, or are to be looked at for that."""
         return self._sampler.has_work(monotonic_ns() + round(within_s * NS))
 
+    @property
+    def learning(self) -> bool:
+        """Whether something was read lately that was not known, or may soon be."""
+        return self._sampler.learning(monotonic_ns())
+
     def sample_stacks(self, look_every_s: float) -> None:
         """Read the code of threads that sleep; notice interpreters first, and new threads every so often."""
         now = monotonic_ns()

@@ -113,7 +113,9 @@ class Targets:
 
     def _limit_probes(self, what: str, hits: int) -> None:
         now = monotonic_ns()
-        limit = self._limits.setdefault(what, ProbeLimit(now, hits, HIT_NS[what]))
+        limit = self._limits.get(what)
+        if limit is None:
+            limit = self._limits[what] = ProbeLimit(now, hits, HIT_NS[what])
         if not limit.update(now, hits):
             return
         if what == "decode" and limit.attached:

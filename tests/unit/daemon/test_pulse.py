@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from whyidle_daemon.pulse import BEAT_S, SLOW_BEAT_S, Pulse
+from whyidle_daemon.pulse import BEAT_S, CALM_BEAT_S, SLOW_BEAT_S, Pulse
 
 
 class Observed:
@@ -16,6 +16,7 @@ class Observed:
 
     def __init__(self) -> None:
         self.attended, self.have_engines, self.code, self.listeners = True, False, False, 0
+        self.learning = False
         self.rests: list[bool] = []
         self.read: list[bool] = []
         self.kernel = self.target = self
@@ -49,22 +50,23 @@ def pulse_of(seen: Observed) -> Pulse:
 
 
 @pytest.mark.parametrize(
-    ("what", "slow", "rests"),
+    ("what", "beat", "rests"),
     [
-        ({}, True, True),
-        ({"code": True}, False, False),
-        ({"have_engines": True}, False, False),
-        ({"listeners": 1}, False, False),
-        ({"attended": False, "code": True}, True, False),
+        ({}, SLOW_BEAT_S, True),
+        ({"code": True}, BEAT_S, False),
+        ({"have_engines": True}, BEAT_S, False),
+        ({"listeners": 1}, BEAT_S, False),
+        ({"attended": False, "code": True, "learning": True}, SLOW_BEAT_S, False),
+        ({"attended": False, "code": True}, CALM_BEAT_S, False),
     ],
-    ids=["nothing to read", "python", "an engine", "a subscriber", "nobody waits"],
+    ids=["nothing to read", "python", "an engine", "a subscriber", "nobody waits", "nor anything is new"],
 )
 def test_it_beats_fast_only_where_there_is_something_to_see(
-    what: dict[str, Any], slow: bool, rests: bool
+    what: dict[str, Any], beat: float, rests: bool
 ) -> None:
     """And only a rest that a client waits through is to be broken by a new program."""
 
-    async def scheduled() -> tuple[float, float]:
+    async def scheduled() -> float:
         seen = Observed()
         for name, value in what.items():
             setattr(seen, name, value)
@@ -74,10 +76,9 @@ def test_it_beats_fast_only_where_there_is_something_to_see(
         due = pulse._timer.when() - asyncio.get_running_loop().time()
         pulse._timer.cancel()
         assert seen.rests == [rests]
-        return due, BEAT_S if not slow else SLOW_BEAT_S
+        return due
 
-    due, beat = asyncio.run(scheduled())
-    assert beat / 2 < due <= beat
+    assert beat / 2 < asyncio.run(scheduled()) <= beat
 
 
 def test_a_new_program_ends_the_rest_at_once() -> None:

@@ -528,3 +528,26 @@ def test_who_computes_is_not_waited_for(
     loop.sampler._look = look
     assert loop.sample() == []
     assert len(asked) == 1 + looks  # one says whose turn it is
+
+
+def test_what_is_known_is_nothing_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing new for ten seconds: nobody needs to look that often. Another kind of wait is something new."""
+    loop = Loop(monkeypatch)
+    assert loop.sample() == ["search"]
+    assert loop.sampler.learning(loop.now)
+    loop.now += sampler.LEARNING_NS
+    loop.thread = loop.thread._replace(last_ns=loop.now - 5 * MS)
+    assert loop.sample() == ["search"]
+    assert not loop.sampler.learning(loop.now)
+    loop.thread = loop.thread._replace(state=int(Wait.FUTEX), last_ns=loop.now - 6 * MS)
+    assert loop.sample()
+    assert loop.sampler.learning(loop.now)
+
+
+def test_a_new_program_may_be_something_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it is known whether it has code to be read."""
+    loop = Loop(monkeypatch)
+    later = loop.now + sampler.LEARNING_NS
+    assert not loop.sampler.learning(later)
+    loop.sampler.started(PID + 1, later)
+    assert loop.sampler.learning(later)

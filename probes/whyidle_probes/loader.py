@@ -110,6 +110,7 @@ class ProbeConfig:
     hide_switches: int = 0  # for tests: one of so many switches to a thread is not seen; 0: all are
     hide_leaving: int = 0  # for tests: the same of switches from a thread
     hide_runs: int = 0  # for tests: the same of runs on a CPU, with both switches of each
+    slow_leaving: int = 0  # for tests: to leave a CPU takes as long as to read the clock so often
 
     def request(self) -> dict[str, Any]:
         """What the child is told."""
@@ -117,6 +118,7 @@ class ProbeConfig:
             "WI_HIDE_SWITCHES": self.hide_switches,
             "WI_HIDE_LEAVING": self.hide_leaving,
             "WI_HIDE_RUNS": self.hide_runs,
+            "WI_SLOW_LEAVING": self.slow_leaving,
         }
         return {
             "macros": {

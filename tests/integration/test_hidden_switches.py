@@ -1,8 +1,9 @@
-"""A kernel that does not show every context switch: what a hidden one ended is known all the same."""
+"""A kernel that hides some switches, or shows them late: what they ended, or began, is known all the same."""
 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 import time
@@ -147,3 +148,62 @@ def test_a_run_of_which_no_switch_was_seen_is_no_wait(blind_to_runs: Probe, prog
     assert sum(thread.ns) == thread.end_ns - thread.first_ns
     slices = [s for s in blind_to_runs.slices(program.pid) if s.state in (Wait.SLEEP, Wait.UNKNOWN)]
     assert sum(s.blocked_ns for s in slices) >= 0.99e9 * TURNS * SLEEP_S
+
+
+EXCHANGES = 300
+HURRIED = f"""
+import json, os, signal, struct, time
+to, back = os.pipe(), os.pipe()
+busy = os.fork()
+if busy == 0:
+    os.sched_setaffinity(0, {{0}})
+    signal.alarm(300)  # whatever becomes of this test
+    while True: pass
+answering = os.fork()
+if answering == 0:
+    os.sched_setaffinity(0, {{1}})
+    os.set_blocking(to[0], False)
+    for _ in range({EXCHANGES}):
+        while True:
+            try:
+                os.read(to[0], 1)
+                break
+            except BlockingIOError:
+                pass
+        os.write(back[1], struct.pack("d", time.monotonic()))
+    os._exit(0)
+os.sched_setaffinity(0, {{0}})
+os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # who is woken waits for the busy one
+os.nice(19)
+answers, began = 0.0, time.monotonic()
+for _ in range({EXCHANGES}):
+    before = time.monotonic()
+    os.write(to[1], b"x")
+    answers += struct.unpack("d", os.read(back[0], 8))[0] - before
+took = time.monotonic() - began
+os.kill(busy, signal.SIGKILL)
+os.waitpid(busy, 0)
+os.waitpid(answering, 0)
+print(json.dumps([answers, took]), flush=True)
+"""
+
+
+@pytest.fixture
+def slow_to_leave() -> Iterator[Probe]:
+    """The probes, with some ten microseconds between a thread's leaving its queue and what is seen of it."""
+    yield from _probe(ProbeConfig(slow_leaving=1000))
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+def test_who_is_woken_on_the_way_to_sleep_waits_for_a_cpu(
+    slow_to_leave: Probe, programs: list[Program]
+) -> None:
+    """An answer that comes at once, from another CPU, is no long wait for an answer."""
+    program = Runner(slow_to_leave, programs)(HURRIED)
+    answers, took = json.loads(program.line())
+    thread = slow_to_leave.exit_of(program.pid)
+    assert thread.count[Wait.PIPE] >= EXCHANGES / 2
+    assert answers < took / 10
+    # Nearly all of the time it waited for the CPU: by the first waking, which came too early to be seen.
+    assert thread.ns[Wait.PIPE] / 1e9 < took / 10
+    assert thread.ns[Wait.RUNQUEUE] / 1e9 > took / 2

@@ -152,6 +152,25 @@ static __always_inline void catch_up(struct wi_thread *t, u64 task, u64 now)
 	count_stat(WI_STAT_SWITCHES_HIDDEN);
 }
 
+#define WI_LEAVING_NS 5000ULL /* from where a thread says that it sleeps to where its switch is seen, and not much more */
+
+/*
+ * Who is about to sleep can be woken from another CPU before its switch is seen. Such a waking is noted while the
+ * record has the thread run (wi_sched_waking), and counts as one of this sleep until another one comes: of two, the
+ * first came too early to be needed, since who is awake is not woken.
+ */
+static __always_inline bool woken_leaving(struct wi_thread *t, u64 now)
+{
+	return t->state == WI_RUNNING && t->wake_ns > t->last_ns && t->wake_ns + WI_LEAVING_NS > now;
+}
+
+/* Whether a thread is woken by now: by its own word, or that of the scheduler, which is to put it into a queue. */
+static __always_inline bool is_awake(u64 task)
+{
+	u32 state = TASK(task, WI_TASK_STATE);
+	return !state || (state & WI_TASK_WAKING);
+}
+
 /* A thread that falls asleep: in what, and for whom. */
 static __always_inline void fall_asleep(struct wi_thread *t, u64 task, u32 task_state, bool current)
 {
@@ -166,11 +185,15 @@ static __always_inline void switch_out(struct wi_thread *t, u64 task, bool preem
 	if (t->state != WI_RUNNING)
 		catch_up(t, task, now);
 	write_begin(t);
+	bool woken = woken_leaving(t, now);
 	if (now > t->last_ns)
 		add_running(t, now - t->last_ns);
 	t->last_ns = now;
 	t->ran_ns = TASK(task, se.sum_exec_runtime);
-	begin_off(t);
+	if (woken)
+		t->queue = 0;
+	else
+		begin_off(t);
 	if (preempted || task_state == 0) {
 		begin_queueing(t, throttled(task) ? WI_THROTTLED : WI_RUNQUEUE);
 		note_queue(t, task);
@@ -179,6 +202,8 @@ static __always_inline void switch_out(struct wi_thread *t, u64 task, bool preem
 		return;
 	} else {
 		fall_asleep(t, task, task_state, true);
+		if (woken || is_awake(task))
+			t->wake_ns = now;
 	}
 	write_end(t);
 }
@@ -227,6 +252,10 @@ int wi_sched_switch(u64 *ctx)
 		u32 task_state = (u32)TASK(prev, WI_TASK_STATE);
 #endif
 		now = bpf_ktime_get_ns(); /* only now: reading the clock costs as much as the rest */
+#ifdef WI_SLOW_LEAVING /* a test's: so many readings of the clock more */
+		for (int i = 0; i < WI_SLOW_LEAVING; i++)
+			bpf_ktime_get_ns();
+#endif
 		if (task_state & WI_TASK_DEAD)
 			out = dying(out, prev);
 		if (out)

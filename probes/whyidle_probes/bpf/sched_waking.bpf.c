@@ -247,19 +247,8 @@ static __always_inline void slept_unseen(struct wi_thread *t, u64 task)
 	write_end(t);
 }
 
-int wi_sched_waking(u64 *ctx)
+static __always_inline void note_waker(struct wi_thread *t)
 {
-	u64 task = ARG(ctx, 0);
-	u32 tid = TASK(task, pid);
-	struct wi_thread *t = thread_of(tid);
-	if (!t || t->end_ns)
-		return 0;
-	if (t->state == WI_RUNNING && off_its_cpu(task) && t->state == WI_RUNNING) /* still, whatever was seen since */
-		slept_unseen(t, task);
-	if (t->state <= WI_RUNQUEUE || t->wake_ns)
-		return 0;
-	write_begin(t);
-	t->wake_ns = bpf_ktime_get_ns();
 	u64 waker = bpf_get_current_pid_tgid();
 	t->waker_pid = waker >> 32;
 	t->waker_tid = (u32)waker;
@@ -269,6 +258,28 @@ int wi_sched_waking(u64 *ctx)
 		if (nr < WI_SYSCALLS)
 			t->waker_syscall = nr;
 	}
+	barrier();
+	t->wake_ns = bpf_ktime_get_ns(); /* the last: a thread that is about to sleep is seen to meanwhile */
+}
+
+int wi_sched_waking(u64 *ctx)
+{
+	u64 task = ARG(ctx, 0);
+	u32 tid = TASK(task, pid);
+	struct wi_thread *t = thread_of(tid);
+	if (!t || t->end_ns)
+		return 0;
+	if (t->state == WI_RUNNING && off_its_cpu(task) && t->state == WI_RUNNING) /* still, whatever was seen since */
+		slept_unseen(t, task);
+	if (t->state == WI_RUNNING) {
+		if (task != (u64)wi_current_task()) /* it may be about to sleep: see woken_leaving */
+			note_waker(t);
+		return 0;
+	}
+	if (t->state == WI_RUNQUEUE || t->wake_ns > t->last_ns)
+		return 0;
+	write_begin(t);
+	note_waker(t);
 	/* io_uring's completion runs in the thread itself, which the same call of the softirq wakes for it. */
 	if (t->state == WI_EPOLL || t->state == WI_POLL || t->state == WI_IO_URING || t->state == WI_TCP)
 		note_cause(t, task);

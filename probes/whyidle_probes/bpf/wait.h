@@ -21,6 +21,7 @@
 #define WI_TASK_UNINTERRUPTIBLE 0x0002
 #define WI_TASK_STOPPED_OR_TRACED 0x000c
 #define WI_TASK_DEAD 0x0080
+#define WI_TASK_WAKING 0x0200
 #define WI_TASK_FROZEN 0x8000
 
 /* The start of struct sock: enough for both ends of an IPv4 or IPv6 socket. */

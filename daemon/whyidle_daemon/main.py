@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -29,6 +30,7 @@ from whyidle_daemon.version import VERSION
 from whyidle_probes.loader import LoaderError, ProbeConfig, Probes, load_probes
 
 DEFAULT_SOCKET = Path("/run/whyidle/whyidle.sock")
+DEFAULT_CACHE = Path("/var/cache/whyidle")  # the unit's as well: who has installed it need not compile again
 EXIT_FAILED, EXIT_HOST = 1, 3
 # What no other try can mend: the kernel, what this process may do, what is installed.
 _LASTING = frozenset(
@@ -84,11 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--cache",
-        type=Path,
         metavar="DIR",
-        default=os.environ.get("CACHE_DIRECTORY"),
-        help="of root's, for compiled probes, so that the next start is faster "
-        "(default: $CACHE_DIRECTORY, which systemd sets; without: they are compiled each time)",
+        help="of root's, for compiled probes, so that the next start is faster (default: $CACHE_DIRECTORY, "
+        f"which systemd sets, $WHYIDLE_CACHE/probes, or {DEFAULT_CACHE}; '': they are compiled each time)",
     )
     parser.add_argument("--check-config", action="store_true", help="say whether it is good, and end")
     parser.add_argument(
@@ -213,6 +213,20 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
     return 0
 
 
+def _cache(options: argparse.Namespace) -> Path | None:
+    """Where compiled probes are kept. The loader looks whether that is root's alone, and compiles if not."""
+    # In a private daemon's environment that is of the service that `whyidle run` was started by.
+    systemds = os.environ.get("CACHE_DIRECTORY") if options.connection_fd is None else None
+    own = os.environ.get("WHYIDLE_CACHE")
+    found = options.cache if options.cache is not None else systemds or (own and f"{own}/probes")
+    if found == "":
+        return None
+    cache = Path(found or DEFAULT_CACHE)
+    with contextlib.suppress(OSError):
+        cache.mkdir(mode=0o700)
+    return cache
+
+
 async def _probes(options: argparse.Namespace, config: Config) -> Probes:
     """Load them, and give up what only that needs.
 
@@ -220,9 +234,8 @@ async def _probes(options: argparse.Namespace, config: Config) -> Probes:
     have been killed, or a package be replacing it just now. Nobody tries again for a private daemon.
     """
     private = options.connection_fd is not None
-    cache = None if private or options.cache is None else Path(options.cache)
     try:
-        probes = load_probes(ProbeConfig(max_threads=config.daemon.max_threads, cache=cache))
+        probes = load_probes(ProbeConfig(max_threads=config.daemon.max_threads, cache=_cache(options)))
     except LoaderError as error:
         lasting = error.code in _LASTING and os.strerror(errno.ENOMEM) not in str(error)
         code = EXIT_HOST if private or lasting else EXIT_FAILED

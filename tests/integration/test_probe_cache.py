@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import stat
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from types import ModuleType
 import pytest
 
 from harness import Probe, Program, Runner
+from harness_cli import BIN
 from whyidle_daemon.kernel import Kernel
 from whyidle_probes.events import Event, Wait
 from whyidle_probes.loader import CHILD, PROGRAMS, ProbeConfig, load_probes
@@ -200,3 +203,17 @@ def test_hostile_bundles() -> None:
     for data in (b"", bytes(32), good.dump()[:-1], good.dump() + b" "):
         with pytest.raises(BUNDLE.BundleError):
             BUNDLE.load(data)
+
+
+def test_a_command_of_its_own_is_faster_the_second_time(tmp_path: Path) -> None:
+    """``whyidle run`` keeps what was compiled for it as well."""
+    environment = {**os.environ, "WHYIDLE_CACHE": str(tmp_path)}
+    command = [BIN / "whyidle", "run", "--", "true"]
+    times = []
+    for _ in range(2):
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        (file,) = (tmp_path / "probes").iterdir()
+        times.append(file.stat().st_mtime_ns)
+    assert times[0] == times[1]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700

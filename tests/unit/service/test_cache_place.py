@@ -1,0 +1,53 @@
+"""Where compiled probes are kept: never in a place of another service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from whyidle_daemon import main as daemon
+
+PRIVATE = ["--connection-fd", "3"]
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "place"),
+    [
+        ([], {}, "default"),
+        ([], {"CACHE_DIRECTORY": "unit"}, "unit"),
+        ([], {"WHYIDLE_CACHE": ""}, "probes"),
+        (["--cache", "{0}/given"], {"CACHE_DIRECTORY": "unit"}, "given"),
+        (["--cache", ""], {"CACHE_DIRECTORY": "unit"}, None),
+        (PRIVATE, {}, "default"),
+        (PRIVATE, {"CACHE_DIRECTORY": "of the agent's unit"}, "default"),
+        (PRIVATE, {"CACHE_DIRECTORY": "of the agent's unit", "WHYIDLE_CACHE": ""}, "probes"),
+    ],
+)
+def test_where_probes_are_kept(
+    words: list[str],
+    variables: dict[str, str],
+    place: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A directory is made, for root alone; nothing else is."""
+    monkeypatch.setattr(daemon, "DEFAULT_CACHE", tmp_path / "default")
+    for name in ("CACHE_DIRECTORY", "WHYIDLE_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(tmp_path / value))
+    options = daemon._parser().parse_args([word.format(tmp_path) for word in words])
+    found = daemon._cache(options)
+    assert found == (tmp_path / place if place else None)
+    assert [path.name for path in tmp_path.iterdir()] == ([place] if place else [])
+    assert all(path.stat().st_mode & 0o777 == 0o700 for path in tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_made_is_no_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loader says why it is not used, and compiles."""
+    monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
+    monkeypatch.setenv("WHYIDLE_CACHE", str(tmp_path / "not" / "there"))
+    options = daemon._parser().parse_args(PRIVATE)
+    assert daemon._cache(options) == tmp_path / "not" / "there" / "probes"
+    assert not (tmp_path / "not").exists()

@@ -93,8 +93,9 @@ class Pulse:
         """Seconds between beats, as things are."""
         if self._attended:
             return BEAT_S if self._eventful else SLOW_BEAT_S
-        learning = any(session.target.learning for session in self._sessions)
-        return SLOW_BEAT_S if learning else CALM_BEAT_S
+        # Probes on launches may be dear until it is noticed how many there are.
+        slow = self._targets.launch_kernels or any(session.target.learning for session in self._sessions)
+        return SLOW_BEAT_S if slow else CALM_BEAT_S
 
     @property
     def _eventful(self) -> bool:
@@ -107,8 +108,8 @@ class Pulse:
 
     def _on_wakeup(self) -> None:
         self._consume()
-        if self._attended and self._beat_s == SLOW_BEAT_S:
-            self.schedule()
+        if self._beat_s == (SLOW_BEAT_S if self._attended else CALM_BEAT_S):
+            self.schedule()  # there may be a new program
         waiting = [target.retry_libraries() for target in self._targets]
         if any(waiting):
             asyncio.get_running_loop().call_later(LIBRARY_RETRY_S, self._on_wakeup)

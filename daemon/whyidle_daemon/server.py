@@ -164,6 +164,7 @@ class Server:
         elif isinstance(record, Subscribe):
             client.answer(Subscribed(record.request))
             self._subscribers.add(client, record)
+            self._pulse.schedule()
         elif isinstance(record, Status):
             client.answer(StatusReply(record.request, self._status(client)))
         elif isinstance(record, ListTargets):

@@ -17,7 +17,7 @@ from whyidle_daemon.report import exit_status
 from whyidle_daemon.sessions import Session, Sessions
 from whyidle_daemon.states import peer_object, state_of
 from whyidle_daemon.target import NS
-from whyidle_probes.events import Event, Exec, Exit, Fork, Slice
+from whyidle_probes.events import NO_PEER, NO_SYSCALL, Event, Exec, Exit, Fork, Slice, Wait
 from whyidle_probes.syscalls import syscall_name
 from whyidle_wire.records import FindingEvent, ProcessEvent, SliceEvent, StallEvent, Subscribe
 
@@ -152,6 +152,8 @@ class Subscribers:
     def _event_record(self, session: Session, event: Event) -> SliceEvent | ProcessEvent | None:
         number = session.target.number
         if isinstance(event, Slice):
+            if not event.blocked_ns:  # woken before it slept: what it slept in took no time
+                event = event._replace(state=Wait.RUNQUEUE, syscall=NO_SYSCALL, peer=NO_PEER)
             state = state_of(event.state, event.syscall, event.peer)
             start = (event.start_ns - session.target.start_ns) / NS
             name = self._proc.thread_name(event.pid, event.tid)

@@ -105,6 +105,11 @@ class Targets:
         """Whether calls that drive an engine have probes, on or off."""
         return any(self.libraries.has(what) for what in _COUNTERS)
 
+    @property
+    def launch_kernels(self) -> bool:
+        """Whether what launches a GPU's kernels has probes, on or off."""
+        return self.libraries.has("launch")
+
     def limit_probes(self) -> None:
         """At every beat: keep the probes on what is called often within their budgets."""
         for what, counter in _COUNTERS.items():

@@ -181,7 +181,7 @@ class SliceEvent(Record):
     """Daemon to subscriber: one interval of one thread in one state.
 
     ``syscall`` is its name, empty when the thread was in none; ``peer`` is ``{host, address, port}`` or None.
-    In state ``runqueue``, turns on a shared CPU within 40 ms are one, as long as all of them.
+    In state ``runqueue``, turns on a shared CPU within 80 ms are one, as long as all of them.
     """
 
     observation: int

@@ -152,23 +152,32 @@ static __always_inline void catch_up(struct wi_thread *t, u64 task, u64 now)
 	count_stat(WI_STAT_SWITCHES_HIDDEN);
 }
 
-#define WI_LEAVING_NS 5000ULL /* from where a thread says that it sleeps to where its switch is seen, and not much more */
-
-/*
- * Who is about to sleep can be woken from another CPU before its switch is seen. Such a waking is noted while the
- * record has the thread run (wi_sched_waking), and counts as one of this sleep until another one comes: of two, the
- * first came too early to be needed, since who is awake is not woken.
- */
-static __always_inline bool woken_leaving(struct wi_thread *t, u64 now)
-{
-	return t->state == WI_RUNNING && t->wake_ns > t->last_ns && t->wake_ns + WI_LEAVING_NS > now;
-}
-
 /* Whether a thread is woken by now: by its own word, or that of the scheduler, which is to put it into a queue. */
 static __always_inline bool is_awake(u64 task)
 {
 	u32 state = TASK(task, WI_TASK_STATE);
 	return !state || (state & WI_TASK_WAKING);
+}
+
+/*
+ * A thread that has just fallen asleep may have been woken from another CPU before that was seen: while the record
+ * had it run (`since` then; wi_sched_waking). Whoever wakes it holds its pi_lock until that is done, and then its state
+ * says so. A waking that was over when it left its queue came too early: it did not sleep then.
+ */
+static __always_inline void settle_waking(struct wi_thread *t, u64 task, u64 since, u64 now)
+{
+	if (t->wake_ns >= now) /* seen asleep by now, or about to */
+		return;
+	bool noted = t->wake_ns > since, woken = is_awake(task);
+	if (noted && !woken) {
+		u32 lock = 0;
+		PROBE_READ(&lock, task + offsetof(struct task_struct, pi_lock));
+		woken = lock;
+	}
+	if (!noted || !woken)
+		begin_off(t);
+	if (woken)
+		t->wake_ns = now;
 }
 
 /* A thread that falls asleep: in what, and for whom. */
@@ -185,25 +194,22 @@ static __always_inline void switch_out(struct wi_thread *t, u64 task, bool preem
 	if (t->state != WI_RUNNING)
 		catch_up(t, task, now);
 	write_begin(t);
-	bool woken = woken_leaving(t, now);
+	u64 since = t->last_ns;
 	if (now > t->last_ns)
 		add_running(t, now - t->last_ns);
 	t->last_ns = now;
 	t->ran_ns = TASK(task, se.sum_exec_runtime);
-	if (woken)
-		t->queue = 0;
-	else
-		begin_off(t);
 	if (preempted || task_state == 0) {
+		begin_off(t);
 		begin_queueing(t, throttled(task) ? WI_THROTTLED : WI_RUNQUEUE);
 		note_queue(t, task);
 	} else if (task_state & WI_TASK_DEAD) {
 		emit_thread_exit(t, task, now);
 		return;
 	} else {
+		t->queue = 0;
 		fall_asleep(t, task, task_state, true);
-		if (woken || is_awake(task))
-			t->wake_ns = now;
+		settle_waking(t, task, since, now);
 	}
 	write_end(t);
 }

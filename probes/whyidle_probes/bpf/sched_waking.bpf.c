@@ -272,7 +272,7 @@ int wi_sched_waking(u64 *ctx)
 	if (t->state == WI_RUNNING && off_its_cpu(task) && t->state == WI_RUNNING) /* still, whatever was seen since */
 		slept_unseen(t, task);
 	if (t->state == WI_RUNNING) {
-		if (task != (u64)wi_current_task()) /* it may be about to sleep: see woken_leaving */
+		if (task != (u64)wi_current_task()) /* it may be about to sleep: see settle_waking */
 			note_waker(t);
 		return 0;
 	}

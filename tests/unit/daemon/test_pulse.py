@@ -16,7 +16,7 @@ class Observed:
 
     def __init__(self) -> None:
         self.attended, self.have_engines, self.code, self.listeners = True, False, False, 0
-        self.learning = False
+        self.learning = self.launch_kernels = False
         self.rests: list[bool] = []
         self.read: list[bool] = []
         self.kernel = self.target = self
@@ -58,8 +58,9 @@ def pulse_of(seen: Observed) -> Pulse:
         ({"listeners": 1}, BEAT_S, False),
         ({"attended": False, "code": True, "learning": True}, SLOW_BEAT_S, False),
         ({"attended": False, "code": True}, CALM_BEAT_S, False),
+        ({"attended": False, "launch_kernels": True}, SLOW_BEAT_S, False),
     ],
-    ids=["nothing to read", "python", "an engine", "a subscriber", "nobody waits", "nor anything is new"],
+    ids=["nothing to read", "python", "an engine", "a subscriber", "nobody waits", "nothing is new", "CUDA"],
 )
 def test_it_beats_fast_only_where_there_is_something_to_see(
     what: dict[str, Any], beat: float, rests: bool

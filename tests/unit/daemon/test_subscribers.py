@@ -10,8 +10,9 @@ import pytest
 from whyidle_daemon.access import Peer, Scope
 from whyidle_daemon.sessions import Session
 from whyidle_daemon.subscribers import Subscribers
-from whyidle_probes.events import Exit
-from whyidle_wire.records import FindingEvent, ProcessEvent, Record, StallEvent, Subscribe
+from whyidle_probes.events import NO_PEER, Exit, Slice, Wait
+from whyidle_probes.syscalls import syscall_name
+from whyidle_wire.records import FindingEvent, ProcessEvent, Record, SliceEvent, StallEvent, Subscribe
 
 
 @pytest.mark.parametrize(("code", "status"), [(0, 0), (3 << 8, 3), (9, 137), (11 | 0x80, 139)])
@@ -22,6 +23,21 @@ def test_the_status_of_a_process_is_a_shells(code: int, status: int) -> None:
     told = subscribers._event_record(session, Exit(1, 5, 42, code, 0, "sh"))
     assert isinstance(told, ProcessEvent)
     assert told.exit_status == status
+
+
+@pytest.mark.parametrize(("blocked_ns", "said"), [(5, ("network", 5, "recvfrom")), (0, ("runqueue", 7, ""))])
+def test_who_did_not_sleep_waited_for_a_cpu(blocked_ns: int, said: tuple[str, int, str]) -> None:
+    """Woken before it slept: the time is not of what it would have slept in."""
+    subscribers = Subscribers.__new__(Subscribers)
+    subscribers._proc = cast(Any, SimpleNamespace(thread_name=lambda pid, tid: "t"))
+    session = cast(Any, SimpleNamespace(target=SimpleNamespace(number=1, start_ns=0)))
+    peer = NO_PEER._replace(family=2, remote_port=80)
+    recvfrom = next(number for number in range(1000) if syscall_name(number) == "recvfrom")
+    wait = Slice(1, 5, 6, 0, blocked_ns, 7, 0, 0, 0, 0, int(Wait.TCP), recvfrom, 3, peer)
+    told = subscribers._event_record(session, wait)
+    assert isinstance(told, SliceEvent)
+    assert (told.state, round(told.duration_s * 1e9), told.syscall) == said
+    assert (told.peer is None) == (not blocked_ns)
 
 
 class FakeClient:

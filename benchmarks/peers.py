@@ -1,8 +1,9 @@
 """``python -m benchmarks.peers`` (or ``make peers``): whyidle beside its peers, in one run on one machine.
 
 How much slower each tool makes a storm of system calls, a storm of context switches, a Redis and the
-reference agent; its memory and its start-up. Every round runs everything once, each time in another order;
-what counts is the ratio to the bare run of the same round. Writes ``benchmarks/peers.json``, the plot
+reference agent; its memory and its start-up (whyidle's with probes that an earlier one has compiled; the
+first takes as long as ``benchmarks startup`` says). Every round runs everything once, each time in another
+order; what counts is the ratio to the bare run of the same round. Writes ``benchmarks/peers.json``, the plot
 ``benchmarks/peers.svg`` and the table in README.md. About a quarter of an hour, root.
 ``--again`` makes plot and table from the data that is there.
 """

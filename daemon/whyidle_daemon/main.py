@@ -218,10 +218,9 @@ def _cache(options: argparse.Namespace) -> Path | None:
     # In a private daemon's environment that is of the service that `whyidle run` was started by.
     systemds = os.environ.get("CACHE_DIRECTORY") if options.connection_fd is None else None
     own = os.environ.get("WHYIDLE_CACHE")
-    found = options.cache if options.cache is not None else systemds or (own and f"{own}/probes")
-    if found == "":
+    if options.cache == "":
         return None
-    cache = Path(found or DEFAULT_CACHE)
+    cache = Path(options.cache or systemds or (f"{own}/probes" if own else DEFAULT_CACHE))
     with contextlib.suppress(OSError):
         cache.mkdir(mode=0o700)
     return cache

@@ -16,12 +16,13 @@ PRIVATE = ["--connection-fd", "3"]
     [
         ([], {}, "default"),
         ([], {"CACHE_DIRECTORY": "unit"}, "unit"),
-        ([], {"WHYIDLE_CACHE": ""}, "probes"),
+        ([], {"WHYIDLE_CACHE": "."}, "probes"),
+        ([], {"WHYIDLE_CACHE": "", "CACHE_DIRECTORY": ""}, "default"),
         (["--cache", "{0}/given"], {"CACHE_DIRECTORY": "unit"}, "given"),
         (["--cache", ""], {"CACHE_DIRECTORY": "unit"}, None),
         (PRIVATE, {}, "default"),
         (PRIVATE, {"CACHE_DIRECTORY": "of the agent's unit"}, "default"),
-        (PRIVATE, {"CACHE_DIRECTORY": "of the agent's unit", "WHYIDLE_CACHE": ""}, "probes"),
+        (PRIVATE, {"CACHE_DIRECTORY": "of the agent's unit", "WHYIDLE_CACHE": "."}, "probes"),
     ],
 )
 def test_where_probes_are_kept(
@@ -36,7 +37,7 @@ def test_where_probes_are_kept(
     for name in ("CACHE_DIRECTORY", "WHYIDLE_CACHE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
-        monkeypatch.setenv(name, str(tmp_path / value))
+        monkeypatch.setenv(name, value and str(tmp_path / value))
     options = daemon._parser().parse_args([word.format(tmp_path) for word in words])
     found = daemon._cache(options)
     assert found == (tmp_path / place if place else None)

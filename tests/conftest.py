@@ -28,6 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     loader.TIMEOUT_S *= PATIENCE
+    # As in the Makefile: what the daemons of these tests keep is not where a service of this host looks.
+    os.environ.setdefault("WHYIDLE_CACHE", str(Path.home() / ".cache/whyidle"))
     # A shell that runs the suite in the background makes it, and every program it starts, ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     reason = why_no_bpf()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import errno
 import logging
 import os
@@ -216,14 +215,11 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
 def _cache(options: argparse.Namespace) -> Path | None:
     """Where compiled probes are kept. The loader looks whether that is root's alone, and compiles if not."""
     # In a private daemon's environment that is of the service that `whyidle run` was started by.
-    systemds = os.environ.get("CACHE_DIRECTORY") if options.connection_fd is None else None
+    units = os.environ.get("CACHE_DIRECTORY", "").split(":")[0] if options.connection_fd is None else ""
     own = os.environ.get("WHYIDLE_CACHE")
     if options.cache == "":
         return None
-    cache = Path(options.cache or systemds or (f"{own}/probes" if own else DEFAULT_CACHE))
-    with contextlib.suppress(OSError):
-        cache.mkdir(mode=0o700)
-    return cache
+    return Path(options.cache or units or (f"{own}/probes" if own else DEFAULT_CACHE))
 
 
 async def _probes(options: argparse.Namespace, config: Config) -> Probes:

@@ -264,7 +264,7 @@ class StackSampler:
             after = self._look(thread.tid)
             if after is None or after.last_ns != thread.last_ns or after.state != thread.state:
                 # It ran meanwhile: the stack may be of two moments. If it was woken before, that is no loss.
-                self.dropped += not thread.wake_ns
+                self.dropped += thread.wake_ns < thread.last_ns
                 self._turns.tried(thread, settled=False)
                 if reading.fact is not None:
                     self._loops.failed(thread.pid)

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from whyidle_daemon.access import Scope
 from whyidle_daemon.clients import Client
+from whyidle_daemon.kernel import DEFAULT_SLICE_NS
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.redaction import redacted_finding
 from whyidle_daemon.report import exit_status
@@ -152,12 +153,12 @@ class Subscribers:
     def _event_record(self, session: Session, event: Event) -> SliceEvent | ProcessEvent | None:
         number = session.target.number
         if isinstance(event, Slice):
-            if not event.blocked_ns:  # woken before it slept: what it slept in took no time
+            if event.blocked_ns < DEFAULT_SLICE_NS <= event.runqueue_ns:  # it hardly slept, or not at all
                 event = event._replace(state=Wait.RUNQUEUE, syscall=NO_SYSCALL, peer=NO_PEER)
             state = state_of(event.state, event.syscall, event.peer)
             start = (event.start_ns - session.target.start_ns) / NS
             name = self._proc.thread_name(event.pid, event.tid)
-            duration = (event.blocked_ns or event.runqueue_ns) / NS
+            duration = (event.runqueue_ns if event.state == Wait.RUNQUEUE else event.blocked_ns) / NS
             call = syscall_name(event.syscall) or ""
             peer: Any = peer_object(event.peer.family, event.peer.remote, event.peer.remote_port)
             return SliceEvent(number, event.pid, event.tid, name, state, start, duration, call, peer)

@@ -197,8 +197,8 @@ class Thread(NamedTuple):
         open_ns = max(0, (self.end_ns or now_ns) - self.last_ns)
         if self.end_ns:
             return ns
-        if self.state > Wait.RUNQUEUE and self.wake_ns:
-            asleep = min(open_ns, max(0, self.wake_ns - self.last_ns))
+        if self.state > Wait.RUNQUEUE and self.wake_ns >= self.last_ns:
+            asleep = min(open_ns, self.wake_ns - self.last_ns)
             ns[self.state] += asleep
             ns[Wait.RUNQUEUE] += open_ns - asleep
         elif self.state == Wait.RUNNING and self.flags & THREAD_GPU:

@@ -153,15 +153,17 @@ def test_a_run_of_which_no_switch_was_seen_is_no_wait(blind_to_runs: Probe, prog
 EXCHANGES = 300
 HURRIED = f"""
 import json, os, signal, struct, time
+first, second = sorted(os.sched_getaffinity(0))[:2]
 to, back = os.pipe(), os.pipe()
 busy = os.fork()
 if busy == 0:
-    os.sched_setaffinity(0, {{0}})
-    signal.alarm(300)  # whatever becomes of this test
+    os.sched_setaffinity(0, {{first}})
+    signal.alarm(60)  # whatever becomes of this test
     while True: pass
 answering = os.fork()
 if answering == 0:
-    os.sched_setaffinity(0, {{1}})
+    os.sched_setaffinity(0, {{second}})
+    signal.alarm(60)
     os.set_blocking(to[0], False)
     for _ in range({EXCHANGES}):
         while True:
@@ -172,7 +174,8 @@ if answering == 0:
                 pass
         os.write(back[1], struct.pack("d", time.monotonic()))
     os._exit(0)
-os.sched_setaffinity(0, {{0}})
+os.close(back[1])
+os.sched_setaffinity(0, {{first}})
 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # who is woken waits for the busy one
 os.nice(19)
 answers, began = 0.0, time.monotonic()
@@ -203,7 +206,6 @@ def test_who_is_woken_on_the_way_to_sleep_waits_for_a_cpu(
     answers, took = json.loads(program.line())
     thread = slow_to_leave.exit_of(program.pid)
     assert thread.count[Wait.PIPE] >= EXCHANGES / 2
-    assert answers < took / 10
-    # Nearly all of the time it waited for the CPU: by the first waking, which came too early to be seen.
-    assert thread.ns[Wait.PIPE] / 1e9 < took / 10
-    assert thread.ns[Wait.RUNQUEUE] / 1e9 > took / 2
+    # Nearly all of the other time it waited for the CPU, woken before it was seen to sleep.
+    assert thread.ns[Wait.PIPE] / 1e9 < answers + (took - answers) / 10
+    assert thread.ns[Wait.RUNQUEUE] / 1e9 > (took - answers) / 2

@@ -177,13 +177,40 @@ def test_paths_that_lead_elsewhere(path: str) -> None:
 
 
 def test_four_are_kept(tmp_path: Path) -> None:
-    """A host that sees many kernels does not fill its disk; what a killed writer left is removed."""
+    """A host that sees many kernels does not fill its disk: the latest used stay. Nothing else is touched."""
     tmp_path.chmod(0o700)
-    (tmp_path / ".half").write_bytes(b"")
-    for number in range(7):
-        CACHE.write(str(tmp_path), f"{number}", b"code")
-        os.utime(tmp_path / f"{number}.probes", (number, number))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{n}.probes" for n in (3, 4, 5, 6)]
+    keys = [f"{number:064x}" for number in range(7)]
+    left, written = f".{keys[0]}.1", f".{keys[0]}.2"
+    for name in (left, written, ".bashrc", "of another.probes"):
+        (tmp_path / name).write_bytes(b"")
+    os.utime(tmp_path / left, (0, 0))  # its writer was killed
+    for number, key in enumerate(keys):
+        CACHE.write(str(tmp_path), key, b"code")
+        os.utime(tmp_path / f"{key}.probes", (number, number))
+        if number:
+            assert CACHE.read(str(tmp_path), keys[0]) == b"code"
+    there = {path.name for path in tmp_path.iterdir()}
+    assert there == {written, ".bashrc", "of another.probes", *(f"{keys[n]}.probes" for n in (0, 4, 5, 6))}
+
+
+def test_a_directory_is_made_when_there_is_something_to_keep(tmp_path: Path) -> None:
+    """For root alone, in one that is; to look for something makes nothing."""
+    tmp_path.chmod(0o700)
+    folder = tmp_path / "cache"
+    assert CACHE.read(str(folder), KEY) is None
+    assert not folder.exists()
+    CACHE.write(str(folder), KEY, b"code")
+    assert CACHE.read(str(folder), KEY) == b"code"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    with pytest.raises(CACHE.UnsafeError):
+        CACHE.write(str(tmp_path / "a" / "b"), KEY, b"code")
+    os.chown(tmp_path, OTHER, -1)
+    try:
+        with pytest.raises(CACHE.UnsafeError):
+            CACHE.write(str(tmp_path / "other"), KEY, b"code")
+    finally:
+        os.chown(tmp_path, 0, -1)
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def test_hostile_bundles() -> None:
@@ -209,11 +236,11 @@ def test_a_command_of_its_own_is_faster_the_second_time(tmp_path: Path) -> None:
     """``whyidle run`` keeps what was compiled for it as well."""
     environment = {**os.environ, "WHYIDLE_CACHE": str(tmp_path)}
     command = [BIN / "whyidle", "run", "--", "true"]
-    times = []
+    files = []
     for _ in range(2):
         subprocess.run(command, env=environment, check=True, capture_output=True)
         (file,) = (tmp_path / "probes").iterdir()
-        times.append(file.stat().st_mtime_ns)
-    assert times[0] == times[1]
+        files.append(file.stat().st_ino)
+    assert files[0] == files[1]
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700

@@ -145,7 +145,7 @@ struct wi_thread {
 	unsigned int flags;        /* WI_THREAD_* */
 	unsigned long long first_ns;
 	unsigned long long last_ns; /* when the current state began */
-	unsigned long long wake_ns; /* first waking since then; 0: none */
+	unsigned long long wake_ns; /* first waking since then; before last_ns: none */
 	unsigned long long end_ns;  /* exit; 0: alive */
 	unsigned long long arg;
 	unsigned long long inode;

@@ -159,25 +159,32 @@ static __always_inline bool is_awake(u64 task)
 	return !state || (state & WI_TASK_WAKING);
 }
 
+#define WI_WAKING_NS 1000000ULL /* more than the last steps of a waking take, without interrupts */
+
 /*
  * A thread that has just fallen asleep may have been woken from another CPU before that was seen: while the record
- * had it run (`since` then; wi_sched_waking). Whoever wakes it holds its pi_lock until that is done, and then its state
- * says so. A waking that was over when it left its queue came too early: it did not sleep then.
+ * had it run (`since` then; wi_sched_waking). Whoever wakes it holds its pi_lock until its state says so, thus that is
+ * read first. A waking that was over when it left its queue came too early: it did not sleep then, and does now.
+ *
+ * Nothing is cleared here: the waker may be writing. A wake_ns of before last_ns is none of this sleep.
  */
 static __always_inline void settle_waking(struct wi_thread *t, u64 task, u64 since, u64 now)
 {
-	if (t->wake_ns >= now) /* seen asleep by now, or about to */
+	u32 held = 0;
+	PROBE_READ(&held, task + offsetof(struct task_struct, pi_lock));
+	barrier();
+	bool awake = is_awake(task);
+	barrier();
+	u64 noted = t->wake_ns;
+	if (noted >= now) /* seen asleep by now, or about to */
 		return;
-	bool noted = t->wake_ns > since, woken = is_awake(task);
-	if (noted && !woken) {
-		u32 lock = 0;
-		PROBE_READ(&lock, task + offsetof(struct task_struct, pi_lock));
-		woken = lock;
-	}
-	if (!noted || !woken)
+	if (noted > since) {
+		if (awake || (held && noted + WI_WAKING_NS > now))
+			t->wake_ns = now;
+	} else if (awake) { /* by whom nobody saw */
 		begin_off(t);
-	if (woken)
 		t->wake_ns = now;
+	}
 }
 
 /* A thread that falls asleep: in what, and for whom. */
@@ -257,8 +264,12 @@ int wi_sched_switch(u64 *ctx)
 #else
 		u32 task_state = (u32)TASK(prev, WI_TASK_STATE);
 #endif
+#ifdef WI_SLOW_LEAVING /* a test's: so many readings of the clock more, before it is noted when, and after */
+		for (int i = 0; i < WI_SLOW_LEAVING; i++)
+			bpf_ktime_get_ns();
+#endif
 		now = bpf_ktime_get_ns(); /* only now: reading the clock costs as much as the rest */
-#ifdef WI_SLOW_LEAVING /* a test's: so many readings of the clock more */
+#ifdef WI_SLOW_LEAVING
 		for (int i = 0; i < WI_SLOW_LEAVING; i++)
 			bpf_ktime_get_ns();
 #endif

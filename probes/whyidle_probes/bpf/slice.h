@@ -73,13 +73,15 @@ static __always_inline bool emit_slice(struct wi_thread *t, u64 blocked, u64 run
 	e->runqueue_ns = runqueue;
 	e->arg = t->arg;
 	e->inode = t->inode;
-	e->waker_pid = t->waker_pid;
-	e->waker_tid = t->waker_tid;
 	e->syscall = t->syscall;
 	e->fd = t->fd;
 	e->peer = t->peer;
 	e->peer_inode = t->peer_inode;
-	e->waker_syscall = t->waker_syscall;
+	if (t->wake_ns >= t->last_ns) { /* else that was of another sleep */
+		e->waker_pid = t->waker_pid;
+		e->waker_tid = t->waker_tid;
+		e->waker_syscall = t->waker_syscall;
+	}
 	submit_slice(e);
 	return true;
 }

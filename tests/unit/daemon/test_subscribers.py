@@ -25,19 +25,25 @@ def test_the_status_of_a_process_is_a_shells(code: int, status: int) -> None:
     assert told.exit_status == status
 
 
-@pytest.mark.parametrize(("blocked_ns", "said"), [(5, ("network", 5, "recvfrom")), (0, ("runqueue", 7, ""))])
-def test_who_did_not_sleep_waited_for_a_cpu(blocked_ns: int, said: tuple[str, int, str]) -> None:
-    """Woken before it slept: the time is not of what it would have slept in."""
+MS = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("blocked_ns", "said"),
+    [(5 * MS, ("network", 5, "recvfrom")), (300, ("runqueue", 7, "")), (0, ("runqueue", 7, ""))],
+)
+def test_who_hardly_slept_waited_for_a_cpu(blocked_ns: int, said: tuple[str, int, str]) -> None:
+    """Woken on the way to sleep: the time is not of what it would have slept in."""
     subscribers = Subscribers.__new__(Subscribers)
     subscribers._proc = cast(Any, SimpleNamespace(thread_name=lambda pid, tid: "t"))
     session = cast(Any, SimpleNamespace(target=SimpleNamespace(number=1, start_ns=0)))
     peer = NO_PEER._replace(family=2, remote_port=80)
     recvfrom = next(number for number in range(1000) if syscall_name(number) == "recvfrom")
-    wait = Slice(1, 5, 6, 0, blocked_ns, 7, 0, 0, 0, 0, int(Wait.TCP), recvfrom, 3, peer)
+    wait = Slice(1, 5, 6, 0, blocked_ns, 7 * MS, 0, 0, 0, 0, int(Wait.TCP), recvfrom, 3, peer)
     told = subscribers._event_record(session, wait)
     assert isinstance(told, SliceEvent)
-    assert (told.state, round(told.duration_s * 1e9), told.syscall) == said
-    assert (told.peer is None) == (not blocked_ns)
+    assert (told.state, round(told.duration_s * 1e3), told.syscall) == said
+    assert (told.peer is None) == (told.state == "runqueue")
 
 
 class FakeClient:

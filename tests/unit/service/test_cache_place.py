@@ -16,6 +16,7 @@ PRIVATE = ["--connection-fd", "3"]
     [
         ([], {}, "default"),
         ([], {"CACHE_DIRECTORY": "unit"}, "unit"),
+        ([], {"CACHE_DIRECTORY": "unit:another"}, "unit"),
         ([], {"WHYIDLE_CACHE": "."}, "probes"),
         ([], {"WHYIDLE_CACHE": "", "CACHE_DIRECTORY": ""}, "default"),
         (["--cache", "{0}/given"], {"CACHE_DIRECTORY": "unit"}, "given"),
@@ -32,23 +33,12 @@ def test_where_probes_are_kept(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A directory is made, for root alone; nothing else is."""
+    """Nothing is made for it yet."""
     monkeypatch.setattr(daemon, "DEFAULT_CACHE", tmp_path / "default")
     for name in ("CACHE_DIRECTORY", "WHYIDLE_CACHE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value and str(tmp_path / value))
     options = daemon._parser().parse_args([word.format(tmp_path) for word in words])
-    found = daemon._cache(options)
-    assert found == (tmp_path / place if place else None)
-    assert [path.name for path in tmp_path.iterdir()] == ([place] if place else [])
-    assert all(path.stat().st_mode & 0o777 == 0o700 for path in tmp_path.iterdir())
-
-
-def test_a_place_that_cannot_be_made_is_no_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loader says why it is not used, and compiles."""
-    monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
-    monkeypatch.setenv("WHYIDLE_CACHE", str(tmp_path / "not" / "there"))
-    options = daemon._parser().parse_args(PRIVATE)
-    assert daemon._cache(options) == tmp_path / "not" / "there" / "probes"
-    assert not (tmp_path / "not").exists()
+    assert daemon._cache(options) == (tmp_path / place if place else None)
+    assert not list(tmp_path.iterdir())

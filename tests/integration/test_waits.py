@@ -619,21 +619,17 @@ def test_a_clock_tells_a_spin_from_work(run_observed, call, polls):
     assert clock is not None
     program.go()
 
-    def samples() -> int:
+    def told() -> bool:
         thread = run_observed.probe.kernel.thread(program.pid)
-        return thread.clock_samples if thread else 0
+        # How many are inside the call depends on the machine: an emulated one answers mostly outside.
+        return thread is not None and thread.clock_samples > 100 and thread.polling_samples >= 5 * polls
 
-    wait_until(lambda: samples() > 100, "a hundred answers of the clock")
+    wait_until(told, "a hundred answers of the clock, and some inside the call if it is a poll")
     program.process.terminate()
     assert program.join() == 0
     os.close(clock)
     thread = run_observed.probe.exit_of(program.pid)
-    if polls:
-        assert (
-            thread.polling_samples > thread.clock_samples / 25
-        )  # the loop and the clock it reads are the rest
-    else:
-        assert thread.polling_samples == 0
+    assert bool(thread.polling_samples) == polls
 
 
 def test_short_socket_waits_are_summed_by_peer(run_observed):

@@ -171,7 +171,8 @@ static __always_inline bool is_awake(u64 task)
 static __always_inline void settle_waking(struct wi_thread *t, u64 task, u64 since, u64 now)
 {
 	u32 held = 0;
-	PROBE_READ(&held, task + offsetof(struct task_struct, pi_lock));
+	if (t->wake_ns > since)
+		PROBE_READ(&held, task + offsetof(struct task_struct, pi_lock));
 	barrier();
 	bool awake = is_awake(task);
 	barrier();

@@ -100,7 +100,7 @@ def open_wait(thread: Thread, now_ns: int) -> tuple[int, int, int]:
     so_far = now_ns - thread.last_ns
     if thread.state == Wait.RUNQUEUE:
         return thread.last_ns, 0, so_far
-    asleep = min(so_far, thread.wake_ns - thread.last_ns) if thread.wake_ns >= thread.last_ns else so_far
+    asleep = thread.asleep_ns(so_far)
     return thread.last_ns, asleep, so_far - asleep
 
 

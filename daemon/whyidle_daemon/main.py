@@ -214,11 +214,11 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
 
 def _cache(options: argparse.Namespace) -> Path | None:
     """Where compiled probes are kept. The loader looks whether that is root's alone, and compiles if not."""
+    if options.cache == "":
+        return None
     # In a private daemon's environment that is of the service that `whyidle run` was started by.
     units = os.environ.get("CACHE_DIRECTORY", "").split(":")[0] if options.connection_fd is None else ""
     own = os.environ.get("WHYIDLE_CACHE")
-    if options.cache == "":
-        return None
     return Path(options.cache or units or (f"{own}/probes" if own else DEFAULT_CACHE))
 
 

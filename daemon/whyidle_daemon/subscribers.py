@@ -154,11 +154,11 @@ class Subscribers:
         number = session.target.number
         if isinstance(event, Slice):
             if event.blocked_ns < DEFAULT_SLICE_NS <= event.runqueue_ns:  # it hardly slept, or not at all
-                event = event._replace(state=Wait.RUNQUEUE, syscall=NO_SYSCALL, peer=NO_PEER)
+                event = event._replace(blocked_ns=0, state=Wait.RUNQUEUE, syscall=NO_SYSCALL, peer=NO_PEER)
             state = state_of(event.state, event.syscall, event.peer)
             start = (event.start_ns - session.target.start_ns) / NS
             name = self._proc.thread_name(event.pid, event.tid)
-            duration = (event.runqueue_ns if event.state == Wait.RUNQUEUE else event.blocked_ns) / NS
+            duration = (event.blocked_ns or event.runqueue_ns) / NS
             call = syscall_name(event.syscall) or ""
             peer: Any = peer_object(event.peer.family, event.peer.remote, event.peer.remote_port)
             return SliceEvent(number, event.pid, event.tid, name, state, start, duration, call, peer)

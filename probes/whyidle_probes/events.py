@@ -188,6 +188,10 @@ class Thread(NamedTuple):
     peer_inode: int = 0
     waker_syscall: int = NO_SYSCALL
 
+    def asleep_ns(self, open_ns: int) -> int:
+        """How much of a wait that has lasted for ``open_ns`` it slept: until it was woken, if it was."""
+        return open_ns if self.wake_ns < self.last_ns else min(open_ns, self.wake_ns - self.last_ns)
+
     def totals_at(self, now_ns: int) -> list[int]:
         """``ns`` with the current, unfinished interval added: sums to ``now_ns - first_ns`` exactly.
 
@@ -197,8 +201,8 @@ class Thread(NamedTuple):
         open_ns = max(0, (self.end_ns or now_ns) - self.last_ns)
         if self.end_ns:
             return ns
-        if self.state > Wait.RUNQUEUE and self.wake_ns >= self.last_ns:
-            asleep = min(open_ns, self.wake_ns - self.last_ns)
+        if self.state > Wait.RUNQUEUE:
+            asleep = self.asleep_ns(open_ns)
             ns[self.state] += asleep
             ns[Wait.RUNQUEUE] += open_ns - asleep
         elif self.state == Wait.RUNNING and self.flags & THREAD_GPU:

@@ -114,7 +114,7 @@ class ProbeConfig:
 
     def request(self) -> dict[str, Any]:
         """What the child is told."""
-        hiding = {
+        for_tests = {
             "WI_HIDE_SWITCHES": self.hide_switches,
             "WI_HIDE_LEAVING": self.hide_leaving,
             "WI_HIDE_RUNS": self.hide_runs,
@@ -138,7 +138,7 @@ class ProbeConfig:
                 "WI_NR_MMAP": str(syscalls.number_of("mmap")),
                 "WI_NR_POLL": str(syscalls.find_number("poll")),
                 "WI_NR_EPOLL_PWAIT2": str(syscalls.find_number("epoll_pwait2")),
-                **{name: str(number) for name, number in hiding.items() if number},
+                **{name: str(number) for name, number in for_tests.items() if number},
             },
             "programs": [list(program) for program in self.programs],
             "maps": list(MAPS),

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from whyidle_daemon.history.merge_engines import JOIN_S, merged_engines
+from whyidle_daemon.history.merge_host import merged_loss, merged_overhead, total
 from whyidle_daemon.history.merge_loops import merged_loops
 from whyidle_daemon.report import MAX_GAPS, MAX_REPORTED_CAUSES
 
@@ -50,8 +51,8 @@ def merged(reports: Iterable[Report]) -> Report:
         "idle_by_cause": _causes(parts, total_idle),
         "findings": _findings(parts, offsets, total_idle),
         "loops": merged_loops(parts),
-        "loss": _summed([part["loss"] for part in parts]),
-        "overhead": _overhead(parts),
+        "loss": merged_loss(parts, offsets),
+        "overhead": merged_overhead(parts, offsets),
         "recording": _recording(parts),
     }
 
@@ -197,7 +198,7 @@ def _finding(group: list[dict[str, Any]], total_idle: float) -> dict[str, Any]:
         worst = max(group, key=lambda finding: finding["blocked_s"] or 0.0)
         if worst["kind"] in _GROWTH:
             worst = group[-1]
-        idle = _sum(finding["engine_idle_s"] for finding in group)
+        idle = total([finding["engine_idle_s"] for finding in group])
     reasons = dict.fromkeys(reason for finding in group for reason in finding["confidence_reasons"])
     advice = worst["advice"]
     if len(group) > 1:
@@ -208,24 +209,18 @@ def _finding(group: list[dict[str, Any]], total_idle: float) -> dict[str, Any]:
         "severity": min((f["severity"] for f in group), key=_SEVERITIES.index),
         "confidence": max((f["confidence"] for f in group), key=_CONFIDENCES.index),
         "confidence_reasons": list(reasons)[:MAX_REASONS],
-        "count": _sum(finding["count"] for finding in group),
-        "blocked_s": _sum(finding["blocked_s"] for finding in group),
+        "count": total([finding["count"] for finding in group]),
+        "blocked_s": total([finding["blocked_s"] for finding in group]),
         "engine_idle_s": idle,
         "share_of_idle": idle / total_idle if idle is not None and total_idle else worst["share_of_idle"],
-        "saves_s": _sum(finding["saves_s"] for finding in group),
+        "saves_s": total([finding["saves_s"] for finding in group]),
         "advice": advice,
     }
 
 
-def _sum(values: Iterable[Any]) -> Any:
-    """``None`` when nothing is known of any."""
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
-
-
 def _summed(items: list[dict[str, Any]]) -> dict[str, Any]:
     names = dict.fromkeys(name for item in items for name in item)
-    return {name: _sum(item.get(name) for item in items) for name in names}
+    return {name: total([item.get(name) for item in items]) for name in names}
 
 
 def _omitted(parts: list[Report], name: str) -> dict[str, Any]:
@@ -234,16 +229,8 @@ def _omitted(parts: list[Report], name: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key in dict.fromkeys(key for item in items for key in item):
         values = [item[key] for item in items if key in item]
-        found[key] = _summed(values) if isinstance(values[0], dict) else _sum(values)
+        found[key] = _summed(values) if isinstance(values[0], dict) else total(values)
     return {name: found} if found else {}
-
-
-def _overhead(parts: list[Report]) -> dict[str, Any]:
-    costs = [part["overhead"] for part in parts]
-    found = _summed(costs)
-    # Several targets are observed by one daemon: its memory is not there once for each.
-    found["daemon_rss_bytes"] = max(cost["daemon_rss_bytes"] for cost in costs)
-    return found
 
 
 def _recording(parts: list[Report]) -> dict[str, Any]:

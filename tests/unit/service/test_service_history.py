@@ -17,6 +17,7 @@ from whyidle_cli.main import main
 from whyidle_daemon.config import History
 from whyidle_daemon.history.heartbeat import Heartbeat, blind_ns, now_ns
 from whyidle_daemon.history.merge import merged
+from whyidle_daemon.history.merge_host import Span, highest
 from whyidle_daemon.history.store import LEAST_BYTES, Store, parts
 
 SAMPLE = json.loads((Path(__file__).parents[1] / "cli" / "sample_report.json").read_text())
@@ -220,6 +221,55 @@ def test_sums_of_two_parts() -> None:
             assert twice == pytest.approx(2 * once)
         assert "2 parts of the history" in both["findings"][0]["advice"]
         assert both["loss"]["events_lost"] == 2 * first["loss"]["events_lost"]
+
+
+def test_what_is_of_the_whole_host_is_told_once() -> None:
+    """Four agents beside one daemon: its restart, its cost and what it lost are not four times as much."""
+    parts = []
+    for pid in (1, 2, 3, 4):
+        for hour in (10, 11):
+            one = part(f"2026-11-26T{hour}:00:00Z")
+            one["target"] |= {"pid": pid, "duration_s": 3600.0003}
+            one["loss"] = dict.fromkeys(one["loss"], 0) | {"events_lost": 100, "stacks_lost": 3}
+            one["loss"]["seconds_blind"] = 0.8 if hour == 11 else 0.0
+            one["overhead"] = {"daemon_cpu_s": 5.0, "daemon_rss_bytes": pid, "bpf_run_s": None}
+            parts.append(one)
+    both = merged(parts)
+    assert both["loss"]["events_lost"] == 200
+    assert both["loss"]["stacks_lost"] == 24  # each target has its own reader
+    assert both["loss"]["seconds_blind"] == pytest.approx(0.8)
+    assert both["overhead"]["daemon_cpu_s"] == pytest.approx(10, rel=1e-5)
+    assert both["overhead"]["daemon_rss_bytes"] == 4
+    assert both["overhead"]["bpf_run_s"] is None
+
+
+def test_blind_before_an_agent_began_and_before_a_restart() -> None:
+    """Different times of nobody watching add up, the same one does not."""
+    parts = [
+        part("2026-11-26T10:00:00Z"),
+        part("2026-11-26T10:00:00.100Z"),
+        part("2026-11-26T10:10:00Z"),
+    ]
+    for one, blind_s in zip(parts, (0.5, 0.5, 0.25), strict=True):
+        one["loss"]["seconds_blind"] = blind_s
+    assert merged(parts)["loss"]["seconds_blind"] == pytest.approx(0.6 + 0.25)
+
+
+SPANS = st.lists(
+    st.tuples(st.floats(0, 100), st.floats(0, 50), st.floats(0, 1000)).map(
+        lambda s: (s[0], s[0] + s[1], s[2])
+    ),
+    max_size=12,
+)
+
+
+@given(SPANS)
+def test_what_overlaps_is_at_least_the_largest_and_at_most_the_sum(spans: list[Span]) -> None:
+    """Whatever the spans; one is itself, and what does not overlap adds up."""
+    amounts = [amount for *_, amount in spans]
+    assert max(amounts, default=0) * (1 - 1e-6) - 1e-9 <= highest(spans) <= sum(amounts) * (1 + 1e-6) + 1e-9
+    apart = [(number * 200 + begin, number * 200 + end, a) for number, (begin, end, a) in enumerate(spans)]
+    assert highest(apart) == pytest.approx(sum(amounts), rel=1e-6, abs=1e-9)
 
 
 def test_what_an_engine_did_in_three_parts() -> None:

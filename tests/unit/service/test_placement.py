@@ -28,7 +28,18 @@ PATHS = {
     f"/kubepods/besteffort/pod{UID}/{ID}": Placement(Container("kubernetes", ID), UID, None),
     f"{KUBE}-pod{SLICE}.slice/docker-{ID}.scope": Placement(Container("docker", ID), UID, None),
     f"/system.slice/containerd.service/kubepods-burstable-pod{SLICE}.slice:cri-containerd:{ID}":
-        Placement(Container("containerd", ID), None, "containerd.service"),
+        Placement(Container("containerd", ID), UID, "containerd.service"),
+    f"/system.slice/agent.service/libpod-payload-{ID}":  # Quadlet's default, --cgroups=split
+        Placement(Container("podman", ID), None, "agent.service"),
+    f"/machine.slice/machine-libpod_pod_{ID[::-1]}.slice/libpod-{ID}.scope/container":
+        Placement(Container("podman", ID), ID[::-1], None),
+    f"/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{SLICE}.slice/cri-containerd-{ID}.scope":
+        Placement(Container("containerd", ID), UID, None),  # kind
+    f"{KUBE}-burstable.slice/kubepods-burstable-pod{ID[:32]}.slice/cri-containerd-{ID}.scope":
+        Placement(Container("containerd", ID), ID[:32], None),  # a static pod
+    f"/kubepods/burstable/pod{ID[:32]}/{ID}": Placement(Container("kubernetes", ID), ID[:32], None),
+    "/machine.slice/machine-qemu\\x2d1\\x2dvm.scope/libvirt":
+        Placement(None, None, "machine-qemu\\x2d1\\x2dvm.scope"),
     f"/docker/{ID}/docker/{ID[::-1]}": Placement(Container("docker", ID[::-1]), None, None),
     "/lxc.payload.web/init.scope": Placement(Container("lxc", "web"), None, "init.scope"),
     "/machine.slice/machine-test.scope/payload": Placement(Container("nspawn", "test"), None, None),

@@ -108,7 +108,7 @@ class Requests:
         self, client: Client, request: Observe, roots: tuple[int, ...], output: Output | None
     ) -> tuple[Target, int, int] | None:
         try:
-            history = self._keeper.part(roots[0]) if self._keeper is not None else None
+            history = self._keeper.part(roots[0], whole=True) if self._keeper is not None else None
             started = self._targets.start(roots, request.command, output, history)
         except TargetGoneError:
             client.fail(

@@ -97,7 +97,7 @@ class Server:
         """Use another configuration from now on; connected clients stay, under its rules."""
         access = Access(config.access, self._proc)
         self._admission.access = self._requests.access = access
-        self._targets.know_owners = config.access.others != "none"
+        self._know_owners(config.access.others != "none")
         self._subscribers.set_stall(config.daemon.stall_threshold_s)
         for client in self._admission.clients:
             client.scope = access.scope(client.peer)
@@ -107,6 +107,16 @@ class Server:
             self._keeper.configure(config.history)
         if self._discovery is not None:
             self._discovery.reload(config.discovery)
+
+    def _know_owners(self, wanted: bool) -> None:
+        """What was seen before nobody asked whose it was is of an observation that ends here."""
+        before, self._targets.know_owners = self._targets.know_owners, wanted
+        if wanted and not before:
+            for session in self._sessions:
+                if session.client is None and not session.ended:
+                    history = self._keeper.next_part(session) if self._keeper is not None else None
+                    session.target.know_owners()
+                    self._sessions.renew(session, history)
 
     def connection(self) -> Client:
         """A protocol for a new connection."""

@@ -164,6 +164,11 @@ class Target:
             self._history = recorded.recorders[-1]
         return recorded
 
+    def know_owners(self) -> None:
+        """Look whose its processes are from now on: of what was, nobody can be told; cut here."""
+        if self._owners is None:
+            self._owners = Owners(self._proc)
+
     def renew(self, history: Output | None) -> None:
         """Cut here: the observation so far ends, with its recordings; another goes on and misses nothing.
 

@@ -386,3 +386,29 @@ def test_a_reload_that_closes_the_daemon_to_others_ends_their_connections(place:
             client.receive(20)
         with acting_as(ALICE), pytest.raises(PermissionError):
             Client.connect(daemon.socket)
+
+
+def test_a_reload_that_opens_the_daemon_shows_each_his_own(place: Path) -> None:
+    """What has been observed for months already, too: from the reload on it is known whose it is."""
+    (place / "opens").mkdir()
+    rule = '[[discovery.rule]]\nname = "m"\ncommand = ["*mark-opens*"]\n'
+    found = rule + CLOSED.replace("enabled = false", "defaults = false")
+    with (
+        program(ALICE, "input()", "mark-opens") as mine,
+        program(BOB, "input()", "mark-opens") as theirs,
+        Daemon(place / "opens", config=found) as daemon,
+    ):
+        everyone = {mine.pid, theirs.pid}
+        with client_of(daemon, 0) as root:
+            wait_until(lambda: everyone == listed(root), "both to be found")
+        daemon.config.write_text(found.replace('"none"', '"own"'))
+        daemon.process.send_signal(1)
+        wait_until(lambda: daemon.socket.stat().st_mode & 0o777 == 0o666, "the reload")
+        with client_of(daemon, ALICE) as client:
+            assert listed(client) == {mine.pid}
+            own = ask(client, ListTargets(1), TargetList).targets
+            assert "mark-opens" in " ".join(own[0]["command"])
+
+
+def listed(client: Client) -> set[int]:
+    return {target["pid"] for target in ask(client, ListTargets(1), TargetList).targets}

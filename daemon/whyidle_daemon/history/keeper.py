@@ -44,9 +44,14 @@ class Keeper:
         self._next_prune = 0.0
         self._store.prune()
 
-    def part(self, pid: int) -> Output | None:
-        """A file for an observation that is about to begin."""
-        return self._store.new(pid)
+    def part(self, pid: int, whole: bool = False) -> Output | None:
+        """A file for an observation that is about to begin; ``whole``: it will not be cut."""
+        return self._store.new(pid, whole)
+
+    def next_part(self, session: Session) -> Output | None:
+        """A file for an observation that is being cut."""
+        session.next_part = asyncio.get_running_loop().time() + self._store.config.part_minutes * 60
+        return self._store.new(session.target.roots[0])
 
     def tick(self) -> None:
         """Called while something is observed: beat, cut what is due, prune now and then."""
@@ -57,8 +62,7 @@ class Keeper:
         self._heartbeat.beat()
         for session in self._sessions:
             if session.client is None and not session.ended and self._due(session, now):
-                session.next_part = now + self._store.config.part_minutes * 60
-                self._sessions.renew(session, self._store.new(session.target.roots[0]))
+                self._sessions.renew(session, self.next_part(session))
         if now >= self._next_prune:
             self._next_prune = now + PRUNE_EVERY_S
             self._store.prune()

@@ -29,7 +29,14 @@ log = logging.getLogger(__name__)
 FOLDER: Final = "recordings"
 MODE: Final = 0o640
 SHARE_OF_PART: Final = 1 / 32
-"""No part takes more than this of the room: pruning never has to wait for one that is written."""
+"""No part takes more than this of the room."""
+SHARE_WRITTEN: Final = 1 / 2
+"""Nor do all together that are being written and can be cut take more: those that are over must have some."""
+SHARE_WHOLE: Final = 1 / 4
+"""The same of those that cannot be cut."""
+SHARE_FREE: Final = 1 / 20
+MOST_FREE: Final = 1 << 30
+"""So much of the disk stays free, at most so many bytes: rather than fill it, the history gets smaller."""
 LEAST_BYTES: Final = 48 << 10
 """A part takes at least so much of the room: of many small files each costs time, too."""
 LOOK_S: Final = 3600.0
@@ -47,6 +54,13 @@ class Part(NamedTuple):
     size: int
 
 
+class _Writing(NamedTuple):
+    """``granted``: what one that cannot be cut may grow to."""
+
+    output: Output
+    granted: int | None
+
+
 class Store:
     """The history of one state directory, as its only writer."""
 
@@ -54,7 +68,7 @@ class Store:
         self.folder = state / FOLDER
         self.config = config
         self._clock = clock
-        self._outputs: list[Output] = []
+        self._writing: list[_Writing] = []
         self._bytes = 0  # on the disk, at most: it is looked at when that is all there may be, and
         self._looked_s, self._looked_with = 0.0, History()  # now and then
         self._failed: str | None = None
@@ -72,17 +86,24 @@ class Store:
 
     @property
     def part_bytes(self) -> int:
-        """A part that has grown to this is followed by another."""
-        return max(1 << 20, int(self.max_bytes * SHARE_OF_PART))
+        """A part that has grown to this is followed by another; with many of them, each is smaller."""
+        return self._part_bytes(sum(one.granted is None for one in self._writing))
 
-    def new(self, pid: int) -> Output | None:
-        """A file for a part of an observation of ``pid``; ``None`` if there cannot be one: that is logged."""
+    def _part_bytes(self, number: int) -> int:
+        share = min(SHARE_OF_PART, SHARE_WRITTEN / max(1, number))
+        return max(LEAST_BYTES, int(self.max_bytes * share))
+
+    def new(self, pid: int, whole: bool = False) -> Output | None:
+        """A file for a part of an observation of ``pid``; ``None`` if there cannot be one: that is logged.
+
+        ``whole``: it is not cut when it has grown to ``part_bytes``, but ends there, or sooner among many.
+        """
         if not self.config.enabled:
             return None
         self._settle()
         try:
             self._make_folder()
-            output = self._create(pid)
+            output = self._create(pid, self._grant() if whole else None)
         except (CannotRecord, OSError) as error:
             if self._failed is None:
                 log.warning("nothing is kept for later: %s", error)
@@ -91,17 +112,26 @@ class Store:
         self._failed = None
         return output
 
-    def _create(self, pid: int) -> Output:
+    def _grant(self) -> int:
+        """Bytes for one that cannot be cut: a part of what is left, so that no number of them takes all."""
+        left = self.max_bytes * SHARE_WHOLE - sum(one.granted or 0 for one in self._writing)
+        return max(0, int(min(self.max_bytes * SHARE_OF_PART, left / 4)))
+
+    def _create(self, pid: int, granted: int | None) -> Output:
+        if granted is not None and granted < LEAST_BYTES:
+            raise CannotRecord(str(self.folder), "others that clients asked for take the room")
+        number_cut = 1 + sum(one.granted is None for one in self._writing)
+        limit = granted if granted is not None else self._part_bytes(number_cut) * 2
         stamp = datetime.fromtimestamp(self._clock(), UTC).strftime("%Y%m%dT%H%M%SZ")
         for number in itertools.count(1):
             path = self.folder / f"{stamp}-{pid}-{number}.rec"
             try:
-                output = Output(str(path), mode=MODE, limit=self.part_bytes * 2)
+                output = Output(str(path), mode=MODE, limit=limit)
             except CannotRecord:
                 if not path.exists() or number > _TRIES:
                     raise
             else:
-                self._outputs.append(output)
+                self._writing.append(_Writing(output, granted))
                 return output
         raise AssertionError  # count() does not end
 
@@ -111,25 +141,36 @@ class Store:
         Some more go then, of many, so that not each one that is added has all of them looked at.
         """
         self._settle()
-        writing = sum(_room_of(output.size) for output in self._outputs)
+        writing = sum(_room_of(one.output.size) for one in self._writing)
         now = self._clock()
         due = self._looked_with != self.config or not 0 <= now - self._looked_s < LOOK_S
-        if due or self._bytes + writing > self.max_bytes:
+        free = self._free()
+        if due or self._bytes + writing > self.max_bytes or free < 0:
             self._looked_with, self._looked_s = self.config, now
-            self._look(self.max_bytes - writing, now - self.config.max_age_days * 86400)
+            self._look(self.max_bytes - writing, free, now - self.config.max_age_days * 86400)
+
+    def _free(self) -> int:
+        """Bytes that the disk has for more; negative: so many must go."""
+        try:
+            disk = os.statvfs(self.folder)
+        except OSError:
+            return self.max_bytes
+        keep = min(disk.f_blocks * disk.f_frsize * SHARE_FREE, MOST_FREE)
+        return int(disk.f_bavail * disk.f_frsize - keep)
 
     def _settle(self) -> None:
         """Of what is closed only its size is kept: each has been a thread."""
-        self._bytes += sum(_room_of(output.size) for output in self._outputs if output.closed)
-        self._outputs = [output for output in self._outputs if not output.closed]
+        self._bytes += sum(_room_of(one.output.size) for one in self._writing if one.output.closed)
+        self._writing = [one for one in self._writing if not one.output.closed]
 
-    def _look(self, room: int, too_old: float) -> None:
-        written = {output.path for output in self._outputs}
+    def _look(self, room: int, free: int, too_old: float) -> None:
+        written = {one.output.path for one in self._writing}
         self._bytes, oldest = 0, too_old
         for part in _parts(self.folder):  # of which there may be ten thousand: no list, if none has to go
             if str(part.path) not in written:
                 self._bytes += _room_of(part.size)
                 oldest = min(oldest, part.written_s)
+        room = min(room, self._bytes + free)
         if self._bytes <= room and oldest >= too_old:
             return
         found = [part for part in parts(self.folder) if str(part.path) not in written]

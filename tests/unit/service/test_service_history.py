@@ -13,12 +13,15 @@ import report_schema
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness import wait_until
 from whyidle_cli.main import main
 from whyidle_daemon.config import History
 from whyidle_daemon.history.heartbeat import Heartbeat, blind_ns, now_ns
 from whyidle_daemon.history.merge import merged
 from whyidle_daemon.history.merge_host import Span, highest
 from whyidle_daemon.history.store import LEAST_BYTES, Store, parts
+from whyidle_daemon.recording.blocks import Flag
+from whyidle_daemon.recording.output import Output
 
 SAMPLE = json.loads((Path(__file__).parents[1] / "cli" / "sample_report.json").read_text())
 NOW = 1_800_000_000.0
@@ -57,7 +60,6 @@ def test_the_oldest_goes_first(tmp_path: Path) -> None:
     clock = Clock()
     store = Store(tmp_path, History(max_megabytes=32, max_age_days=1.0), clock)
     for hour in range(30):  # 30 hours, 2 MiB each
-        path = store.folder / f"20270115T{hour % 24:02}0000Z-{hour}-1.rec"
         path = store.folder / f"202701{14 + hour // 24:02}T{hour % 24:02}0000Z-{hour}-1.rec"
         path.write_bytes(bytes(2 * MIB))
         os.utime(path, (NOW - (29 - hour) * 3600,) * 2)
@@ -140,6 +142,62 @@ def test_what_is_being_written_stays(tmp_path: Path) -> None:
     clock.now += 3600
     store.prune()
     assert not Path(output.path).exists()
+
+
+def fill(output: Output, size: int) -> None:
+    """Blocks of noise, which does not compress, until it has that size or may not have more."""
+    while output.failure is None and output.size < size:
+        before = output.size
+        output.put(os.urandom(1 << 16), 1, Flag(0))
+        wait_until(lambda: output.size > before or output.failure, "the disk")  # noqa: B023
+
+
+def test_what_is_written_leaves_room_for_what_is_over(tmp_path: Path) -> None:
+    """However many observations there are, of the daemon and of clients: all together keep to the setting."""
+    store = Store(tmp_path, History(max_megabytes=32), Clock())
+    writing: list[tuple[Output, bool]] = []
+    for number in range(64):
+        output = store.new(1, whole=number % 2 == 0)
+        if output is not None:
+            writing.append((output, number % 2 == 0))
+    assert sum(not whole for _, whole in writing) == 32
+    assert sum(whole for _, whole in writing) >= 8  # of which there are 8 for each user
+    for output, whole in writing:
+        fill(output, 32 * MIB if whole else store.part_bytes)
+    everything = sum(output.size for output, _ in writing)
+    assert 12 * MIB < everything < 0.9 * 32 * MIB
+    for output, _ in writing:
+        output.close(5)
+    assert store.new(1) is not None
+    assert store.part_bytes == MIB
+
+
+class Disk:
+    """What ``statvfs`` says of one: size and free room in bytes."""
+
+    def __init__(self, size: int, free: int) -> None:
+        self.f_frsize, self.f_blocks, self.f_bavail = 1, size, free
+
+
+def test_the_history_gives_way_before_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk smaller than the setting: the oldest goes, so that a twentieth of it stays free."""
+    store = Store(tmp_path, History(max_megabytes=1024), Clock())
+    for number in range(10):
+        path = store.folder / f"20270115T00000{number}Z-{number}-1.rec"
+        path.write_bytes(bytes(MIB))
+        os.utime(path, (NOW, NOW))
+    disk = Disk(100 * MIB, 5 * MIB)
+    monkeypatch.setattr("os.statvfs", lambda _: disk)
+    store.prune()
+    assert len(parts(store.folder)) == 10
+    disk.f_bavail = 2 * MIB
+    store.prune()
+    assert [part.pid for part in parts(store.folder)] == list(range(3, 10))
+    disk.f_bavail = 0  # others filled it
+    store.prune()
+    assert [part.pid for part in parts(store.folder)] == list(range(8, 10))
 
 
 def test_no_room_to_write_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

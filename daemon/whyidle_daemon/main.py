@@ -23,7 +23,7 @@ from whyidle_daemon.kernel import Kernel
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.reading_guard import ReadingGuard
 from whyidle_daemon.server import Server
-from whyidle_daemon.systemd import Watchdog, notify, reloading, set_up_logging
+from whyidle_daemon.systemd import Watchdog, last_words, notify, reloading, set_up_logging
 from whyidle_daemon.targets import Targets
 from whyidle_daemon.version import VERSION
 from whyidle_probes.loader import LoaderError, ProbeConfig, Probes, load_probes
@@ -35,7 +35,7 @@ EXIT_FAILED, EXIT_HOST = 1, 3
 _LASTING = frozenset(
     ("no_btf", "too_old", "no_libbpf", "no_permission", "no_tracepoint", "verifier", "compile", "attach")
 )
-TRY_AGAIN_S = 5.0  # bcc may be on its way, or never come: systemd's next try is to cost next to nothing
+TRY_AGAIN_S = 5.0  # what is missing may be on its way, or never come: systemd's next try is to cost little
 log = logging.getLogger("whyidled")
 _tasks: set[asyncio.Task[None]] = set()  # held while they run: the loop alone does not
 
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         heap.keep_small()
         return uvloop.run(_serve(options, config))
     except StartError as error:
-        print(f"whyidled: {error}\n  {error.fix}", file=sys.stderr)
+        last_words(f"whyidled: {error}\n  {error.fix}")
         return error.code
 
 
@@ -166,7 +166,9 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
     listener: socket.socket | None = None
     made: sockets.File | None = None
     if not private:
-        listener, made = sockets.listening(options.socket, config.access.group)
+        # Until there is something to reload for: it would end the daemon, and that as if it were to end.
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)
+        listener, made = await _listening(options, config)
     try:
         probes = await _probes(options, config)
     except StartError:
@@ -212,6 +214,22 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
     return 0
 
 
+async def _listening(
+    options: argparse.Namespace, config: Config
+) -> tuple[socket.socket, sockets.File | None]:
+    """The socket to serve on. Raises StartError, for systemd after a while: another may end, or never."""
+    try:
+        return sockets.listening(options.socket, config.access.group)
+    except StartError as error:
+        await _wait_before_failing(error.code)
+        raise
+
+
+async def _wait_before_failing(code: int) -> None:
+    if code == EXIT_FAILED and "NOTIFY_SOCKET" in os.environ:
+        await asyncio.sleep(TRY_AGAIN_S)
+
+
 def _cache(options: argparse.Namespace) -> Path | None:
     """Where compiled probes are kept. The loader looks whether that is root's alone, and compiles if not."""
     if options.cache == "":
@@ -234,8 +252,7 @@ async def _probes(options: argparse.Namespace, config: Config) -> Probes:
     except LoaderError as error:
         lasting = error.code in _LASTING and os.strerror(errno.ENOMEM) not in str(error)
         code = EXIT_HOST if private or lasting else EXIT_FAILED
-        if code == EXIT_FAILED and "NOTIFY_SOCKET" in os.environ:
-            await asyncio.sleep(TRY_AGAIN_S)
+        await _wait_before_failing(code)
         raise StartError(str(error), error.fix, code) from None
     log.info("compiled probes kept: %s", probes.cache)
     if not private:

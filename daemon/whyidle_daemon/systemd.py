@@ -68,6 +68,13 @@ class _JournalFormatter(logging.Formatter):
         return "\n".join(f"<{level}>{line}" for line in lines)
 
 
+def last_words(text: str) -> None:
+    """Why the program ends: on standard error, for the journal as an error."""
+    level = next(number for least, number in _LEVELS if least == logging.ERROR)
+    mark = f"<{level}>" if to_journal() else ""
+    sys.stderr.write("".join(f"{mark}{line}\n" for line in text.splitlines()))
+
+
 def to_journal() -> bool:
     """Whether standard error is the journal (systemd.exec(5), JOURNAL_STREAM)."""
     device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")

@@ -11,6 +11,7 @@ import os
 import signal
 import stat
 import subprocess
+import time
 import urllib.request
 from pathlib import Path
 
@@ -189,7 +190,12 @@ def test_a_bad_configuration_is_refused_and_logged() -> None:
     """``systemctl reload`` with a mistake in the file: an error in the journal, and nothing changes."""
     before, good = main_pid(), CONFIG.read_text()
     CONFIG.write_text("[acess]\n")
-    sh("systemctl", "reload", "whyidled")
+    assert sh("systemctl", "reload", "whyidled", check=False).returncode != 0
+    os.kill(before, signal.SIGHUP)  # whoever does it without asking first
+    wait_until(
+        lambda: any("not reloaded" in e["MESSAGE"] and e["PRIORITY"] == "3" for e in entries()),
+        "the refusal in the journal",
+    )
     wait_until(
         lambda: any("did you mean 'access'" in e["MESSAGE"] and e["PRIORITY"] == "3" for e in entries()),
         "the mistake in the journal",
@@ -199,6 +205,27 @@ def test_a_bad_configuration_is_refused_and_logged() -> None:
     sh("systemctl", "reload", "whyidled")
     wait_until(lambda: any("configuration reloaded" in e["MESSAGE"] for e in entries()), "the reload")
     assert main_pid() == before
+
+
+def test_a_start_that_cannot_succeed_is_not_tried_for_ever() -> None:
+    """A mistake in the file and a client that waits: the client is let go, and starts it no more."""
+    good = CONFIG.read_text()
+    CONFIG.write_text("[acess]\n")
+    sh("systemctl", "restart", "whyidled", check=False)
+    wait_until(lambda: show("ActiveState") == "failed", "the service to give up")
+    began = show("InvocationID")
+    done = sh(INSTALLED, "ps", check=False)
+    assert done.returncode != 0
+    assert len(done.stderr.splitlines()) == 2
+    wait_until(lambda: show("ActiveState") == "failed" and show("InvocationID") != began, "its second try")
+    began = show("InvocationID")
+    time.sleep(3)  # that there is no third one takes time to see: it would be there within half a second
+    assert (show("InvocationID"), show("ActiveState")) == (began, "failed")
+    last = [e for e in entries() if "did you mean 'access'" in e["MESSAGE"] and e.get("_COMM") == "whyidled"]
+    assert last[-1]["PRIORITY"] == "3"
+    CONFIG.write_text(good)
+    sh("systemctl", "restart", "whyidled")
+    assert active()
 
 
 def test_metrics_under_the_unit() -> None:
@@ -293,6 +320,7 @@ def test_an_upgrade_that_does_not_start_is_undone() -> None:
     assert done.returncode == 1
     assert len(done.stderr.splitlines()[-2:]) == 2
     assert "does not start" in done.stderr
+    assert "the version before serves on" in done.stderr
     wait_until(active, "the old one to serve again")
     assert sh(INSTALLED, "--version").stdout == "whyidle 9.9.1\n"
     sh(INSTALLED, "ps")

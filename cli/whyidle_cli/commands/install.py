@@ -53,7 +53,7 @@ def add_root_option(parser: argparse.ArgumentParser) -> None:
 def layout_of(root: Path) -> Layout:
     """Raises WrongUsage unless it is a directory."""
     if not root.is_dir():
-        raise WrongUsage(f"there is no directory {root}", "whyidle install --root DIR")
+        raise WrongUsage(f"there is no directory {root}", "--root names an image that is mounted there")
     return Layout(root.resolve())
 
 
@@ -64,7 +64,8 @@ def execute(arguments: argparse.Namespace) -> int:
         version = install(layout, arguments.source)
     except OSError as error:
         raise InstallFailed(
-            f"{error.filename or 'a file'}: {error.strerror}", "make room or mend it"
+            f"{error.filename or 'a file'}: {error.strerror}",
+            "is there room below /opt, and may it be written to?",
         ) from None
     sys.stdout.write(f"whyidle {version} is installed\n")
     if layout.live:

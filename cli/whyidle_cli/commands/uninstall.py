@@ -11,19 +11,22 @@ from whyidle_cli.errors import InstallFailed
 from whyidle_cli.installer.uninstall import uninstall
 
 _DESCRIPTION: Final = """\
-Stop the system service and remove every trace of it: units, programs, group,
-configuration, recordings. Only the journal keeps what the daemon said."""
+Stop the system service and remove every trace of it: units with their drop-ins,
+programs, group, configuration, history. What was recorded to a file of one's own
+(--record) stays, and the journal keeps what the daemon said."""
 
 _EPILOG: Final = """\
 examples:
   sudo whyidle uninstall                everything
-  sudo whyidle uninstall --keep-data    not /etc/whyidle and /var/lib/whyidle"""
+  sudo whyidle uninstall --keep-data    not /etc/whyidle, /var/lib/whyidle and drop-ins"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
-    parser.add_argument("--keep-data", action="store_true", help="leave configuration, recordings and group")
+    parser.add_argument(
+        "--keep-data", action="store_true", help="leave configuration, drop-ins, history and group"
+    )
     add_root_option(parser)
 
 
@@ -32,6 +35,8 @@ def execute(arguments: argparse.Namespace) -> int:
     try:
         uninstall(layout_of(arguments.root), arguments.keep_data)
     except OSError as error:
-        raise InstallFailed(f"{error.filename}: {error.strerror}", "remove it by hand") from None
+        raise InstallFailed(
+            f"{error.filename}: {error.strerror}", f"remove {error.filename} by hand"
+        ) from None
     sys.stdout.write("whyidle is uninstalled\n")
     return 0

@@ -14,7 +14,9 @@ SYSTEM_PYTHON: Final = Path("/usr/bin/python3")
 _TIMEOUT_S: Final = 1800  # a slow package index
 
 
-def call(*command: str | Path, telling: int = -1) -> str:
+def call(
+    *command: str | Path, telling: int = -1, hint: str = "run it by hand to see all that it says"
+) -> str:
     """Run to the end; returns standard output. Raises InstallFailed with line ``telling`` of what it said."""
     try:
         done = subprocess.run(
@@ -26,9 +28,7 @@ def call(*command: str | Path, telling: int = -1) -> str:
     if done.returncode:
         lines = [line for line in (done.stderr or done.stdout).strip().splitlines() if line.strip()]
         words = " ".join(str(word) for word in command[:3])
-        raise InstallFailed(
-            f"{words}: {lines[telling] if lines else f'status {done.returncode}'}", "see above"
-        )
+        raise InstallFailed(f"{words}: {lines[telling] if lines else f'status {done.returncode}'}", hint)
     return done.stdout
 
 
@@ -61,6 +61,8 @@ def require(live: bool) -> None:
         raise InstallFailed(
             "bcc, the BPF Compiler Collection, is missing", "apt-get install python3-bpfcc libbpf1"
         )
+    if not quietly(base_python(), "-I", "-c", "import venv, ensurepip"):
+        raise InstallFailed("Python's venv is missing", "apt-get install python3-venv")
 
 
 def make_environment(folder: Path, source: str) -> None:
@@ -70,6 +72,7 @@ def make_environment(folder: Path, source: str) -> None:
     call(
         folder / "bin/python", "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
         "--no-warn-script-location", source,
+        hint="is the package index that pip uses reachable? whyidle's dependencies come from there",
     )  # fmt: skip
 
 

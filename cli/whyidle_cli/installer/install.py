@@ -18,8 +18,8 @@ from whyidle_cli.installer.host import call, quietly, say
 from whyidle_cli.installer.layout import FEATURE_DROP_IN, PREFIX, SERVICE, SOCKET, Layout, ours, shipped
 
 _DROP_IN = """\
-# Written by `whyidle install`: this kernel attaches uprobes through perf_event_open, which asks for this
-# capability; from 6.6 on it is not needed, and an upgrade of whyidle takes this file away.
+# Written by `whyidle install`: before 6.6 kernels attach uprobes through perf_event_open, which asks for this
+# capability. On a newer one the daemon drops it, and an upgrade of whyidle there takes this file away.
 [Service]
 CapabilityBoundingSet=CAP_SYS_ADMIN
 """
@@ -52,7 +52,7 @@ def install(
         if not layout.config.exists():
             files.write(layout.config, shipped(folder, "config.toml").encode(), 0o644)
         drop_in = layout.drop_ins[0] / FEATURE_DROP_IN
-        if layout.live and not host.links_uprobes():
+        if not (layout.live and host.links_uprobes()):  # which kernel an image will run, nobody knows
             _tell(written.place(drop_in, _DROP_IN))
         else:
             written.forget(drop_in)
@@ -63,6 +63,8 @@ def install(
         _accounts(layout)
         if layout.live:
             _start(wanted)
+    except InstallFailed as error:
+        raise InstallFailed(str(error), f"{error.hint}; {_undo(layout, written, before, folder)}") from None
     except BaseException:
         _undo(layout, written, before, folder)
         raise
@@ -137,8 +139,11 @@ def _start(wanted: bool) -> None:
         ) from None
 
 
-def _undo(layout: Layout, written: Written, before: Path | None, folder: Path) -> None:
-    """The version before, if there was one, serves on, under its own units. No step stops another."""
+def _undo(layout: Layout, written: Written, before: Path | None, folder: Path) -> str:
+    """The version before, if there was one, serves on, under its own units. No step stops another.
+
+    Returns what there is now.
+    """
     there = before is not None and layout.at(str(before)).exists()
     changed = there and not (layout.current.is_symlink() and layout.current.readlink() == before)
     steps: list[Callable[[], object]] = []
@@ -157,6 +162,11 @@ def _undo(layout: Layout, written: Written, before: Path | None, folder: Path) -
     for step in steps:
         with contextlib.suppress(InstallFailed, OSError):
             step()
+    if not there:
+        return "nothing is installed now"
+    if layout.live and not quietly("systemctl", "is-active", "--quiet", SERVICE):
+        return "the version before is there, but does not run"
+    return "the version before serves on" if layout.live else "the version before is there"
 
 
 def _warn_overrides(layout: Layout) -> None:

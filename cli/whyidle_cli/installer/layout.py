@@ -63,6 +63,12 @@ class Layout:
         return self.units / f"{SERVICE}.d", self.units / f"{SOCKET}.d"
 
     @property
+    def settings(self) -> tuple[Path, Path]:
+        """What ``systemctl set-property`` writes."""
+        control = self.at("/etc/systemd/system.control")
+        return control / f"{SERVICE}.d", control / f"{SOCKET}.d"
+
+    @property
     def config(self) -> Path:
         return self.at("/etc/whyidle/config.toml")
 

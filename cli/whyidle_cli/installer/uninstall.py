@@ -4,46 +4,77 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from whyidle_cli.errors import InstallFailed
 from whyidle_cli.installer.files import SAVED
-from whyidle_cli.installer.host import quietly, say
-from whyidle_cli.installer.layout import GROUP, SERVICE, SOCKET, Layout, ours
+from whyidle_cli.installer.host import call, quietly, say
+from whyidle_cli.installer.layout import FEATURE_DROP_IN, GROUP, SERVICE, SOCKET, Layout, ours
 
 
 def uninstall(layout: Layout, keep_data: bool = False) -> None:
     """Remove every trace; ``keep_data`` leaves the configuration, the recordings and their group.
 
-    Also cleans up after half an installation. Raises InstallFailed without root.
+    Also cleans up after half an installation. Raises InstallFailed without root, or if the service stays.
     """
     if os.geteuid() != 0:
         raise InstallFailed("uninstalling needs root", "run it with sudo")
     if layout.live:
-        say("stopping the service")
-        quietly("systemctl", "disable", "--now", "--quiet", SERVICE, SOCKET)
-        quietly("systemctl", "reset-failed", SERVICE, SOCKET)
+        _stop()
     say("removing files")
-    for path in layout.files:
+    for path in _traces(layout, keep_data):
         remove(path)
-        remove(path.with_name(path.name + SAVED))
-        for wants in layout.units.glob(f"*.wants/{path.name}"):
-            remove(wants)
-    for folder in layout.drop_ins:
-        remove(folder)
-    for link in layout.links:
-        if ours(link):
-            remove(link)
-    for folder in layout.made_again:
-        remove(folder)
-    if not keep_data:
-        for folder in layout.data:
-            remove(folder)
-    remove(layout.prefix)
     if layout.live:
         quietly("systemctl", "daemon-reload")
     if not keep_data:
-        quietly("groupdel", *([] if layout.live else ["--prefix", str(layout.root)]), GROUP)
+        _remove_group(layout)
+
+
+def _traces(layout: Layout, keep_data: bool) -> Iterator[Path]:
+    """What is to be removed, each when the one before is."""
+    for path in layout.files:
+        yield path
+        yield path.with_name(path.name + SAVED)
+        yield from layout.units.glob(f"*.wants/{path.name}")
+    yield layout.drop_ins[0] / FEATURE_DROP_IN
+    yield from (
+        folder for folder in (*layout.drop_ins, *layout.settings) if not keep_data or _is_empty(folder)
+    )
+    yield from (link for link in layout.links if ours(link))
+    yield from layout.made_again
+    if not keep_data:
+        yield from layout.data
+    yield layout.prefix
+
+
+def _stop() -> None:
+    say("stopping the service")
+    quietly("systemctl", "disable", "--now", "--quiet", SERVICE, SOCKET)
+    if quietly("systemctl", "is-active", "--quiet", SERVICE):
+        raise InstallFailed("the service does not stop", f"systemctl status {SERVICE} says why")
+    quietly("systemctl", "reset-failed", SERVICE, SOCKET)
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _remove_group(layout: Layout) -> None:
+    """Somebody's primary group cannot go: that is said."""
+    try:
+        call("groupdel", *([] if layout.live else ["--prefix", str(layout.root)]), GROUP)
+    except InstallFailed as error:
+        if _has_group(layout):
+            say(f"note: the group {GROUP} stays: {error}")
+
+
+def _has_group(layout: Layout) -> bool:
+    try:
+        lines = layout.at("/etc/group").read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.startswith(f"{GROUP}:") for line in lines)
 
 
 def remove(path: Path) -> None:

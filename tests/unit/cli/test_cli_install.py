@@ -18,7 +18,7 @@ from whyidle_cli.errors import InstallFailed
 from whyidle_cli.installer import host
 from whyidle_cli.installer.files import SAVED
 from whyidle_cli.installer.install import default_source, install
-from whyidle_cli.installer.layout import SERVICE, Layout
+from whyidle_cli.installer.layout import FEATURE_DROP_IN, SERVICE, Layout
 from whyidle_cli.installer.uninstall import uninstall
 from whyidle_cli.main import main
 
@@ -84,6 +84,8 @@ def test_everything_is_in_its_place(layout: Layout) -> None:
         assert program.read_text().startswith("#!/opt/whyidle/versions/1/bin/python\n")
         assert program.stat().st_mode & 0o777 == 0o755
     assert json.loads(layout.installed.read_text())["version"] == "1.0"
+    # Nobody knows the kernel that the image will run.
+    assert "CAP_SYS_ADMIN" in (layout.drop_ins[0] / FEATURE_DROP_IN).read_text()
 
 
 def test_a_wheel_is_named_from_where_the_user_is(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +118,7 @@ def test_uninstall_leaves_nothing(layout: Layout) -> None:
     """Also what an administrator added, and the group."""
     before = tree(layout.root)
     install(layout, "wheel", environment())
-    layout.drop_ins[0].mkdir(parents=True)
+    layout.drop_ins[0].mkdir(parents=True, exist_ok=True)
     (layout.drop_ins[0] / "mine.conf").write_text("[Service]\n")
     (layout.root / "var/lib/whyidle/x.rec").write_text("")
     uninstall(layout)
@@ -129,11 +131,30 @@ def test_uninstall_can_keep_the_data(layout: Layout) -> None:
     """Recordings and configuration stay, with the group that may read them."""
     install(layout, "wheel", environment())
     (layout.root / "var/lib/whyidle/x.rec").write_text("data")
+    (layout.drop_ins[0] / "mine.conf").write_text("[Service]\n")
+    layout.settings[1].mkdir(parents=True)
     uninstall(layout, keep_data=True)
+    assert [path.name for path in layout.drop_ins[0].iterdir()] == ["mine.conf"]
+    assert not layout.settings[1].exists()  # as nothing is in it
     assert (layout.root / "var/lib/whyidle/x.rec").read_text() == "data"
     assert layout.config.exists()
     assert not layout.prefix.exists()
     assert "whyidle:" in (layout.root / "etc/group").read_text()
+
+
+def test_a_group_that_cannot_go_is_named(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is somebody's primary group: all the rest goes, and the trace that stays is told."""
+    install(layout, "wheel", environment())
+
+    def call(*command: str) -> str:
+        raise InstallFailed("groupdel: cannot remove the primary group of user 'x'", "later")
+
+    monkeypatch.setattr("whyidle_cli.installer.uninstall.call", call)
+    uninstall(layout)
+    assert "the group whyidle stays: groupdel: cannot remove the primary" in capsys.readouterr().err
+    assert not layout.prefix.exists()
 
 
 def test_upgrade_keeps_what_is_not_its_own(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,7 +164,7 @@ def test_upgrade_keeps_what_is_not_its_own(layout: Layout, capsys: pytest.Captur
     layout.config.write_text("# mine\n")
     unit = layout.units / SERVICE
     unit.write_text("[Service]\nExecStart=/mine\n")
-    layout.drop_ins[0].mkdir()
+    layout.drop_ins[0].mkdir(exist_ok=True)
     (layout.drop_ins[0] / "mine.conf").write_text("[Service]\nExecStart=\nExecStart=/old\n")
     assert install(layout, "wheel", environment("2.0")) == "2.0"
     said = capsys.readouterr().err
@@ -237,8 +258,9 @@ def test_an_upgrade_that_fails_late_leaves_the_units_before(
         raise InstallFailed("no such group", "later")
 
     monkeypatch.setattr("whyidle_cli.installer.install._accounts", fail)
-    with pytest.raises(InstallFailed, match="no such group"):
+    with pytest.raises(InstallFailed, match="no such group") as caught:
         install(layout, "wheel", environment("2.0"))
+    assert caught.value.hint == "later; the version before is there"
     assert {path: path.read_bytes() for path in layout.root.rglob("*") if path.is_file()} == files
     assert layout.current.readlink().name == "1"
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +74,44 @@ def test_a_try_of_systemds_is_not_made_at_once(monkeypatch: pytest.MonkeyPatch, 
     for code in ("no_bcc", "no_btf"):
         ended(monkeypatch, LoaderError(code, "no", "mend it"), "--socket", str(tmp_path / code))
     assert waits == [module.TRY_AGAIN_S]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(1)
+        never = LoaderError("no_bcc", "nothing is loaded", "")
+        error = ended(monkeypatch, never, "--socket", str(tmp_path / "s"))
+    assert "another whyidled" in str(error)  # which may serve for ever
+    assert waits == [module.TRY_AGAIN_S] * 2
+
+
+def test_a_reload_that_comes_before_it_serves_does_not_end_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """SIGHUP ends a program that did nothing about it, and for systemd that is an end as it should be."""
+
+    def load(config: Any) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        raise LoaderError("no_btf", "got as far as this", "")
+
+    monkeypatch.setattr(module, "load_probes", load)
+    options = module._parser().parse_args(["--socket", str(tmp_path / "s")])
+    with pytest.raises(StartError, match="got as far as this"):
+        uvloop.run(module._serve(options, Config()))
+
+
+def test_in_the_journal_why_it_ends_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """``journalctl -p err`` shows it."""
+    file = tmp_path / "c.toml"
+    file.write_text("[acess]\n")
+    about = os.fstat(sys.stderr.fileno())
+    for stream, mark in ((f"{about.st_dev}:{about.st_ino}", "<3>"), ("1:1", "")):
+        monkeypatch.setenv("JOURNAL_STREAM", stream)
+        assert module.main(["--config", str(file)]) == 2
+        said = capfd.readouterr().err.splitlines()
+        assert len(said) == 2
+        assert said[0].startswith(f"{mark}whyidled: ")
+        assert said[1].startswith(f"{mark}  ")
 
 
 def test_more_threads_than_fit_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

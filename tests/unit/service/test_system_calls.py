@@ -18,13 +18,14 @@ UNIT = Path(__file__).parents[3] / "systemd" / "whyidled.service"
 USED = set(
     """
     accept4 access arch_prctl bind bpf brk capget capset chdir chmod clock_gettime clock_nanosleep
-    clone3 close close_range connect dup2 epoll_create1 epoll_ctl epoll_pwait eventfd2 execve faccessat2
-    fchmod fcntl flock ftruncate futex getcwd getdents64 geteuid getpeername getpid getrandom
-    getsockname getsockopt gettid ioctl kill listen lseek madvise mkdir mmap mprotect mremap munmap
-    newfstatat openat perf_event_open pipe2 poll prctl pread64 prlimit64 pwrite64 read readlink
-    readlinkat recvfrom recvmsg rmdir rseq rt_sigaction rt_sigprocmask rt_sigreturn sendmsg sendto
-    set_robust_list set_tid_address setfsgid setfsuid setitimer setsockopt socket socketpair statfs sysinfo
-    umask uname unlink unlinkat vfork wait4 write
+    clone3 close close_range connect dup2 epoll_create1 epoll_ctl epoll_pwait eventfd2 execve
+    faccessat2 fchmod fcntl flock ftruncate futex getcwd getdents64 geteuid getpeername getpid
+    getrandom getpriority getsockname getsockopt gettid ioctl kill listen lseek madvise mkdir mmap
+    mprotect mremap munmap newfstatat openat perf_event_open pipe2 poll prctl pread64 prlimit64
+    pwrite64 read readlink readlinkat recvfrom recvmsg rmdir rseq rt_sigaction rt_sigprocmask
+    rt_sigreturn sendmsg sendto set_robust_list set_tid_address setfsgid setfsuid setitimer
+    setpriority setsockopt socket socketpair statfs sysinfo umask uname unlink unlinkat vfork wait4
+    write
     """.split()
 )
 # The rings are denied: what goes through them would not be filtered, and the event loop does without.

@@ -11,6 +11,7 @@ import pytest
 
 from . import results, table
 from .initramfs import in_order
+from .machine import emulator_failed
 from .packages import SERIES, Package, choose, numbers
 from .rows import ROWS, chosen, row_of
 
@@ -153,3 +154,13 @@ def test_modules_are_loaded_after_what_they_need(tmp_path: Path) -> None:
     )
     order = [path.name.removesuffix(".ko.xz") for path in in_order(tmp_path)]
     assert order == ["virtio_ring", "virtio_pci", "9pnet", "9pnet_virtio", "crc16", "jbd2", "ext4"]
+
+
+def test_whose_failure_it_was(tmp_path: Path) -> None:
+    """A breakpoint that the guest's kernel had removed is the emulator's; all else is ours, or the kernel's."""
+    assert not emulator_failed(tmp_path)
+    console = tmp_path / "console"
+    console.write_bytes(b"[    1.0] BUG: kernel NULL pointer dereference\n")
+    assert not emulator_failed(tmp_path)
+    console.write_bytes(b"\xff[  138.362494] Oops: int3: 0000 [#1] SMP NOPTI\n")
+    assert emulator_failed(tmp_path)

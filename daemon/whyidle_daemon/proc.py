@@ -10,7 +10,8 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ _MAX_MAPS = 8 << 20
 _FIRST_READ, _NEXT_READ = 4096, 1 << 16  # most files are short, and room is taken before it is known
 _KTHREAD = 0x00200000
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
+_ASKS_THE_PROCESS = frozenset(("cmdline", "environ", "maps"))
 _MAPPING = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)\s+(/.*)$", re.MULTILINE
 )
@@ -50,8 +52,13 @@ class Proc:
     """Reader of one proc file system."""
 
     def __init__(self, root: Path = Path("/proc")) -> None:
+        """Some of it takes a lock that the process may hold as long as it likes, or is in its memory.
+
+        That is read ``under`` what bounds it; inside it is told whether it may be read at all.
+        """
         self._root = root
         self._text = str(root)
+        self.under: Callable[[int], AbstractContextManager[bool]] = lambda pid: nullcontext(True)
 
     def initial_namespace(self) -> bool:
         """Whether processes have the kernel side's numbers here: not so in a container's PID namespace."""
@@ -221,6 +228,12 @@ class Proc:
 
     def read(self, pid: int, name: str, limit: int = 65536) -> bytes:
         """Up to ``limit`` bytes; empty when the process or the permission is gone."""
+        if name not in _ASKS_THE_PROCESS:
+            return self._read(pid, name, limit)
+        with self.under(pid) as may:
+            return self._read(pid, name, limit) if may else b""
+
+    def _read(self, pid: int, name: str, limit: int) -> bytes:
         parts = []
         room = _FIRST_READ
         try:  # without pathlib and file objects, which take three times as long as the kernel does

@@ -1,34 +1,40 @@
 """Ends the daemon if reading a process's memory hangs, and keeps the next one from reading there again.
 
 Whoever maps a file of a file system that he serves himself (FUSE), or handles his own page faults, decides
-when a page of his is there, and who reads it waits for that: for ever, if he likes. So may a look for the
-packages of a process, in a file system whose server is gone. No handler of a signal runs then, and no thread
-of the daemon could end it, but the end of the process does. So a timer that is fatal runs meanwhile. Whose it
-is is noted before: a daemon that finds such a note of the one before it reads no stacks and packages of that
-user for a week; of root's, not of that process.
+when a page of his is there, and who reads it waits for that: for ever, if he likes. With such a page one
+thread can hold the lock of the process's mappings, too, under which its command line, environment and maps
+are read. So may a look for the packages of a process hang, in a file system whose server is gone. No handler
+of a signal runs then, and no thread of the daemon could end it, but the end of the process does. So a timer
+that is fatal runs meanwhile.
 
-The note is a small write for each turn and process. It is not a mapped file: where a full file system copies
-on write, storing into a page of one kills.
+Whose it is is noted by a thread when it has lasted: a daemon that finds the note of the one before it reads
+nothing of the kind of that user for a week; of root's, not of that process. Users who are subordinate to one
+(subuid(5)) are that one. The note is not in a mapped file: where a full file system copies on write, storing
+into a page of one kills.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import signal
 import stat
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeGuard
 
 from whyidle_daemon.history.heartbeat import BOOT_ID
 from whyidle_daemon.proc import Proc
+from whyidle_daemon.subordinates import Subordinates
 
 log = logging.getLogger(__name__)
 
 LIMIT_S = 10.0  # a turn takes milliseconds; systemd's watchdog waits for a minute
+LOOKS: Final = 4  # in that time; what has not changed in two of them hangs
 BANNED_S: Final = 7 * 86400.0
 MAX_BANS: Final = 64
 _NAME: Final = "reading"
@@ -98,41 +104,58 @@ class ReadingGuard:
         state: Path | None = None,
         clock: Callable[[], float] = time.time,
         boot: Path = BOOT_ID,
+        owner: Callable[[int], int] | None = None,
     ) -> None:
+        """``owner`` gives the user whom another one is subordinate to, or that one itself."""
         self._proc = proc
         try:
             self._boot = boot.read_text()[:_BOOT]
         except OSError:
             self._boot = ""
         self._clock = clock
+        self._owner = owner or Subordinates().owner
         self._armed = False
-        self._reading: Process | None = None
+        self._reading: Process | int | None = None  # a PID: nobody has asked yet whose it is
+        self._number = 0  # of what is read: another one each time
+        self._seen, self._looks = 0, 0  # that one, and how often in a row
+        self._noted = False
         self._bans: tuple[Noted, ...] = ()
         self._file = -1
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # its default is the end: a handler would not run
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+        proc.under = self.reading
         if state is not None:
             self._open(state / _NAME)
 
     def admit(self, pid: int) -> Process | None:
         """See :class:`Guard`."""
-        started, owners = self._proc.started(pid), self._proc.owners(pid)
-        if started is None or owners is None:
+        process, now = self._identify(pid), self._clock()
+        if process is None:
             return None
-        process, now = Process(pid, started, owners.real), self._clock()
         if any(ban.covers(process, now) for ban in self._bans):
             log.debug("process %d: not read: reading of user %d hung", pid, process.uid)
             return None
         return process
 
+    @contextlib.contextmanager
+    def reading(self, pid: int) -> Iterator[bool]:
+        """Something of a process is read inside, also while another's memory is; false: it must not be."""
+        process, before = self.admit(pid) if self._bans else pid, self._reading
+        if process is None:
+            yield False
+            return
+        self._begin(process)
+        try:
+            yield True
+        finally:
+            if before is None:
+                self.rest()
+            else:
+                self._begin(before)
+
     def begin(self, process: Process) -> None:
         """See :class:`Guard`."""
-        if process is not self._reading:
-            self._reading = process
-            self._note(Noted(process, self._clock(), self._boot))
-        if not self._armed:
-            self._armed = True
-            signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+        self._begin(process)
 
     def rest(self) -> None:
         """See :class:`Guard`."""
@@ -140,7 +163,45 @@ class ReadingGuard:
             signal.setitimer(signal.ITIMER_REAL, 0)
             self._armed = False
             self._reading = None
-            self._note(None)
+            self._number += 1
+            if self._noted:  # it came back after all
+                self._note(None)
+
+    def watch(self) -> None:
+        """Note in a thread what hangs: it runs while the one that reads waits in the kernel."""
+        if self._file >= 0:
+            threading.Thread(target=self._watch, name="hanging", daemon=True).start()
+
+    def look(self) -> None:
+        """Note what is being read if it was twice before: called ``LOOKS`` times in the limit."""
+        number, reading = self._number, self._reading
+        self._looks = self._looks + 1 if reading is not None and number == self._seen else 0
+        self._seen = number
+        if self._looks != LOOKS // 2:
+            return
+        process = self._identify(reading) if isinstance(reading, int) else reading
+        if process is not None:
+            self._note(Noted(process, self._clock(), self._boot))
+            if number != self._number:
+                self._note(None)
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(LIMIT_S / LOOKS)
+            self.look()
+
+    def _begin(self, process: Process | int) -> None:
+        self._reading = process
+        self._number += 1
+        if not self._armed:
+            self._armed = True
+            signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+
+    def _identify(self, pid: int) -> Process | None:
+        started, owners = self._proc.started(pid), self._proc.owners(pid)
+        if started is None or owners is None:
+            return None
+        return Process(pid, started, self._owner(owners.real))
 
     def _open(self, path: Path) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -150,10 +211,7 @@ class ReadingGuard:
                 raise OSError("no regular file")
             noted, bans = parsed(os.pread(self._file, _MAX_FILE, 0))
             now = self._clock()
-            ended_otherwise = noted is not None and (
-                noted.boot not in ("", self._boot) or 0 <= now - noted.at < LIMIT_S / 2
-            )
-            if noted is not None and not ended_otherwise:
+            if noted is not None and noted.boot in ("", self._boot):
                 bans = (*bans, Noted(noted.process, now))
                 self._warn(noted.process, path)
             self._bans = tuple(ban for ban in bans if abs(now - ban.at) < BANNED_S)[-MAX_BANS:]
@@ -170,7 +228,8 @@ class ReadingGuard:
         whose = f"the processes of user {process.uid}" if process.uid else "this process"
         log.warning(
             "the daemon before this one ended while it read the memory or packages of process %d of user %d, "
-            "which hung: for a week no stacks of %s are read (to lift this, remove %s and restart whyidled)",
+            "which hung: for a week no stacks and command lines of %s are read (to lift this, remove %s and "
+            "restart whyidled)",
             process.pid,
             process.uid,
             whose,
@@ -178,6 +237,7 @@ class ReadingGuard:
         )
 
     def _note(self, noted: Noted | None) -> None:
+        self._noted = noted is not None
         if self._file >= 0:
             try:
                 os.pwrite(self._file, line(noted), 0)

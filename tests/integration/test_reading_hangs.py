@@ -29,9 +29,8 @@ reading_guard.LIMIT_S = {LIMIT_S}
 del sys.argv[0]
 sys.exit(start.main())
 """
-# It serves a file system of one file, over which the name of its own code's file comes to lie: whoever reads
-# that asks the server, which listens no more. The program itself never looks at it.
-HOSTILE = """
+# It serves a file system of one file. What it answers to a read decides what follows.
+SERVER = """
 import ctypes, os, socket, struct, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
@@ -48,7 +47,8 @@ if libc.mount(b"hostile", folder.encode(), b"fuse", 0, options):
 SIZE = 1 << 20
 def attributes(inode, mode):
     return struct.pack("<6Q10I", inode, SIZE, 8, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
-def serve():
+def serve(answers):
+    reads = 0
     while True:
         request = os.read(device, 1 << 20)
         _, code, unique, node = struct.unpack_from("<IIQQ", request)
@@ -62,13 +62,24 @@ def serve():
             answer = struct.pack("<QQQQII", 2, 0, 100, 100, 0, 0) + attributes(2, 0o100644)
         elif code == 14:  # FUSE_OPEN
             answer = struct.pack("<QII", 1, 0, 0)
+        elif code == 15 and not reads:  # FUSE_READ: the kernel tries again, and keeps a lock then
+            reads, error = 1, -5
+        elif code == 15:
+            os.write(tells, b"1")
+            continue
         else:
             error = -38
         os.write(device, struct.pack("<IiQ", 16 + len(answer), error, unique) + answer)
-        if code == 14:
+        if code == 14 and not answers:
             time.sleep(1000)
+"""
+# Over the end of it the name of its own code's file comes to lie: whoever reads that asks the server, which
+# listens no more. The program itself never looks at it.
+HOSTILE = (
+    SERVER
+    + """
 if os.fork() == 0:
-    serve()
+    serve(False)
 os.close(device)
 name = "/app/" + "x" * (SIZE // 2) + ".py"
 space = {"ends": socket.socketpair()}
@@ -83,6 +94,28 @@ os.setresuid(uid, uid, uid)
 print("ready", flush=True)
 space["search_web"]()
 """
+)
+# One thread waits for a page of it with the lock of the mappings held, another one for that lock, to change
+# them: from then on nobody reads its command line.
+LOCKED = (
+    SERVER
+    + """
+import threading
+told, tells = os.pipe()
+if os.fork() == 0:
+    serve(True)
+os.close(device)
+file = os.open(folder + "/file", os.O_RDONLY)
+page = libc.mmap(None, SIZE, 1, 1, file, 0)
+libc.madvise(ctypes.c_void_p(page), size(SIZE), 1)  # MADV_RANDOM: nothing is read ahead
+os.setresgid(uid, uid, uid)
+os.setresuid(uid, uid, uid)
+threading.Thread(target=lambda: libc.strlen(ctypes.c_void_p(page)), daemon=True).start()
+os.read(told, 1)
+os.write(1, b"ready\\n")
+libc.mmap(None, 4096, 1, 0x22, -1, 0)
+"""
+)
 HONEST = """
 import os, socket, sys
 os.setresuid(*[int(sys.argv[1])] * 3)
@@ -152,3 +185,24 @@ def test_a_read_that_hangs_costs_one_restart(tmp_path: Path) -> None:
         (state / "reading").unlink()
         with Daemon(folders[3], **start) as daemon:
             assert code_of(daemon, theirs) == "think"
+
+
+def test_a_command_line_that_hangs_costs_one_restart(tmp_path: Path) -> None:
+    """Discovery asks every process of the host for that: the next daemon leaves this user's alone."""
+    state, mounted, *folders = [tmp_path / name for name in ("state", "mounted", "hung", "after")]
+    for folder in (state, mounted, *folders):
+        folder.mkdir()
+    mark = f"mark-{os.getpid()}-locked"
+    rule = f'[discovery]\ndefaults = false\n[[discovery.rule]]\nname = "m"\ncommand = ["*{mark}*"]\n'
+    start: dict[str, Any] = {
+        "arguments": ["--state", state], "prefix": [sys.executable, "-c", SHORT], "config": rule,
+    }  # fmt: skip
+    hostile = ["unshare", "--mount", "--", sys.executable, "-c", LOCKED, mounted, str(THEIRS)]
+    with running(*hostile):
+        with Daemon(folders[0], **start, wait=False) as daemon:
+            wait_until(lambda: daemon.process.poll() is not None, "the daemon's end")
+            assert daemon.process.returncode == -signal.SIGALRM, daemon.said()
+        with Daemon(folders[1], **start) as daemon, daemon.client() as client:
+            client.send(Status(1))
+            assert isinstance(client.receive(10 * PATIENCE), StatusReply)
+            assert f"of user {THEIRS}, which hung" in daemon.said()

@@ -157,7 +157,7 @@ def test_modules_are_loaded_after_what_they_need(tmp_path: Path) -> None:
 
 
 def test_whose_failure_it_was(tmp_path: Path) -> None:
-    """A breakpoint that the guest's kernel had removed is the emulator's; all else is ours, or the kernel's."""
+    """A breakpoint that the guest's kernel had removed is the emulator's; all else is not."""
     assert not emulator_failed(tmp_path)
     console = tmp_path / "console"
     console.write_bytes(b"[    1.0] BUG: kernel NULL pointer dereference\n")

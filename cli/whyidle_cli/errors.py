@@ -1,17 +1,33 @@
 """Every situation in which whyidle gives up, with what to do about it. Caught once, in ``main``.
 
 ``str(error)`` says what happened and ``error.hint`` what to do, one line each. Exit status 2 is wrong usage,
-3 a host that cannot run whyidle, 1 everything else.
+3 a host or a user that cannot use whyidle now, 1 everything else.
 """
 
 from __future__ import annotations
 
 import errno
+import grp
 import os
+import pwd
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from whyidle_wire.records import Failure, FailureCode
+
+_UNIT: Final = Path("/etc/systemd/system/whyidled.service")
+_PROCESSES: Final = (
+    "end other processes, or allow more: ulimit -a, memory.max and pids.max of the control group"
+)
+_MORE: Final = {
+    errno.ENOSPC: "make room: df says where there is none",
+    errno.EDQUOT: "make room, or get more of it: quota says how much is left",
+    errno.EMFILE: "allow more open files: ulimit -n",
+    errno.ENFILE: "allow more open files: sysctl fs.file-max",
+    errno.EAGAIN: _PROCESSES,
+    errno.ENOMEM: _PROCESSES,
+    errno.EIO: "look at the kernel's log: dmesg",
+}
 
 
 class CliError(Exception):
@@ -61,14 +77,18 @@ class CommandNotStarted(CliError):  # noqa: N818
 
 
 class NoDaemon(CliError):  # noqa: N818
-    """No daemon answers, and this user cannot start one."""
+    """No daemon answers, and this user cannot start one. ``private``: root could."""
 
     exit_status = 3
 
     def __init__(self, path: Path, reason: str, *, private: bool) -> None:
         super().__init__(f"no daemon answers on {path} ({reason})")
-        start = "start the service (systemctl start whyidled)"
-        self.hint = f"run as root, or {start}" if private else start
+        service = (
+            "look why the service does not answer: systemctl status whyidled"
+            if _UNIT.exists()
+            else "install the service: sudo whyidle install"
+        )
+        self.hint = f"run as root, or {service}" if private else service
 
 
 class SocketForbidden(CliError):  # noqa: N818
@@ -78,7 +98,10 @@ class SocketForbidden(CliError):  # noqa: N818
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"not allowed to talk to the daemon on {path}")
-        self.hint = "run as root, or join the socket's group and log in again"
+        group = _group_of(path)
+        self.hint = "run as root"
+        if group is not None:
+            self.hint += f", or join its group and log in again: sudo usermod -aG {group} {_user()}"
 
 
 class HostCannotRun(CliError):  # noqa: N818
@@ -219,7 +242,7 @@ class HostRefused(CliError):  # noqa: N818
     def __init__(self, error: OSError) -> None:
         what = f"{error.filename}: " if error.filename is not None else ""
         super().__init__(f"this host refused: {what}{error.strerror or error}")
-        self.hint = "make room, or allow it (df, ulimit -a)"
+        self.hint = _MORE.get(error.errno or 0, "run it as root, or see what 'whyidle doctor' says")
 
 
 class DoctorFailed(CliError):  # noqa: N818
@@ -227,7 +250,7 @@ class DoctorFailed(CliError):  # noqa: N818
 
     def __init__(self, status: int, last_line: str) -> None:
         super().__init__(f"the doctor ended with status {status}{': ' + last_line if last_line else ''}")
-        self.hint = "install whyidle again (make setup): its daemon package does not work"
+        self.hint = "whyidle's daemon package does not work: install it again as it was installed"
 
 
 class InstallFailed(CliError):  # noqa: N818
@@ -236,6 +259,23 @@ class InstallFailed(CliError):  # noqa: N818
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
         self.hint = hint
+
+
+def _group_of(path: Path) -> str | None:
+    """The group that may talk to the daemon; not root's, which nobody should join for it."""
+    try:
+        number = path.stat().st_gid
+        return grp.getgrgid(number).gr_name if number else None
+    except (OSError, KeyError):
+        return None
+
+
+def _user() -> str:
+    """This user's name, as a command line takes it."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return "USER"
 
 
 def from_failure(failure: Failure) -> CliError:

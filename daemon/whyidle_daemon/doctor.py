@@ -21,7 +21,7 @@ from typing import NamedTuple
 from whyidle_daemon.facts import GpuFacts
 from whyidle_daemon.gpus import drm_check, nvml
 from whyidle_daemon.proc import Proc
-from whyidle_probes.loader import SYSTEM_PYTHON, LoaderError, load_probes
+from whyidle_probes.loader import MACHINE, SYSTEM_PYTHON, LoaderError, load_probes
 
 MAIN_JOB = "observing processes"
 ENGINE = "model activity (llama.cpp)"
@@ -77,6 +77,9 @@ def can_run(checks: list[Check]) -> bool:
 def _kernel() -> Check:
     """Which one it is. What it can do, the checks of BTF, probes and uprobes find out by trying."""
     detail = f"{platform.release()} on {platform.machine()}, {os.cpu_count()} CPUs"
+    if platform.machine() != MACHINE:
+        fix = f"run it on {MACHINE}: the probes read its registers"
+        return Check("kernel", "missing", detail, fix, MAIN_JOB)
     return Check("kernel", "ok", detail, None, MAIN_JOB)
 
 

@@ -33,7 +33,17 @@ DEFAULT_CACHE = Path("/var/cache/whyidle")  # the unit's as well: who has instal
 EXIT_FAILED, EXIT_HOST = 1, 3
 # What no other try can mend: the kernel, what this process may do, what is installed.
 _LASTING = frozenset(
-    ("no_btf", "too_old", "no_libbpf", "no_permission", "no_tracepoint", "verifier", "compile", "attach")
+    (
+        "machine",
+        "no_btf",
+        "too_old",
+        "no_libbpf",
+        "no_permission",
+        "no_tracepoint",
+        "verifier",
+        "compile",
+        "attach",
+    )
 )
 TRY_AGAIN_S = 5.0  # what is missing may be on its way, or never come: systemd's next try is to cost little
 log = logging.getLogger("whyidled")
@@ -46,6 +56,9 @@ examples:
   whyidled --check-config             is /etc/whyidle/config.toml good?
 
 SIGHUP reads the configuration again; one with a mistake is refused and logged.
+
+exit status: 0 stopped; 1 failed; 2 wrong usage or a configuration with a
+mistake; 3 this host cannot run it
 """
 
 
@@ -61,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         heap.keep_small()
         return uvloop.run(_serve(options, config))
     except StartError as error:
-        last_words(f"whyidled: {error}\n  {error.fix}")
+        last_words(f"whyidled: {error}" + (f"\n  {error.fix}" if error.fix else ""))
         return error.code
 
 
@@ -132,9 +145,9 @@ def _configured(options: argparse.Namespace) -> Config:
         try:
             config = configuration.load(options.config)
         except ConfigError as error:
-            raise StartError(
-                str(error), "correct it; whyidled --check-config says whether it is good", 2
-            ) from None
+            which = f" --config {options.config}" if options.config is not None else ""
+            fix = f"correct it; whyidled --check-config{which} says whether it is good"
+            raise StartError(str(error), "" if options.check_config else fix, 2) from None
     given = {
         "max_threads": options.max_threads,
         "stall_threshold_s": options.stall_threshold,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,8 @@ def require(live: bool) -> None:
         raise InstallFailed("installing needs root", "run it with sudo")
     if not live:
         return
+    if platform.machine() != "x86_64":
+        raise InstallFailed(f"whyidle does not run on {platform.machine()}", "install it on an x86_64 host")
     if not Path("/run/systemd/system").is_dir():
         raise InstallFailed(
             "systemd does not run this host", "whyidled runs without it too; --root DIR prepares an image"

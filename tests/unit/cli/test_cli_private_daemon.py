@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from whyidle_cli import connection
+from whyidle_cli import connection, errors
 from whyidle_cli.main import main
 
 SPEAKS = """
@@ -89,10 +90,27 @@ def test_private_daemon_that_fails(
 def test_neither_root_nor_daemon(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A user without a daemon gets status 3 and both ways out."""
+    """A user without a daemon gets status 3 and both ways out, of a host with the service and without."""
+    unit = tmp_path / "unit"
+    monkeypatch.setattr(errors, "_UNIT", unit)
     assert main(use(monkeypatch, tmp_path, "", user=1000)) == 3
     out, err = capfd.readouterr()
     assert out == ""
     assert err.startswith(f"whyidle: no daemon answers on {tmp_path}/none.sock (no such socket)\n")
     assert "run as root" in err
-    assert "systemctl start whyidled" in err
+    assert "sudo whyidle install" in err
+    unit.touch()
+    assert main(use(monkeypatch, tmp_path, "", user=1000)) == 3
+    assert "systemctl status whyidled" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can give files away")
+def test_a_socket_that_is_not_for_this_user(tmp_path: Path) -> None:
+    """The group to join is named, but for root's, which nobody should join."""
+    socket = tmp_path / "s"
+    socket.touch()
+    os.chown(socket, -1, 0)
+    assert errors.SocketForbidden(socket).hint == "run as root"
+    group = grp.getgrall()[-1]
+    os.chown(socket, -1, group.gr_gid)
+    assert f"sudo usermod -aG {group.gr_name} " in errors.SocketForbidden(socket).hint

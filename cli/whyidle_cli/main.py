@@ -44,8 +44,12 @@ examples:
   whyidle run --record a.rec -- ./agent   ... and record it, for 'whyidle report'
   whyidle attach --duration 30 4711       look at a running process for 30 s
 
-exit status: that of the command for 'run'; 2 wrong usage; 3 this host cannot
-run it; 1 other errors"""
+exit status: for 'run' that of the command, 128 + N if signal N killed it; else
+  1    an error, a lost report too
+  2    wrong usage
+  3    this host or this user cannot use it now
+  130  interrupted by Ctrl-C (watch: 0)
+  141  whoever reads the output has gone (| head)"""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,7 +19,11 @@ from whyidle_cli.signals import Signals
 _DESCRIPTION: Final = """\
 Observe running processes with all their descendants, and report why the model
 was idle. Ends after --duration, with Ctrl-C, or when the processes end. They are
-not stopped, and run on afterwards."""
+not stopped, and run on afterwards.
+
+A process that the service has found by itself it hands over, and takes back at
+the end: until then 'whyidle ps' names this client, and outside a systemd service
+its metrics are those of the workload 'attached'."""
 
 _EPILOG: Final = """\
 examples:

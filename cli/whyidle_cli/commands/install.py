@@ -24,7 +24,11 @@ examples:
   sudo whyidle install --from w.whl    a wheel
   sudo usermod -aG whyidle alice       ... and then let alice see everything
 
-'whyidle uninstall' removes every trace of it."""
+'whyidle uninstall' removes every trace of it. pip fetches the dependencies from
+its package index, also with --from.
+
+exit status: 0 if it is installed; 1 if not, and what was there before is there
+still; 2 for wrong usage"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

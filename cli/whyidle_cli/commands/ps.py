@@ -27,7 +27,10 @@ examples:
 
 FOUND BY is the name of the rule, or the client that asked for it. STATE is
 where most time went of the threads that drive the model, else of the main
-thread."""
+thread.
+
+exit status: 0 with a list, also an empty one; 1 if the service gives none; 3 if
+none answers, or not this user"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

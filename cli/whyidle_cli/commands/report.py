@@ -26,7 +26,9 @@ A recording that was cut off is reported on up to the last few seconds.
 
 With --since: one report over what the service has kept of that time, of all it
 observed, or of a process, a systemd unit or a container. Needs root or the
-group 'whyidle'."""
+group 'whyidle'. It is made of whole parts, which are history.part_minutes long
+(10 minutes): those that ended within the last T, and the present ones. The
+oldest may so have begun before."""
 
 _EPILOG: Final = """\
 examples:
@@ -46,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "whyidle report FILE [--json [OUT]]\n"
         "       whyidle report --since T [--pid N] [--unit U] [--container C]\n"
-        "                      [--json [OUT]]"
+        "                      [--state DIR] [--json [OUT]]"
     )
     parser.add_argument("file", metavar="FILE", type=Path, nargs="?", help="a recording")
     parser.add_argument(
@@ -57,7 +59,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         const=STDOUT,
         help="write JSON to OUT too; without OUT: JSON only, to standard output",
     )
-    parser.add_argument("--since", metavar="T", type=_time, help="of the last T, such as 90s, 30m, 2h, 7d")
+    parser.add_argument(
+        "--since", metavar="T", type=_time, help="parts that ended within the last T, such as 30m, 2h, 7d"
+    )
     parser.add_argument("--pid", metavar="N", type=int, help="of targets with this process")
     parser.add_argument("--unit", metavar="U", help="of targets in this systemd unit")
     parser.add_argument("--container", metavar="C", help="of targets in this container (ID, or its start)")

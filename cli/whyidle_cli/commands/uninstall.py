@@ -18,7 +18,10 @@ programs, group, configuration, history. What was recorded to a file of one's ow
 _EPILOG: Final = """\
 examples:
   sudo whyidle uninstall                everything
-  sudo whyidle uninstall --keep-data    not /etc/whyidle, /var/lib/whyidle and drop-ins"""
+  sudo whyidle uninstall --keep-data    ... but not your settings and data
+
+exit status: 0 if it is removed, also where nothing was there; 1 if something
+could not be"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

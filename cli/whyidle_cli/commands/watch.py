@@ -33,7 +33,10 @@ examples:
   whyidle watch --kind blocking_network_call --pid 4711
 
 --json writes {"record": NAME, its fields…}; --msgpack the frames of the wire,
-which 'whyidle schema' describes."""
+which 'whyidle schema' describes.
+
+exit status: 0 at Ctrl-C; 1 if the service ends the connection; 3 if none
+answers, or not this user; 141 if whoever reads the output has gone"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

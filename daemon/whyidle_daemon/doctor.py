@@ -1,7 +1,10 @@
 """What this host can and cannot do, each gap with the exact fix.
 
 Run as ``python -m whyidle_daemon.doctor --json``, by ``whyidle doctor``. Each check looks at one thing and
-changes nothing but for the last, which loads all probes for an instant and drops them.
+changes nothing, but that of the probes loads them all for an instant and drops them, and that of the service
+starts it where systemd holds its socket and nothing has asked yet.
+
+For a user who is not root it is the service that observes: where it answers him, he lacks nothing.
 """
 
 from __future__ import annotations
@@ -18,15 +21,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from whyidle_daemon import config
+from whyidle_daemon.config import ConfigError
 from whyidle_daemon.facts import GpuFacts
 from whyidle_daemon.gpus import drm_check, nvml
 from whyidle_daemon.proc import Proc
+from whyidle_daemon.version import VERSION
 from whyidle_probes.loader import MACHINE, SYSTEM_PYTHON, LoaderError, load_probes
+from whyidle_wire.client import DEFAULT_SOCKET, Client
+from whyidle_wire.errors import Refused, WireError
 
 MAIN_JOB = "observing processes"
 ENGINE = "model activity (llama.cpp)"
 GPU = "GPU activity"
 AGENT = "the reference agent and the demo"
+SERVICE = "observing without being asked, and for users who are not root"
+UNIT = Path("/etc/systemd/system/whyidled.service")
 CAPABILITIES = {"CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 
 
@@ -40,16 +50,24 @@ class Check(NamedTuple):
     needed_for: str
 
 
-def run_checks(proc: Path = Path("/proc"), sys_root: Path = Path("/sys")) -> list[Check]:
+def run_checks(
+    proc: Path = Path("/proc"), sys_root: Path = Path("/sys"), socket: Path = DEFAULT_SOCKET
+) -> list[Check]:
     """Every check, in the order in which a broken host is best mended."""
+    service = _service(socket)
+    served = service.status == "ok" and os.geteuid() != 0
     return [
         _kernel(),
         _btf(sys_root),
-        _capabilities(proc),
+        Check("permission", "ok", "not root: the service observes", None, MAIN_JOB)
+        if served
+        else _capabilities(proc),
         _namespace(proc),
         _library("libbpf", ("libbpf.so.1", "libbpf.so.0"), "apt-get install libbpf1", MAIN_JOB),
         _bcc(),
-        _probes(),
+        Check("probes", "ok", "the service has loaded them", None, MAIN_JOB) if served else _probes(),
+        service,
+        _configuration(),
         _uprobes(sys_root),
         _clock(proc),
         _nvml(),
@@ -71,7 +89,15 @@ def run_checks(proc: Path = Path("/proc"), sys_root: Path = Path("/sys")) -> lis
 
 def can_run(checks: list[Check]) -> bool:
     """Whether the main job can run here."""
+    if is_served(checks):
+        return True
     return not any(check.status == "missing" and check.needed_for == MAIN_JOB for check in checks)
+
+
+def is_served(checks: list[Check]) -> bool:
+    """Whether it is the service that does it, for a user who could not himself."""
+    service = next((check for check in checks if check.name == "service"), None)
+    return os.geteuid() != 0 and service is not None and service.status == "ok"
 
 
 def _kernel() -> Check:
@@ -99,7 +125,49 @@ def _capabilities(proc: Path) -> Check:
     if os.geteuid() == 0 and not lacking:
         return Check("permission", "ok", "root with " + ", ".join(CAPABILITIES), None, MAIN_JOB)
     detail = "not root" if os.geteuid() else "root without " + ", ".join(lacking)
-    return Check("permission", "missing", detail, "run it with sudo, or ask the whyidled service", MAIN_JOB)
+    fix = (
+        "run it with sudo, or let the service do it (see below)"
+        if os.geteuid()
+        else "run it as root of the host"
+    )
+    return Check("permission", "missing", detail, fix, MAIN_JOB)
+
+
+def _service(socket: Path) -> Check:
+    """Whether it is installed and answers this user, and in which version."""
+    name = "service"
+    try:
+        with Client.connect(socket) as client:
+            version = client.handshake(f"whyidle doctor {VERSION}").daemon
+    except PermissionError:
+        fix = "run it with sudo, or join the socket's group and log in again: sudo usermod -aG whyidle USER"
+        return Check(name, "warning", f"{socket} is not for this user", fix, SERVICE)
+    except Refused as refused:
+        return Check(name, "warning", refused.failure.message, refused.failure.hint or None, SERVICE)
+    except WireError as error:
+        return Check(name, "warning", str(error), "journalctl -u whyidled says why", SERVICE)
+    except OSError:
+        if UNIT.exists():
+            fix = "systemctl status whyidled says why"
+            return Check(name, "warning", f"installed, and does not answer on {socket}", fix, SERVICE)
+        fix = "sudo whyidle install; without it root's 'whyidle run' and 'attach' start a daemon of their own"
+        return Check(name, "warning", "not installed", fix, SERVICE)
+    if version != VERSION:
+        detail = f"version {version} answers, and this is {VERSION}"
+        return Check(name, "ok", detail, None, SERVICE)
+    return Check(name, "ok", f"version {version} answers", None, SERVICE)
+
+
+def _configuration() -> Check:
+    path = config.DEFAULT_PATH
+    try:
+        config.load(None)
+    except ConfigError as error:
+        return Check(
+            "configuration", "warning", str(error), "correct it, then systemctl reload whyidled", SERVICE
+        )
+    said = f"{path}: good" if path.exists() else f"no {path}: the defaults"
+    return Check("configuration", "ok", said, None, SERVICE)
 
 
 def _namespace(proc: Path) -> Check:
@@ -263,10 +331,15 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object")
     as_json = parser.parse_args().json
     checks = run_checks()
-    fit = can_run(checks)
+    fit, served = can_run(checks), is_served(checks)
     write: Callable[[str], int] = sys.stdout.write
     if as_json:
-        write(json.dumps({"checks": [check._asdict() for check in checks], "can_run": fit}, indent=1) + "\n")
+        write(
+            json.dumps(
+                {"checks": [check._asdict() for check in checks], "can_run": fit, "served": served}, indent=1
+            )
+            + "\n"
+        )
     else:
         for check in checks:
             write(f"{check.status:8} {check.name}: {check.detail}{f' ({check.fix})' if check.fix else ''}\n")

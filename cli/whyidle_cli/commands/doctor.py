@@ -17,14 +17,15 @@ _TIMEOUT_S: Final = 120.0
 
 _DESCRIPTION: Final = """\
 Check what whyidle needs from this host (kernel, BTF, capabilities, bcc, NVML,
-CUDA, llama.cpp), and print the exact fix for each thing that is missing."""
+CUDA, llama.cpp), whether the service answers and its configuration is good, and
+print the exact fix for each thing that is missing."""
 
 _EPILOG: Final = """\
 examples:
   whyidle doctor
   whyidle doctor --json | jq -r '.checks[] | select(.fix) | .fix'
 
-exit status: 0 if the main job can run, 3 if it cannot"""
+exit status: 0 if the main job can run, by the service too; 3 if it cannot"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

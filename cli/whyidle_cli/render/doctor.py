@@ -32,13 +32,17 @@ def print_checks(diagnosis: dict[str, Any], stream: TextIO | None = None) -> Non
                 lines += wrap(f"needed for: {check['needed_for']}", width, "dim", first=indent)
             if check.get("fix"):
                 lines += wrap(f"fix: {check['fix']}", width, "bold", first=indent, rest=indent + "     ")
-    verdict = (
-        Text("This host can run whyidle.", "bold green")
-        if diagnosis["can_run"]
-        else Text("This host cannot run whyidle yet: see the fixes marked ✗.", "bold red")
-    )
+    verdict = _verdict(diagnosis)
     console = Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
     with console.capture() as captured:
         for line in [*lines, Text(), verdict]:
             console.print(line, no_wrap=True, overflow="ignore", crop=False)
     stream.write(captured.get())
+
+
+def _verdict(diagnosis: dict[str, Any]) -> Text:
+    if diagnosis.get("served"):
+        return Text("The service answers you: run, attach, ps and watch ask it.", "bold green")
+    if diagnosis["can_run"]:
+        return Text("This host can run whyidle.", "bold green")
+    return Text("This host cannot run whyidle yet: see the fixes marked ✗.", "bold red")

@@ -120,6 +120,9 @@ def test_doctor_of_a_good_host(
     use_doctor(monkeypatch, tmp_path, f"print({json.dumps(good)!r}); raise SystemExit(3)")
     assert main(["doctor"]) == 0
     assert "This host can run whyidle." in capsys.readouterr().out
+    use_doctor(monkeypatch, tmp_path, f"print({json.dumps({**good, 'served': True})!r})")
+    assert main(["doctor"]) == 0
+    assert "The service answers you" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

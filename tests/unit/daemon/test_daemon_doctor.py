@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 
 from whyidle_daemon import doctor
-from whyidle_probes.loader import LoaderError, Probes
+from whyidle_probes.loader import LoaderError, Probes, load_probes
+from whyidle_wire.codec import encode
+from whyidle_wire.records import PROTOCOL, Failure, Record, Welcome
 
 
 def probes_check(monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...], throttling: str) -> doctor.Check:
@@ -69,3 +73,67 @@ def test_how_uprobes_are_attached(tmp_path: Path, types: bytes, words: str) -> N
     assert check.status == "ok"
     assert words in check.detail
     assert ("CAP_SYS_ADMIN" in check.detail) == (words == "by perf events")
+
+
+def test_a_machine_whose_registers_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before anything is tried."""
+    monkeypatch.setattr(doctor.platform, "machine", lambda: "aarch64")
+    check = doctor._kernel()
+    assert check.status == "missing"
+    assert not doctor.can_run([check])
+    with pytest.raises(LoaderError, match="aarch64") as caught:
+        load_probes()
+    assert caught.value.code == "machine"
+
+
+def serve(path: Path, answer: Record) -> threading.Thread:
+    """A daemon for one client that says so much and no more."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    listener.listen(1)
+
+    def once() -> None:
+        with listener, listener.accept()[0] as client:
+            client.recv(4096)
+            client.sendall(encode(answer))
+
+    thread = threading.Thread(target=once)
+    thread.start()
+    return thread
+
+
+def test_the_service_that_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its version is told, and a user who is not root lacks nothing then."""
+    path = tmp_path / "s"
+    thread = serve(path, Welcome(PROTOCOL, doctor.VERSION, 1, {}))
+    check = doctor._service(path)
+    thread.join()
+    assert (check.status, check.detail) == ("ok", f"version {doctor.VERSION} answers")
+    lacking = doctor.Check("probes", "missing", "", None, doctor.MAIN_JOB)
+    for user, served in ((1000, True), (0, False)):
+        monkeypatch.setattr("os.geteuid", lambda user=user: user)
+        assert doctor.is_served([lacking, check]) is doctor.can_run([lacking, check]) is served
+
+
+def test_the_service_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not installed, installed and silent, or of another protocol: each with what to do."""
+    unit, path = tmp_path / "unit", tmp_path / "s"
+    monkeypatch.setattr(doctor, "UNIT", unit)
+    assert "whyidle install" in (doctor._service(path).fix or "")
+    unit.touch()
+    assert "systemctl status" in (doctor._service(path).fix or "")
+    thread = serve(path, Failure(0, "protocol", "another protocol", "install the same"))
+    check = doctor._service(path)
+    thread.join()
+    assert (check.status, check.detail, check.fix) == ("warning", "another protocol", "install the same")
+
+
+def test_the_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A mistake is told; none, and no file, are good."""
+    path = tmp_path / "config.toml"
+    monkeypatch.setattr(doctor.config, "DEFAULT_PATH", path)
+    assert doctor._configuration().status == "ok"
+    path.write_text("[acess]\n")
+    check = doctor._configuration()
+    assert check.status == "warning"
+    assert "did you mean 'access'?" in check.detail

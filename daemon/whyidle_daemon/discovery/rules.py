@@ -32,7 +32,7 @@ command = ["*sglang.launch_server*", "*text-generation-launcher*", "*tritonserve
 
 [[rule]]
 name = "whyidle agent"
-command = ["*/whyidle-agent run*", "*/whyidle-agent chat*"]
+command = ["*/whyidle-agent run*"]
 
 [[rule]]
 name = "agent framework"

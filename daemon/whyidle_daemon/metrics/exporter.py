@@ -59,7 +59,11 @@ class Exporter:
         self.port = await self._endpoint.listen(host, port)
         log.info("metrics on http://%s:%d/metrics", f"[{host}]" if ":" in host else host, self.port)
         if not self.config.loopback:
-            log.warning("metrics: whoever reaches %s can read them", host)
+            log.warning(
+                "metrics: whoever reaches %s can read them; the shipped unit keeps other hosts out unless "
+                "IPAddressAllow= names them (systemctl edit whyidled)",
+                host,
+            )
 
     def close(self) -> None:
         """Listen no more."""

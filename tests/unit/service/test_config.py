@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from whyidle_daemon import config as configuration
-from whyidle_daemon.config import Config, ConfigError, load, parse
+from whyidle_daemon.config import CONDITIONS, Config, ConfigError, load, parse
 from whyidle_daemon.main import main
 
 FILE = Path("/etc/whyidle/config.toml")
@@ -119,3 +121,20 @@ def test_check_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert "did you mean 'access'?" in said[0]
+
+
+def test_the_shipped_example_says_all_of_it() -> None:
+    """Every setting with its bounds, and every condition of a rule."""
+    text = (Path(__file__).parents[3] / "systemd" / "config.toml").read_text()
+    for section in ("daemon", "access", "history", "metrics", "discovery"):
+        kind = get_type_hints(Config)[section]
+        part = text.split(f"[{section}]\n")[1].split("\n[")[0]
+        for key, hint in get_type_hints(kind, include_extras=True).items():
+            if key == "rule":
+                continue
+            said = part.split(f"#{key} = ")[1].split("\n#")[0]
+            for meta in getattr(hint, "__metadata__", ()):
+                for bound in (meta.ge, meta.le):
+                    assert bound is None or str(bound) in said, key
+    for name in CONDITIONS:
+        assert re.search(rf"^#   {name} ", text, re.MULTILINE), name

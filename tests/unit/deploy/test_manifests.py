@@ -201,3 +201,10 @@ def test_the_autoscaler_asks_for_the_metric_that_there_is() -> None:
     (rule,) = adapter["rules"]["external"]
     (metric,) = spec["metrics"]
     assert metric["external"]["metric"]["name"] == rule["name"]["as"]
+
+
+def test_prometheus_is_told_of_the_job_that_the_alerts_go_by() -> None:
+    (scrape,) = load(DEPLOY / "prometheus" / "scrape.yml")
+    (job,) = scrape["scrape_configs"]
+    assert f'up{{job="{job["job_name"]}"}}' in (DEPLOY / "prometheus" / "alerts.yml").read_text()
+    assert job["static_configs"] == [{"targets": ["127.0.0.1:9747"]}]

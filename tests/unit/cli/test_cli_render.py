@@ -18,7 +18,8 @@ from rich.cells import cell_len
 
 from whyidle_cli.output import json_text, write_json
 from whyidle_cli.render.report import print_report, report_lines
-from whyidle_wire.report import FINDING_KINDS, STATES
+from whyidle_cli.render.states import look
+from whyidle_wire.report import FINDING_KINDS, SEVERITIES, STATES
 
 SNAPSHOT = Path(__file__).with_name("report_80.txt")
 UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -272,3 +273,14 @@ def test_json_is_not_put_in_the_place_of_a_device(tmp_path: Path) -> None:
     assert link.is_symlink()
     assert json.loads(real.read_text()) == SAMPLE
     assert real.stat().st_mode & 0o777 == 0o640
+
+
+def test_what_explains_a_report_names_all_of_it() -> None:
+    """REPORT.md has a line for each kind of finding, and for each state with the sign that is drawn."""
+    text = (Path(__file__).parents[3] / "REPORT.md").read_text()
+    for kind in FINDING_KINDS:
+        assert f"\n| `{kind}` |" in text, kind
+    for state in STATES:
+        assert f"\n| `{state}` | {look(state).glyph} |" in text, state
+    for severity in SEVERITIES:
+        assert f"\n| {severity} |" in text

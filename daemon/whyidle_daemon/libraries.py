@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from whyidle_daemon import cuda
 from whyidle_daemon.elf import ElfError, ElfFile
+from whyidle_daemon.library_users import Key, LibraryUsers
 from whyidle_daemon.proc import Mapping, Proc
 from whyidle_daemon.reading_guard import UNGUARDED, Guard
 
@@ -52,9 +53,6 @@ MAX_FILES, MAX_FILES_OF_ONE = 512, 16
 """With probes: a dozen descriptors each, and before Linux 6.6 one for each function."""
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}  # what fails for these will do later
 
-Key = tuple[tuple[int, int], int]
-"""A file: its device and inode."""
-
 Attach = Callable[[str, str, Sequence[int]], tuple[int, ...]]
 """``attach(kind, path, offsets)`` returns the descriptors of the probes, which last as long as these."""
 
@@ -79,7 +77,7 @@ class EngineLibraries:
         self._proc = proc
         self._guard = guard
         self._files: dict[Key, Attached | None] = {}
-        self._users: dict[Key, set[int]] = {}
+        self._users = LibraryUsers(proc)
         self._on = dict.fromkeys(LIMITED.values(), True)
         self.cuda: dict[int, bool] = {}  # processes that map a CUDA library: whether it is a simulated one
 
@@ -103,33 +101,35 @@ class EngineLibraries:
                     if error.errno in _OURS:
                         continue
                     self._files[key] = None
-            self._users.setdefault(key, set()).add(pid)
+            self._users.add(pid, key)
             found = found or known in ENGINES
             attached = self._files[key]
             if known is CUDA and attached is not None:
                 self.cuda[pid] = attached.simulated
         return found
 
-    def forget(self, pid: int) -> None:
-        """The process has ended, replaced its image, or is observed no more."""
-        self.cuda.pop(pid, None)
-        for users in self._users.values():
-            users.discard(pid)
+    def forked(self, parent: int, pid: int) -> None:
+        """A process appeared, and maps what its parent did."""
+        self._users.forked(parent, pid)
 
-    def prune(self, observed: Iterable[int]) -> None:
-        """Detach from files that none of the observed processes maps."""
-        idle = {key for key in self._files if not self._users.get(key)}
-        if not idle:
-            return
-        for pid in observed:  # one that was forked maps what its parent did
-            for mapping in self._proc.mappings(pid):
-                key = (mapping.device, mapping.inode)
-                if key in idle and _known(mapping) is not None:
-                    self._users[key] = {pid}
-                    idle.discard(key)
+    def replaced(self, pid: int) -> None:
+        """The process has another image, of whose libraries the mapping will be announced."""
+        self._users.forget(pid)
+
+    def forget(self, pid: int) -> None:
+        """The process has ended, or is observed no more."""
+        self.cuda.pop(pid, None)
+        self._users.forget(pid)
+
+    @property
+    def pruning(self) -> bool:
+        """It is to be called again soon: it has not looked at everybody yet."""
+        return self._users.seeking
+
+    def prune(self, observed: Callable[[], Iterable[int]]) -> None:
+        """Detach from files that none of the observed processes maps; so long as it takes, in many calls."""
         descriptors: list[int] = []
-        for key in idle:
-            self._users.pop(key, None)
+        for key in self._users.unused(self._files, observed):
             entry = self._files.pop(key)
             if entry is not None:
                 log.info("no more probes on %r: nobody who is observed maps it", entry.path)
@@ -138,8 +138,7 @@ class EngineLibraries:
 
     def _has_room(self, pid: int, mapping: Mapping) -> bool:
         """A process may map as many files of such a name as it likes."""
-        of_one = sum(pid in users for users in self._users.values())
-        if len(self._files) < MAX_FILES and of_one < MAX_FILES_OF_ONE:
+        if len(self._files) < MAX_FILES and self._users.count(pid) < MAX_FILES_OF_ONE:
             return True
         log.debug("no probes on %r of process %d: too many such files", mapping.path, pid)
         return False

@@ -206,9 +206,12 @@ class Proc:
     def thread_name(self, pid: int, tid: int) -> str:
         return self.read(pid, f"task/{tid}/comm").strip().decode("utf-8", "replace")
 
-    def mappings(self, pid: int) -> Iterator[Mapping]:
-        """Files mapped by a process."""
-        for match in _MAPPING.finditer(self.read(pid, "maps", _MAX_MAPS)):
+    def mappings(self, pid: int, limit: int = _MAX_MAPS) -> Iterator[Mapping]:
+        """Files mapped by a process, as far as ``limit`` bytes of text tell of them: 64 KiB take 0.5 ms."""
+        text = self.read(pid, "maps", limit)
+        if len(text) >= limit:
+            text = text[: text.rfind(b"\n") + 1]  # half a line would name another file
+        for match in _MAPPING.finditer(text):
             start, end, flags, offset, major, minor, inode, path = match.groups()
             yield Mapping(
                 int(start, 16),

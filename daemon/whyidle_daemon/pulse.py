@@ -149,10 +149,7 @@ class Pulse:
             self._next_flush = now + FLUSH_EVERY_S
             self._targets.drain_waits()
             self._targets.gpus.look()
-        if now >= self._next_trim:
-            self._next_trim = now + TRIM_EVERY_S
-            heap.give_back()
-            self._targets.prune()
+        self._trim(now)
         findings = bool(self._subscribers) and now >= self._next_findings
         spent_ns = 0
         alive = self._targets.kernel.alive()
@@ -176,6 +173,14 @@ class Pulse:
             self._keeper.tick()
         if findings:
             self._next_findings = now + max(FINDINGS_EVERY_S, FINDINGS_COST * spent_ns / NS)
+
+    def _trim(self, now: float) -> None:
+        if now >= self._next_trim:
+            self._next_trim = now + TRIM_EVERY_S
+            heap.give_back()
+            self._targets.prune()
+        else:
+            self._targets.go_on_pruning()
 
     def _adapt(self) -> None:
         """Under a storm only longer intervals become events; the shorter ones are still in the totals."""

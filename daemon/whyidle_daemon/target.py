@@ -245,6 +245,10 @@ class Target:
         """Keep what is known of processes up to date, and pass on what clients listen for."""
         if isinstance(event, Exec | Exit):
             self._contexts.forget(event.pid)
+        if isinstance(event, Fork):
+            self._libraries.forked(event.parent, event.pid)
+        elif isinstance(event, Exec):
+            self._libraries.replaced(event.pid)
         if isinstance(event, Fork | Exec):
             self._learn(event.pid)
             self._sampler.started(event.pid, event.ns)

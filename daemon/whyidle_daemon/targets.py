@@ -92,7 +92,15 @@ class Targets:
 
     def prune(self) -> None:
         """Take the probes off libraries that nobody who is observed maps any more."""
-        self.libraries.prune(pid for number in self._targets for pid in self.kernel.processes(number))
+        self.libraries.prune(self._observed)
+
+    def go_on_pruning(self) -> None:
+        """At every tick: what one call had no time for."""
+        if self.libraries.pruning:
+            self.prune()
+
+    def _observed(self) -> list[int]:
+        return [pid for number in self._targets for pid in self.kernel.processes(number)]
 
     def close(self) -> None:
         """The daemon ends."""

@@ -23,6 +23,7 @@ _MAX_ENVIRONMENT: Final = 64 << 10
 _MAX_VARIABLES: Final = 1024
 _MAX_FILES: Final = 4096
 _MAX_MAPPINGS: Final = 8192
+_MAX_MAPS: Final = 128 * _MAX_MAPPINGS  # bytes of text: those without a file take as long to read
 _MAX_PLACES: Final = 16  # of packages: each is looked into for each of a rule's
 _GPU_MAJORS: Final = ("/dev/nvidia", "/dev/kfd", "/dev/dri/renderD", "/dev/accel/", "/dev/dxg")
 _NOT_A_GPU: Final = ("/dev/nvidiactl", "/dev/nvidia-modeset")
@@ -78,7 +79,7 @@ class Candidate:
     @cached_property
     def mapped(self) -> frozenset[str]:
         """Paths of mapped files."""
-        mappings = itertools.islice(self._proc.mappings(self.pid), _MAX_MAPPINGS)
+        mappings = itertools.islice(self._proc.mappings(self.pid, _MAX_MAPS), _MAX_MAPPINGS)
         return frozenset(mapping.path.removesuffix(" (deleted)") for mapping in mappings)
 
     @cached_property

@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from whyidle_daemon.libraries import MAX_FILES_OF_ONE, EngineLibraries
+from whyidle_daemon.library_users import SHARE, TURN_S, LibraryUsers
 from whyidle_daemon.proc import Mapping, Proc
 
 
@@ -102,14 +103,16 @@ def test_probes_go_with_the_last_process_that_maps_the_library(host: Host, tmp_p
     host.maps = {1: [libc(tmp_path)], 3: []}
     host.libraries.scan(1)
     assert host.open()
-    host.libraries.prune([1])
+    host.libraries.prune(lambda: [1])
     host.maps[2] = host.maps[1]
     host.libraries.forget(1)
-    host.libraries.prune([2, 3])
+    host.libraries.prune(lambda: [2, 3])
     assert host.open()
     host.libraries.forget(2)
     del host.maps[2]
-    host.libraries.prune([3])
+    host.libraries.prune(lambda: [3])
+    while host.libraries.pruning:
+        host.libraries.prune(lambda: [3])
     assert (host.open(), host.libraries.attached) == ([], [])
     host.libraries.scan(1)
     assert host.open()
@@ -135,3 +138,87 @@ def test_what_fails_for_a_reason_of_ours_is_tried_again(
     host.fails = 0
     host.libraries.scan(1)
     assert bool(host.libraries.attached) == again
+
+
+KEY = ((8, 1), 77)
+
+
+class Slow:
+    """Processes whose maps take a while to read; ``time`` is that of all clocks."""
+
+    def __init__(self, takes_s: float) -> None:
+        self.takes_s, self.time = takes_s, 0.0
+        self.read: list[int] = []
+        self.maps: set[int] = set()
+        self.users = LibraryUsers(cast("Any", self), lambda: self.time, lambda: self.time)
+
+    def mappings(self, pid: int) -> Iterator[Mapping]:
+        self.read.append(pid)
+        self.time += self.takes_s
+        if pid in self.maps:
+            yield Mapping(0, 4096, True, 0, *KEY, "/libllama.so")
+
+
+def test_maps_that_take_long_are_read_in_many_turns() -> None:
+    """Four hundred of 50 ms stopped all else for a minute: now one at a time, a twentieth of the time."""
+    host = Slow(0.05)
+    pids = list(range(400))
+    waited_s = 0.0
+    before = 0
+    while not (found := host.users.unused([KEY], lambda: pids)):
+        assert host.users.seeking
+        assert len(host.read) - before <= 1
+        before = len(host.read)
+        host.time += 0.1  # the next tick
+        waited_s += 0.1
+    assert set(found) == {KEY}
+    assert sorted(host.read) == pids
+    assert waited_s > 400 * 0.05 / SHARE * 0.9
+    assert not host.users.seeking
+
+
+def test_reading_of_maps_ends_with_the_first_that_has_the_file() -> None:
+    """Nothing is looked for any more then; of short maps many are read in a turn, and no more than that."""
+    host = Slow(TURN_S / 10)
+    host.maps = {90}
+    pids = list(range(100))
+    assert not host.users.unused([KEY], lambda: pids)
+    assert host.read == list(range(99, 89, -1))
+    assert not host.users.seeking
+    host.time += 60
+    assert not host.users.unused([KEY], lambda: pids)
+    assert len(host.read) == 10
+    host.users.forget(90)
+    del pids[90]
+    assert not host.users.unused([KEY], lambda: pids)
+    assert 20 <= len(host.read) <= 21
+
+
+def test_of_what_is_known_no_maps_are_read() -> None:
+    """A child maps what its parent did, and lives on without it; its own program maps other things."""
+    host = Slow(1.0)
+    host.users.add(1, KEY)
+    host.users.forked(1, 2)
+    host.users.forked(2, 3)
+    host.users.forget(1)
+    assert not host.users.unused([KEY], lambda: [2, 3])
+    host.users.forget(2)
+    assert not host.users.unused([KEY], lambda: [3])
+    assert not host.read
+    host.users.forget(3)
+    assert set(host.users.unused([KEY], list)) == {KEY}
+    assert not host.read
+
+
+def test_who_comes_while_maps_are_read_is_looked_at_too() -> None:
+    """And who was looked at and ended is another of the same number."""
+    host = Slow(0.05)
+    pids = [1, 2]
+    assert not host.users.unused([KEY], lambda: pids)
+    host.users.forget(2)
+    host.maps = {2, 3}
+    pids.append(3)
+    for _ in range(5):
+        host.time += 10
+        assert not host.users.unused([KEY], lambda: pids)
+    assert not host.users.seeking

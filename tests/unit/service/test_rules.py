@@ -104,6 +104,15 @@ def test_a_process_cannot_make_a_look_long(host: Host, monkeypatch: pytest.Monke
     assert len(Candidate(PID, Proc(host.root)).mapped) <= 8192
 
 
+def test_of_many_mappings_only_the_first_are_read(host: Host) -> None:
+    """Those of no file, too: what a look costs is the kernel's writing of them. No path is half of one."""
+    anonymous = "7f0000000000-7f0000001000 rw-p 00000000 00:00 0 \n" * 30_000
+    (host.process / "maps").write_text(anonymous + MAP.format(inode=1, path="/x/libllama.so"))
+    assert host.match() is None
+    host.maps(*("/x/" + "y" * 100 for _ in range(60_000)))
+    assert Candidate(PID, Proc(host.root)).mapped == {"/x/" + "y" * 100}
+
+
 def test_by_gpu_and_library(host: Host) -> None:
     """CUDA in Python counts once it holds a GPU: importing it to count devices does not."""
     host.maps("/usr/lib/x86_64-linux-gnu/libcuda.so.1").opens("/dev/null", "/dev/nvidiactl")

@@ -235,7 +235,10 @@ def _held(entry: Attached) -> list[int]:
 def _close_aside(descriptors: list[int]) -> None:
     """The kernel waits for everybody who is in a probe, 0.1 s: not in the daemon's loop."""
     if descriptors:
-        threading.Thread(target=_close, args=(descriptors,), name="detach").start()
+        try:
+            threading.Thread(target=_close, args=(descriptors,), name="detach").start()
+        except RuntimeError:  # there is no room for another: rather late than never
+            _close(descriptors)
 
 
 def _find(elf: ElfFile, wanted: Functions) -> tuple[tuple[str, ...], dict[str, list[int]]]:

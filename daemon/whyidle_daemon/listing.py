@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from whyidle_daemon.discovery.candidate import user_name
-from whyidle_daemon.discovery.watcher import Found
+from whyidle_daemon.discovery.found import Found
 from whyidle_daemon.facts import Snapshot
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.sessions import Session

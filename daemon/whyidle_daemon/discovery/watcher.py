@@ -17,12 +17,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from whyidle_daemon.config import Discovery as DiscoveryConfig
 from whyidle_daemon.discovery.candidate import Candidate, user_name
-from whyidle_daemon.discovery.placement import Placement
+from whyidle_daemon.discovery.found import Found
+from whyidle_daemon.discovery.mistakes import Mistakes
 from whyidle_daemon.discovery.rules import Rules
 from whyidle_daemon.history.heartbeat import blind_ns
 from whyidle_daemon.history.keeper import Keeper
@@ -42,19 +42,6 @@ AGAIN_S: Final = (4.0, 15.0, 60.0)
 MAX_QUEUE: Final = 4096
 RESCAN_S: Final = 10.0
 _BEGINNING: Final = (-1, -1)
-
-
-@dataclass(frozen=True)
-class Found:
-    """A process that is observed because a rule names it; ``started`` tells it from later ones of its PID."""
-
-    pid: int
-    uid: int | None
-    user: str
-    command: tuple[str, ...]
-    placement: Placement
-    rule: str
-    started: int | None = None
 
 
 class Discovery:
@@ -81,6 +68,7 @@ class Discovery:
         self._up_to = _BEGINNING  # start and PID of the last process queued, while a part of /proc is left
         self._next_rescan = 0.0
         self._full = False
+        self._mistakes = Mistakes()
         self._closed = self._started = False
         self._subordinates = Subordinates()
         self.on_start: Callable[[Session], None] = lambda session: None
@@ -203,6 +191,15 @@ class Discovery:
         self._timer = None
         if self._closed or not self._config.enabled:
             return
+        try:
+            self._look_at_due()
+        except Exception as error:  # what was noticed may be lost with it
+            self._missed = True
+            self._mistakes.say(error)
+        finally:
+            self._schedule_next()
+
+    def _look_at_due(self) -> None:
         now = asyncio.get_running_loop().time()
         for pid in self._targets.kernel.noticed():
             self._put(pid, now, 0)
@@ -210,17 +207,24 @@ class Discovery:
             self._next_rescan = now + RESCAN_S
             self._look_through()
         due = [pid for pid, (when, _) in self._queue.items() if when <= now]
-        until, looked = time.monotonic() + LOOKING_S, 0
+        until = time.monotonic() + LOOKING_S
         for pid in due[:LOOKS]:
             _, looks = self._queue.pop(pid)
-            if self._look(pid) and looks < len(AGAIN_S):
+            try:
+                again = self._look(pid)
+            except Exception as error:  # a mistake with one process must not cost the others
+                again = True
+                self._mistakes.say(error)
+            if again and looks < len(AGAIN_S):
                 self._put(pid, now + AGAIN_S[looks], looks + 1)
-            looked += 1
             if time.monotonic() >= until:
                 break
-        if len(due) > looked or self._rescan:
-            hurry = any(self._queue[pid][0] == 0.0 for pid in due[looked:])
-            self._schedule(0.0 if hurry else TURN_S)
+
+    def _schedule_next(self) -> None:
+        now = asyncio.get_running_loop().time()
+        due = [when for when, _ in self._queue.values() if when <= now]
+        if due or self._rescan:
+            self._schedule(0.0 if 0.0 in due else TURN_S)
         elif self._queue:
             self._schedule(max(TURN_S, min(when for when, _ in self._queue.values()) - now))
 
@@ -237,10 +241,9 @@ class Discovery:
         if not candidate.executable:  # gone, or a kernel thread
             return False
         rule = self._rules.match(candidate)
-        if rule is None:
-            return True
-        self._observe(candidate, rule, early)
-        return False
+        if rule is not None:
+            self._observe(candidate, rule, early)
+        return rule is None
 
     def _has_room(self, uid: int | None) -> bool:
         """Nobody but root may have more than half of the targets, nor all others together the last eighth.

@@ -24,6 +24,7 @@ MAX_QUEUED: Final = 32 << 20
 
 _FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_CHANGE: Final = 0xFFFFFFFF
+_THREAD: Final = "recording"
 _DENIED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -104,8 +105,13 @@ class Output:
         self._queue: queue.SimpleQueue[tuple[bytes, int, Flag] | None] = queue.SimpleQueue()
         self._queued = 0
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
-        self._thread.start()
+        self._thread = threading.Thread(target=self._run, name=_THREAD, daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the host or the unit has no room for another
+            os.close(self._descriptor)
+            self._unlink()
+            raise CannotRecord(path, str(error)) from None
 
     def put(self, payload: bytes, records: int, flags: Flag) -> None:
         """Hand over the payload of one block; returns at once."""
@@ -131,7 +137,10 @@ class Output:
 
     def discard(self) -> None:
         """Nothing was recorded after all: remove the file."""
-        self.close(1.0)
+        self.close(0.0)
+        self._unlink()
+
+    def _unlink(self) -> None:
         with contextlib.suppress(OSError), _as_user(self._owner):
             os.unlink(self.path)  # noqa: PTH108 (as open)
 

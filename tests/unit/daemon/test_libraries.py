@@ -222,3 +222,20 @@ def test_who_comes_while_maps_are_read_is_looked_at_too() -> None:
         host.time += 10
         assert not host.users.unused([KEY], lambda: pids)
     assert not host.users.seeking
+
+
+def test_probes_go_although_no_thread_can_be_started(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are taken off by the daemon's own, which takes a moment."""
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    host.maps = {1: [libc(tmp_path)]}
+    host.libraries.scan(1)
+    assert host.open()
+    monkeypatch.setattr(threading.Thread, "start", start)
+    host.libraries.forget(1)
+    host.libraries.prune(list)
+    assert not host.open()

@@ -198,3 +198,17 @@ def test_a_slice_costs_few_bytes(tmp_path: Path) -> None:
         recorder.record(Slice(1, 4711, tid, *times, lock, 0, 4711, tid + 1, 3, 45, 3, peer))
     recorder.finish(samples.Snapshot(at), samples.Loss(), samples.COST, 0)
     assert (tmp_path / "a").stat().st_size / count < 25
+
+
+def test_no_thread_to_write_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The unit has no room for another: one error, and neither a file nor a descriptor stays."""
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    with pytest.raises(CannotRecord, match="can't start new thread"):
+        Output(str(tmp_path / "a"))
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert not list(tmp_path.iterdir())

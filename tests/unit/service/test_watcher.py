@@ -14,8 +14,9 @@ import uvloop
 from whyidle_daemon.config import Discovery as DiscoveryConfig
 from whyidle_daemon.config import Rule
 from whyidle_daemon.discovery import watcher as module
+from whyidle_daemon.discovery.found import Found
 from whyidle_daemon.discovery.placement import NOWHERE
-from whyidle_daemon.discovery.watcher import LOOKING_S, TURN_S, Discovery, Found
+from whyidle_daemon.discovery.watcher import LOOKING_S, TURN_S, Discovery
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.reading_guard import UNGUARDED
 
@@ -238,3 +239,60 @@ def test_a_reload_ends_what_no_rule_names(tmp_path: Path, root: str, rules: list
         return stopped
 
     assert uvloop.run(scene()) == ([] if stays else ["its session"])
+
+
+def test_a_look_that_fails_ends_neither_the_turn_nor_discovery(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are looked at, this one again, and each kind of mistake is told once."""
+    monkeypatch.setattr(module, "AGAIN_S", (0.0,))
+    monkeypatch.setattr(module, "TURN_S", 0.01)
+    looks: list[int] = []
+
+    def look(pid: int) -> bool:
+        looks.append(pid)
+        if pid < 3:
+            raise RuntimeError("can't start new thread")
+        return False
+
+    async def scene() -> None:
+        found = watcher()
+        found._look = look  # type: ignore[method-assign]
+        found.look_at([1, 2, 3])
+        await asyncio.sleep(0.1)
+        assert found._timer is None
+        found.close()
+
+    uvloop.run(scene())
+    assert sorted(looks) == [1, 1, 2, 2, 3]
+    assert caplog.text.count("discovery goes on") == 1
+
+
+def test_what_was_noticed_when_the_kernel_failed_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of /proc is looked through then, a while later."""
+    monkeypatch.setattr(module, "RESCAN_S", 0.0)
+    monkeypatch.setattr(module, "TURN_S", 0.01)
+    fails = [OSError("no"), OSError("no")]
+
+    def noticed() -> list[int]:
+        if fails:
+            raise fails.pop()
+        return []
+
+    async def scene() -> set[int]:
+        found = watcher()
+        found._targets.kernel.noticed = noticed  # type: ignore[method-assign]
+        found._proc = Crowd(0, 3)
+        looks: set[int] = set()
+
+        def look(pid: int) -> bool:
+            looks.add(pid)
+            return False
+
+        found._look = look  # type: ignore[method-assign]
+        found._schedule(0.0)
+        await asyncio.sleep(0.2)
+        found.close()
+        return looks
+
+    assert uvloop.run(scene()) == {1, 2, 3}

@@ -131,8 +131,17 @@ class Target:
     ) -> tuple[int, int]:
         """Begin; returns how many processes and threads there are. Raises :class:`TargetGoneError`.
 
-        ``output`` gets a recording of it, ``history`` another.
+        ``output`` gets a recording of it, ``history`` another. Whatever it raises, nothing is tracked then.
         """
+        try:
+            return self._start(roots, command, output, history)
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _start(
+        self, roots: tuple[int, ...], command: tuple[str, ...], output: Output | None, history: Output | None
+    ) -> tuple[int, int]:
         self.started_at = _utc()
         self.start_ns = monotonic_ns()
         self.roots = roots
@@ -142,7 +151,6 @@ class Target:
         threads = self._kernel.threads(self.number)
         alive = {thread.pid for thread in threads}
         if not alive.intersection(roots):
-            self._kernel.untrack(self.number)
             raise TargetGoneError
         for pid in pids:
             self._learn(pid)
@@ -388,12 +396,18 @@ class Target:
         for recorder in (self._recorder, self._history):
             if recorder is not None:
                 recorder.close()
-        self._threads.close()
-        self._sampler.close()
-        for pid in self._kernel.processes(self.number):
-            self._libraries.forget(pid)
-        self._kernel.untrack(self.number)
+        self._let_go()
         self.listeners.clear()
+
+    def _let_go(self) -> None:
+        """Its processes are nobody's: another target may have them."""
+        try:
+            self._threads.close()
+            self._sampler.close()
+            for pid in self._kernel.processes(self.number):
+                self._libraries.forget(pid)
+        finally:
+            self._kernel.untrack(self.number)
 
     def drain(self) -> None:
         """Take what the rings hold, and the threads that ended without room in them."""

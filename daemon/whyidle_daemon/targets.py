@@ -77,6 +77,7 @@ class Targets:
             for file in (output, history):
                 if file is not None:
                     file.discard()
+            self.prune()
             raise
         for what in off:
             target.calls_seen(LaunchesSeen(monotonic_ns(), False, round(self._limits[what].rate), what))

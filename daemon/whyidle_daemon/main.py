@@ -22,6 +22,7 @@ from whyidle_daemon.errors import StartError
 from whyidle_daemon.kernel import Kernel
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.reading_guard import ReadingGuard
+from whyidle_daemon.recording.output import wait_for_all
 from whyidle_daemon.server import Server
 from whyidle_daemon.systemd import Watchdog, last_words, notify, reloading, set_up_logging
 from whyidle_daemon.targets import Targets
@@ -45,6 +46,7 @@ _LASTING = frozenset(
         "attach",
     )
 )
+LAST_WRITES_S = 5.0  # of all recordings together: well within what systemd gives a daemon to end
 TRY_AGAIN_S = 5.0  # what is missing may be on its way, or never come: systemd's next try is to cost little
 log = logging.getLogger("whyidled")
 _tasks: set[asyncio.Task[None]] = set()  # held while they run: the loop alone does not
@@ -224,6 +226,7 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
             serving.close()
         server.close()
         targets.close()
+        wait_for_all(LAST_WRITES_S)
         if made is not None:
             sockets.remove(options.socket, made)
     return 0

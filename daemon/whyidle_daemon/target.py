@@ -378,8 +378,8 @@ class Target:
         if self._recorder is not None:
             self._recorder.finish(*totals, exit_status)
             report["recording"] = self._recorder.state()
-        if self._history is not None:
-            self._history.finish(*totals, exit_status)
+        if self._history is not None:  # nobody waits for this one
+            self._history.finish(*totals, exit_status, wait_s=0.0)
         return report
 
     def flush_recording(self) -> None:
@@ -389,13 +389,13 @@ class Target:
                 recorder.tick(lambda: (self.snapshot(), self.loss(), self.overhead()))
 
     def close(self) -> None:
-        """Stop observing."""
+        """Stop observing. The files are written to their ends, and nobody waits for that."""
         if self._history is not None and not self._history.over:
             self.drain()
-            self._history.finish(self.snapshot(), self.loss(), self.overhead(), None)
+            self._history.finish(self.snapshot(), self.loss(), self.overhead(), None, wait_s=0.0)
         for recorder in (self._recorder, self._history):
             if recorder is not None:
-                recorder.close()
+                recorder.close(wait_s=0.0)
         self._let_go()
         self.listeners.clear()
 

@@ -12,6 +12,7 @@ import errno
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
@@ -169,3 +170,11 @@ class Output:
         while left:
             left = left[self._write(self._descriptor, left) :]
         return len(data)
+
+
+def wait_for_all(timeout_s: float) -> None:
+    """The daemon ends: give all files that are being closed so long together, and leave what the disk has."""
+    until = time.monotonic() + timeout_s
+    for thread in threading.enumerate():
+        if thread.name == _THREAD:
+            thread.join(max(0.0, until - time.monotonic()))

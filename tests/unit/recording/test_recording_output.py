@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import recording_samples as samples
 
 from whyidle_daemon.recording.blocks import Flag
 from whyidle_daemon.recording.errors import CannotRecord
-from whyidle_daemon.recording.output import Output, Owner, create
+from whyidle_daemon.recording.output import Output, Owner, create, wait_for_all
 from whyidle_daemon.recording.reader import report
 from whyidle_daemon.recording.recorder import Recorder
 from whyidle_daemon.recording.records import Begin
@@ -212,3 +213,44 @@ def test_no_thread_to_write_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         Output(str(tmp_path / "a"))
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
     assert not list(tmp_path.iterdir())
+
+
+def test_a_slow_disk_holds_up_neither_an_end_nor_the_daemons(tmp_path: Path) -> None:
+    """Of many that are closed, none is waited for; at the end of the daemon all together, once."""
+    slow = threading.Event()
+
+    def stuck(descriptor: int, data: memoryview) -> int:
+        slow.wait(20)
+        return os.write(descriptor, data)
+
+    recorders = [Recorder(Output(str(tmp_path / str(n)), write=stuck), BEGIN) for n in range(8)]
+    began = time.monotonic()
+    for recorder in recorders:
+        recorder.close(wait_s=0.0)
+    assert time.monotonic() - began < 0.5
+    wait_for_all(0.5)
+    assert 0.4 < time.monotonic() - began < 1.5
+    slow.set()
+    wait_for_all(10.0)
+    whole = Recorder(Output(str(tmp_path / "whole")), BEGIN)
+    whole.close()
+    size = (tmp_path / "whole").stat().st_size
+    assert {(tmp_path / str(n)).stat().st_size for n in range(8)} == {size}
+
+
+def test_what_is_discarded_is_not_waited_for(tmp_path: Path) -> None:
+    """Its name goes at once."""
+    slow = threading.Event()
+
+    def stuck(descriptor: int, data: memoryview) -> int:
+        slow.wait(20)
+        return os.write(descriptor, data)
+
+    output = Output(str(tmp_path / "a"), write=stuck)
+    began = time.monotonic()
+    output.discard()
+    assert time.monotonic() - began < 0.5
+    assert not list(tmp_path.iterdir())
+    slow.set()
+    wait_for_all(10.0)
+    assert output.closed

@@ -292,7 +292,8 @@ def _reload(options: argparse.Namespace, server: Server, listener: socket.socket
         _tasks.add(task := asyncio.get_running_loop().create_task(server.export(config.metrics)))
         task.add_done_callback(_tasks.discard)
         log.info("configuration reloaded")
-    notify("READY=1")
+    finally:  # whatever fails: without it systemd takes the service for one that hangs
+        notify("READY=1")
 
 
 def _drop_privileges(uprobe_multi: bool) -> None:

@@ -35,8 +35,8 @@ class Keeper:
 
     def start(self) -> None:
         """Remove what is too old, now and from time to time: also while nothing is observed."""
-        self._store.prune()
         self._timer = asyncio.get_running_loop().call_later(IDLE_PRUNE_S, self.start)
+        self._store.prune()
 
     def configure(self, config: History) -> None:
         """Use another configuration from now on."""

@@ -72,6 +72,7 @@ class Store:
         self._bytes = 0  # on the disk, at most: it is looked at when that is all there may be, and
         self._looked_s, self._looked_with = 0.0, History()  # now and then
         self._failed: str | None = None
+        self._unread: str | None = None
         with contextlib.suppress(OSError):  # said when there is something to keep
             self._make_folder()
 
@@ -138,7 +139,8 @@ class Store:
     def prune(self) -> None:
         """Remove the oldest until none is too old and all have room. What is being written stays.
 
-        Some more go then, of many, so that not each one that is added has all of them looked at.
+        Some more go then, of many, so that not each one that is added has all of them looked at. Raises
+        nothing: a folder that cannot be read is said once, and read the next time.
         """
         self._settle()
         writing = sum(_room_of(one.output.size) for one in self._writing)
@@ -146,8 +148,15 @@ class Store:
         due = self._looked_with != self.config or not 0 <= now - self._looked_s < LOOK_S
         free = self._free()
         if due or self._bytes + writing > self.max_bytes or free < 0:
-            self._looked_with, self._looked_s = self.config, now
-            self._look(self.max_bytes - writing, free, now - self.config.max_age_days * 86400)
+            try:
+                self._look(self.max_bytes - writing, free, now - self.config.max_age_days * 86400)
+            except OSError as error:  # of the disk, or no descriptor is left: perhaps not at the next time
+                if self._unread is None:
+                    log.warning("what is too old or too much of the history stays: %s", error)
+                self._unread = str(error)
+                self._looked_s = 0.0
+            else:
+                self._looked_with, self._looked_s, self._unread = self.config, now, None
 
     def _free(self) -> int:
         """Bytes that the disk has for more; negative: so many must go."""
@@ -165,11 +174,12 @@ class Store:
 
     def _look(self, room: int, free: int, too_old: float) -> None:
         written = {one.output.path for one in self._writing}
-        self._bytes, oldest = 0, too_old
+        size, oldest = 0, too_old
         for part in _parts(self.folder):  # of which there may be ten thousand: no list, if none has to go
             if str(part.path) not in written:
-                self._bytes += _room_of(part.size)
+                size += _room_of(part.size)
                 oldest = min(oldest, part.written_s)
+        self._bytes = size
         room = min(room, self._bytes + free)
         if self._bytes <= room and oldest >= too_old:
             return

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import os
 import re
 import stat
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from whyidle_daemon.config import History
+from whyidle_daemon.history import kept_time
+from whyidle_daemon.history.age import Age
 from whyidle_daemon.recording.errors import CannotRecord
 from whyidle_daemon.recording.output import Output
 
@@ -40,6 +43,8 @@ MOST_FREE: Final = 1 << 30
 LEAST_BYTES: Final = 48 << 10
 """A part takes at least so much of the room: of many small files each costs time, too."""
 LOOK_S: Final = 3600.0
+FUTURE_S: Final = 3600.0
+"""Nothing was written so much later than now."""
 _NAME: Final = re.compile(r"^(\d{8})T([01]\d|2[0-3])([0-5]\d)([0-5]\d)Z-(\d+)-(\d+)\.rec$")
 _TRIES: Final = 1000
 
@@ -64,10 +69,16 @@ class _Writing(NamedTuple):
 class Store:
     """The history of one state directory, as its only writer."""
 
-    def __init__(self, state: Path, config: History, clock: Callable[[], float] = time.time) -> None:
-        self.folder = state / FOLDER
+    def __init__(
+        self,
+        state: Path,
+        config: History,
+        clock: Callable[[], float] = time.time,
+        boot_clock: Callable[[], float] = kept_time.boottime_s,
+    ) -> None:
+        self._state, self.folder = state, state / FOLDER
         self.config = config
-        self._clock = clock
+        self._clock, self._boot_clock = clock, boot_clock
         self._writing: list[_Writing] = []
         self._bytes = 0  # on the disk, at most: it is looked at when that is all there may be, and
         self._looked_s, self._looked_with = 0.0, History()  # now and then
@@ -75,11 +86,20 @@ class Store:
         self._unread: str | None = None
         with contextlib.suppress(OSError):  # said when there is something to keep
             self._make_folder()
+        self._age = Age(clock(), boot_clock(), self._known_s())
 
     def _make_folder(self) -> None:
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True)
             self.folder.chmod(0o750)  # whatever the umask
+
+    def _known_s(self) -> float | None:
+        """How late it was, at least, when a daemon last said so: or wrote, if it is one that never did."""
+        known_s = kept_time.read(self._state)
+        if known_s is None:
+            with contextlib.suppress(OSError):
+                known_s = max((part.written_s for part in _parts(self.folder)), default=None)
+        return known_s
 
     @property
     def max_bytes(self) -> int:
@@ -101,6 +121,7 @@ class Store:
         """
         if not self.config.enabled:
             return None
+        self._age.look(self._clock(), self._boot_clock())
         self._settle()
         try:
             self._make_folder()
@@ -142,14 +163,16 @@ class Store:
         Some more go then, of many, so that not each one that is added has all of them looked at. Raises
         nothing: a folder that cannot be read is said once, and read the next time.
         """
+        now = self._clock()
+        self._age.look(now, self._boot_clock())
+        kept_time.write(self._state, self._age.now_s)
         self._settle()
         writing = sum(_room_of(one.output.size) for one in self._writing)
-        now = self._clock()
         due = self._looked_with != self.config or not 0 <= now - self._looked_s < LOOK_S
         free = self._free()
         if due or self._bytes + writing > self.max_bytes or free < 0:
             try:
-                self._look(self.max_bytes - writing, free, now - self.config.max_age_days * 86400)
+                self._look(self.max_bytes - writing, free)
             except OSError as error:  # of the disk, or no descriptor is left: perhaps not at the next time
                 if self._unread is None:
                     log.warning("what is too old or too much of the history stays: %s", error)
@@ -169,16 +192,26 @@ class Store:
 
     def _settle(self) -> None:
         """Of what is closed only its size is kept: each has been a thread."""
-        self._bytes += sum(_room_of(one.output.size) for one in self._writing if one.output.closed)
+        closed = [one.output for one in self._writing if one.output.closed]
+        self._bytes += sum(_room_of(output.size) for output in closed)
         self._writing = [one for one in self._writing if not one.output.closed]
+        if closed and self._age.ahead:  # else it is too old when the clock is right again
+            for output in closed:
+                with contextlib.suppress(OSError):
+                    os.utime(output.path, (self._age.now_s,) * 2, follow_symlinks=False)
 
-    def _look(self, room: int, free: int, too_old: float) -> None:
+    def _look(self, room: int, free: int) -> None:
+        too_old = self._age.too_old_s(self.config.max_age_days * 86400)
+        future = self._age.now_s + FUTURE_S if self._age.sure else math.inf
         written = {one.output.path for one in self._writing}
         size, oldest = 0, too_old
         for part in _parts(self.folder):  # of which there may be ten thousand: no list, if none has to go
             if str(part.path) not in written:
                 size += _room_of(part.size)
                 oldest = min(oldest, part.written_s)
+                if part.written_s > future:  # when the clock was wrong: it is never too old else
+                    with contextlib.suppress(OSError):
+                        os.utime(part.path, (self._age.now_s,) * 2, follow_symlinks=False)
         self._bytes = size
         room = min(room, self._bytes + free)
         if self._bytes <= room and oldest >= too_old:

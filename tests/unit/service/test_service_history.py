@@ -78,7 +78,7 @@ def test_the_oldest_goes_first(tmp_path: Path) -> None:
 def test_many_small_parts_have_their_share_of_the_room(tmp_path: Path) -> None:
     """Programs that live for a second leave a file each: those are bounded, and looked at once."""
     clock = Clock()
-    store = Store(tmp_path, History(max_megabytes=32), clock)
+    store = Store(tmp_path, History(max_megabytes=32), clock, clock)
     most = (32 * MIB) // LEAST_BYTES
     for number in range(2 * most):
         minutes, seconds = divmod(number, 60)
@@ -131,7 +131,7 @@ def test_a_look_that_removes_nothing_takes_no_room(tmp_path: Path, monkeypatch: 
 def test_what_is_being_written_stays(tmp_path: Path) -> None:
     """However little room there is: it is the part that somebody will ask for."""
     clock = Clock()
-    store = Store(tmp_path, History(max_megabytes=32, max_age_days=0.001), clock)
+    store = Store(tmp_path, History(max_megabytes=32, max_age_days=0.001), clock, clock)
     output = store.new(1)
     assert output is not None
     os.utime(output.path, (NOW - 10 * 86400,) * 2)

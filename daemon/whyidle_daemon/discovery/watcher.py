@@ -193,11 +193,11 @@ class Discovery:
             return
         try:
             self._look_at_due()
+            self._schedule_next()
         except Exception as error:  # what was noticed may be lost with it
             self._missed = True
             self._mistakes.say(error)
-        finally:
-            self._schedule_next()
+            self._schedule(TURN_S)
 
     def _look_at_due(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -16,7 +16,7 @@ from whyidle_daemon.history.merge import merged
 from whyidle_daemon.history.store import FOLDER, Part, parts
 from whyidle_daemon.recording.errors import RecordingError
 from whyidle_daemon.recording.reader import NO_END, report
-from whyidle_daemon.replay import answer
+from whyidle_daemon.replay import answer, limit_memory
 
 WRITTEN_S: Final = 5.0
 """A part that was written to within this time is the present one."""
@@ -28,6 +28,14 @@ class NoHistory(RecordingError):  # noqa: N818 (named for the situation)
     def __init__(self, folder: Path, reason: str) -> None:
         super().__init__(f"cannot read the history in {folder}: {reason}")
         self.hint = "run as root or in the group whyidle; is the service installed (whyidle install)?"
+
+
+class TooMuchHistory(RecordingError):  # noqa: N818
+    """All that was asked for takes more memory than this process may have."""
+
+    def __init__(self, asked: str) -> None:
+        super().__init__(f"what the history has {asked} takes too much memory for one report")
+        self.hint = "narrow it: --pid, --unit or --container, or a shorter --since"
 
 
 class NothingMatches(RecordingError):  # noqa: N818
@@ -64,10 +72,23 @@ def look(options: argparse.Namespace, now_s: float) -> dict[str, Any]:
     except OSError as error:
         raise NoHistory(folder, error.strerror or str(error)) from None
     recent = [part for part in files if part.written_s >= now_s - options.since_s]
-    found = list(_matching(recent, _wanted(options), now_s))
-    if not found:
-        raise NothingMatches(_asked(options), len(files))
-    return merged(found)
+    try:
+        whole = _merged(recent, _wanted(options), now_s)
+    except MemoryError:
+        whole = None
+    else:
+        if whole is None:
+            raise NothingMatches(_asked(options), len(files))
+        return whole
+    # Not in the handler: what was read is gone only now.
+    raise TooMuchHistory(_asked(options))
+
+
+def _merged(
+    files: list[Part], wanted: Callable[[dict[str, Any]], bool], now_s: float
+) -> dict[str, Any] | None:
+    found = list(_matching(files, wanted, now_s))
+    return merged(found) if found else None
 
 
 def _matching(
@@ -107,4 +128,5 @@ def _asked(options: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
+    limit_memory()
     sys.exit(main())

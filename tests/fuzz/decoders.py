@@ -24,6 +24,7 @@ with atheris.instrument_imports():
     from whyidle_probes import structs
     from whyidle_wire import codec
     from whyidle_wire.errors import WireError
+    from whyidle_wire.kinds import TO_DAEMON
 
 from whyidle_daemon.facts import Host, Loss, Overhead
 
@@ -91,6 +92,8 @@ def frame(data: bytes) -> None:
             whole.feed(data[start : start + 7])
     with contextlib.suppress(WireError):
         codec.FrameReader(codec.MAX_TO_DAEMON).feed(len(data).to_bytes(4, "big") + data)
+    with contextlib.suppress(WireError):
+        codec.FrameReader(codec.MAX_TO_DAEMON, TO_DAEMON).feed(len(data).to_bytes(4, "big") + data)
 
 
 def line_table(data: bytes) -> None:

@@ -8,7 +8,7 @@ than a small multiple of its limit.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Final
 
@@ -33,6 +33,13 @@ _LENGTH: Final = struct.Struct(">I")
 _BYTES_PER_ELEMENT: Final = 16
 
 _FIRST_BUFFER: Final = 4096  # bytes; it grows. Most records would leave most of msgpack's 256 KiB unused
+
+# Of msgpack, the first byte of what can begin a record: how long the head of an array is, and a number.
+_ARRAYS: Final = {0xDC: 3, 0xDD: 5}
+_NUMBERS: Final = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
+_HEAD: Final = 16  # bytes of a payload in which its kind is
+
+_NO_KIND: Final = "a msgpack message that is not an array beginning with a record kind"
 
 _any_value: Final = check_for(Any)
 
@@ -63,14 +70,45 @@ def _no_extensions(code: int, data: bytes) -> Any:
     raise ValueError(f"msgpack extension type {code}")
 
 
-def _decode(payload: bytes, max_frame: int) -> Record:
+def _counting(most: int) -> Callable[[Any], Any]:
+    """Ends the decoding of a message of many small arrays: an empty one is a byte here, 64 there."""
+    left = most
+
+    def count(found: Any) -> Any:
+        nonlocal left
+        left -= 1 + len(found)
+        if left < 0:
+            raise ValueError(f"more than {most} elements")
+        return found
+
+    return count
+
+
+def _kind_in(payload: bytes | bytearray) -> int | None:
+    """The record kind that a payload begins with, found without decoding it; ``None``: with none."""
+    if not payload:
+        return None
+    at = 1 if 0x91 <= payload[0] <= 0x9F else _ARRAYS.get(payload[0], len(payload))
+    if len(payload) <= at:
+        return None
+    first = payload[at]
+    if first <= 0x7F:
+        return first
+    size = _NUMBERS.get(first, 0)
+    return int.from_bytes(payload[at + 1 : at + 1 + size]) if size and len(payload) > at + size else None
+
+
+def _decode(payload: bytes, max_frame: int, *, counted: bool = False) -> Record:
     elements = max(max_frame // _BYTES_PER_ELEMENT, 16)
+    hook = _counting(2 * elements) if counted else None
     try:
         values = msgpack.unpackb(
             payload,
             raw=False,
             strict_map_key=True,
             ext_hook=_no_extensions,
+            list_hook=hook,
+            object_hook=hook,
             max_str_len=max_frame,
             max_bin_len=max_frame,
             max_array_len=elements,
@@ -80,7 +118,7 @@ def _decode(payload: bytes, max_frame: int) -> Record:
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise BadFrame(f"not a msgpack message ({type(error).__name__}: {str(error)[:120]})") from None
     if not isinstance(values, list) or not values or type(values[0]) is not int or values[0] < 0:
-        raise BadFrame("a msgpack message that is not an array beginning with a record kind")
+        raise BadFrame(_NO_KIND)
     kind, *fields = values
     cls = KINDS.get(kind)
     if cls is not None:
@@ -96,17 +134,31 @@ class FrameReader:
 
     ``max_frame`` is the longest payload to accept, in bytes: ``MAX_TO_DAEMON`` in the daemon,
     ``MAX_TO_CLIENT`` in a client. A frame that announces more is refused before it is buffered.
+
+    ``kinds``: records of other kinds come as :class:`Unknown` without fields, which nobody decodes, and a
+    message has a bounded number of elements in all. The daemon says so, as what it decodes costs others.
     """
 
-    def __init__(self, max_frame: int) -> None:
+    def __init__(self, max_frame: int, kinds: Collection[int] | None = None) -> None:
         self._max_frame = max_frame
+        self._kinds = kinds
         self._buffer = bytearray()
         self._error: Callable[[], WireError] | None = None  # not the error, which holds frames that hold this
 
     @property
     def pending(self) -> int:
-        """Bytes of a frame that has not ended; not 0 at the end of the stream means that it was cut off."""
+        """Bytes of what was not returned yet; not 0 at the end of the stream means that it was cut off."""
         return len(self._buffer)
+
+    @property
+    def coming(self) -> tuple[int | None, int]:
+        """Kind and length of the next record, decoding nothing; ``None``: it is not there or not one."""
+        if len(self._buffer) < _LENGTH.size:
+            return None, 0
+        (length,) = _LENGTH.unpack_from(self._buffer)
+        if length > min(self._max_frame, len(self._buffer) - _LENGTH.size):
+            return None, length
+        return _kind_in(self._buffer[_LENGTH.size : _LENGTH.size + min(length, _HEAD)]), length
 
     def feed(self, data: bytes) -> list[Record]:
         """Take the next bytes, return the records that they complete (often none).
@@ -114,30 +166,55 @@ class FrameReader:
         Raises :class:`FrameTooLarge` or :class:`BadFrame`, whose ``records`` are those before the bad frame;
         after that the stream has no known frame boundary, and every further call raises the same error.
         """
+        self.keep(data)
+        done: list[Record] = []
+        try:
+            while (record := self.next()) is not None:
+                done.append(record)
+        except WireError as error:
+            error.records = done
+            raise
+        return done
+
+    def keep(self, data: bytes) -> None:
+        """Take the next bytes and look at none of them; :meth:`next` does. Of a bad stream none are kept."""
+        if self._error is None:
+            self._buffer += data
+
+    def forget(self) -> None:
+        """Nobody will ask for what is pending."""
+        self._buffer.clear()
+
+    def next(self) -> Record | None:
+        """The next record, if all of it is there. Raises as :meth:`feed` does."""
         if self._error is not None:
             raise self._error()
         buffer = self._buffer
-        buffer += data
-        done: list[Record] = []
-        start = 0
+        if len(buffer) < _LENGTH.size:
+            return None
         try:
-            while len(buffer) - start >= _LENGTH.size:
-                (length,) = _LENGTH.unpack_from(buffer, start)
-                if length > self._max_frame:
-                    raise FrameTooLarge(length, self._max_frame)
-                begin = start + _LENGTH.size
-                if len(buffer) - begin < length:
-                    break
-                start = begin + length
-                done.append(_decode(bytes(memoryview(buffer)[begin:start]), self._max_frame))
+            (length,) = _LENGTH.unpack_from(buffer)
+            if length > self._max_frame:
+                raise FrameTooLarge(length, self._max_frame)
+            end = _LENGTH.size + length
+            if len(buffer) < end:
+                return None
+            payload = bytes(memoryview(buffer)[_LENGTH.size : end])
+            record = self._record(payload)
         except WireError as error:
-            error.records = done
             self._error = _again(error)
             buffer.clear()
             raise
-        if start:
-            del buffer[:start]
-        return done
+        del buffer[:end]
+        return record
+
+    def _record(self, payload: bytes) -> Record:
+        if self._kinds is None:
+            return _decode(payload, self._max_frame)
+        kind = _kind_in(payload[:_HEAD])
+        if kind is None:
+            raise BadFrame(_NO_KIND)
+        return _decode(payload, self._max_frame, counted=True) if kind in self._kinds else Unknown(kind, ())
 
 
 def _again(error: WireError) -> Callable[[], WireError]:

@@ -38,3 +38,8 @@ KINDS: Final[dict[int, type[r.Record]]] = {
 }
 
 KIND_OF: Final[dict[type[r.Record], int]] = {cls: kind for kind, cls in KINDS.items()}
+
+TO_DAEMON: Final = frozenset(
+    KIND_OF[cls] for cls in (r.Hello, r.Observe, r.Finish, r.Subscribe, r.Status, r.ListTargets)
+)
+"""What a client may send; the daemon decodes nothing else."""

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from whyidle_wire.codec import MAX_TO_CLIENT, MAX_TO_DAEMON, FrameReader, decode, encode
 from whyidle_wire.errors import BadFrame, FrameTooLarge, WireError
 from whyidle_wire.fields import MAX_DEPTH, check_for
-from whyidle_wire.kinds import KINDS
+from whyidle_wire.kinds import KIND_OF, KINDS, TO_DAEMON
 from whyidle_wire.records import (
     Dropped,
     Hello,
@@ -309,3 +309,43 @@ def test_a_reader_that_failed_goes_when_it_is_let_go(bad: bytes) -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+SMALL = b"\xdc\x0f\xff" + b"\x80" * 4095  # an array of as many empty objects as one may have
+
+
+@pytest.mark.parametrize("kind", [9999, 35])
+def test_of_a_kind_that_nobody_asks_for_nothing_is_decoded(kind: int) -> None:
+    """The daemon would pay for it: 64 KiB of empty objects take 4 MB."""
+    payload = b"\xdc\x00\x10" + msgpack.packb(kind) + SMALL * 15
+    assert FrameReader(MAX_TO_DAEMON, TO_DAEMON).feed(frame(payload)) == [Unknown(kind, ())]
+
+
+def test_a_request_has_a_bounded_number_of_elements_in_all() -> None:
+    """Not of each array alone; a long command is no hostile one."""
+    with pytest.raises(BadFrame, match="elements"):
+        FrameReader(MAX_TO_DAEMON, TO_DAEMON).feed(frame(b"\xdc\x00\x10\x22" + SMALL * 15))
+    longest = Observe(1, 2, ("x",) * 4096)
+    assert FrameReader(MAX_TO_DAEMON, TO_DAEMON).feed(encode(longest)) == [longest]
+
+
+@given(st.lists(records, max_size=4), st.binary(max_size=40))
+def test_what_comes_is_known_before_it_is_decoded(sent: list[Record], rest: bytes) -> None:
+    """Its kind and length; nothing raises, whatever follows."""
+    reader = FrameReader(MAX_TO_DAEMON)
+    reader.keep(b"".join(map(encode, sent)) + rest)
+    for record in sent:
+        assert reader.coming == (KIND_OF[type(record)], len(encode(record)) - 4)
+        assert reader.next() == record
+    assert reader.pending == len(rest)
+    assert reader.coming[0] is None or len(rest) > 4
+    reader.forget()
+    assert (reader.pending, reader.coming, reader.next()) == (0, (None, 0), None)
+
+
+@given(st.binary(max_size=300))
+def test_hostile_requests(payload: bytes) -> None:
+    """Whatever the daemon is sent is a request, or one of no kind that it knows, or a BadFrame."""
+    with contextlib.suppress(BadFrame):
+        (record,) = FrameReader(MAX_TO_DAEMON, TO_DAEMON).feed(frame(payload))
+        assert isinstance(record, Unknown) or KIND_OF[type(record)] in TO_DAEMON

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 from whyidle_daemon.access import Access, Account, Budget, Scope
 from whyidle_daemon.clients import Client
@@ -18,7 +18,14 @@ from whyidle_wire.records import FailureCode
 MAX_CLIENTS: Final = 64
 MAX_UNPRIVILEGED: Final = 32
 HELLO_S: Final = 10.0
-MAX_ACCOUNTS: Final = 1024
+MAX_USERS: Final = 1024
+
+
+class _User(NamedTuple):
+    """What somebody may spend, over all his connections and from one to the next."""
+
+    budget: Budget
+    account: Account
 
 
 class Admission:
@@ -28,7 +35,7 @@ class Admission:
         self.access = access
         self._clients: set[Client] = set()
         self._ungreeted: dict[Client, asyncio.TimerHandle] = {}
-        self._accounts: dict[int, Account] = {}
+        self._users: dict[int, _User] = {}  # whoever was heard last is the last
         self._subordinates = Subordinates()
 
     def __len__(self) -> int:
@@ -38,11 +45,20 @@ class Admission:
     def clients(self) -> list[Client]:
         return list(self._clients)
 
+    def reload(self, access: Access) -> list[Client]:
+        """Use other rules, also for those who are connected; returns who may not be here any more."""
+        self.access = access
+        self._users.clear()  # their rates are of the rules before
+        for client in self._clients:
+            client.scope = access.scope(client.peer)
+            client.budget = self._budget(client)
+        return [client for client in self._clients if client.scope is Scope.NONE]
+
     def admit(self, client: Client) -> bool:
         """Let a new connection in, or tell it why not and close it."""
         client.scope = self.access.scope(client.peer)
         client.user = self._subordinates.owner(client.peer.uid)
-        client.budget = Budget(self.access.config.requests_per_second)
+        client.budget = self._budget(client)
         refusal = self._refusal(client)
         self._clients.add(client)
         if refusal is not None:
@@ -81,12 +97,22 @@ class Admission:
         """The daemon's CPU time that a request took. Of a user with debts nothing is heard for a while."""
         if client.scope is Scope.ALL:
             return
-        if client.user not in self._accounts and len(self._accounts) >= MAX_ACCOUNTS:
-            self._accounts.clear()
-        account = self._accounts.setdefault(client.user, Account())
-        wait_s = account.charge(seconds, time.monotonic())
+        wait_s = self._user(client.user).account.charge(seconds, time.monotonic())
         if wait_s > 0:
             client.hold(wait_s)
+
+    def _budget(self, client: Client) -> Budget:
+        """The user's, as his last connection has left it; whoever sees all has one for each connection."""
+        if client.scope is Scope.ALL:
+            return Budget(self.access.config.requests_per_second)
+        return self._user(client.user).budget
+
+    def _user(self, uid: int) -> _User:
+        user = self._users.pop(uid, None) or _User(Budget(self.access.config.requests_per_second), Account())
+        while len(self._users) >= MAX_USERS:
+            del self._users[next(iter(self._users))]
+        self._users[uid] = user
+        return user
 
     def _refusal(self, client: Client) -> tuple[str, str, str] | None:
         if client.scope is Scope.NONE:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from whyidle_daemon.subscribers import Subscribers
 from whyidle_daemon.target import NS, host
 from whyidle_daemon.targets import Targets
 from whyidle_daemon.version import VERSION
+from whyidle_wire.kinds import KIND_OF
 from whyidle_wire.records import (
     PROTOCOL,
     FailureCode,
@@ -39,6 +39,7 @@ from whyidle_wire.records import (
     Subscribe,
     Subscribed,
     TargetList,
+    Unknown,
     Welcome,
 )
 
@@ -95,14 +96,12 @@ class Server:
 
     def reload(self, config: Config) -> None:
         """Use another configuration from now on; connected clients stay, under its rules."""
-        access = Access(config.access, self._proc)
-        self._admission.access = self._requests.access = access
+        access = self._requests.access = Access(config.access, self._proc)
         self._know_owners(config.access.others != "none")
         self._subscribers.set_stall(config.daemon.stall_threshold_s)
-        for client in self._admission.clients:
-            client.scope = access.scope(client.peer)
-            if client.scope is Scope.NONE:
-                client.close()
+        for client in self._admission.reload(access):
+            client.abort()
+            self._forget(client)  # now, and not only when the transport says that it has ended
         if self._keeper is not None:
             self._keeper.configure(config.history)
         if self._discovery is not None:
@@ -120,7 +119,7 @@ class Server:
 
     def connection(self) -> Client:
         """A protocol for a new connection."""
-        return Client(self._on_open, self._on_record, self._on_close)
+        return Client(self._on_open, self._on_record, self._on_close, self._admission.charge)
 
     def close(self) -> None:
         """Stop everything; clients see the connection close."""
@@ -142,22 +141,23 @@ class Server:
 
     def _on_close(self, client: Client) -> None:
         self._admission.leave(client)
-        self._subscribers.remove(client)
-        self._sessions.stop_all_of(client)
+        self._forget(client)
         if not len(self._admission) and self._on_idle is not None:
             self._on_idle()
+
+    def _forget(self, client: Client) -> None:
+        self._subscribers.remove(client)
+        self._sessions.stop_all_of(client)
 
     def _on_record(self, client: Client, record: Record) -> None:
         if not self._admission.spend(client):
             return
-        began = time.thread_time()
         try:
             self._dispatch(client, record)
         except Exception:  # a mistake of ours in one observation must not cost the others theirs
             log.exception("request %s failed", type(record).__name__)
             message = "the daemon made a mistake in this request, which is in its log"
             client.fail(getattr(record, "request", 0), FailureCode.INTERNAL, message, "report it, please")
-        self._admission.charge(client, time.thread_time() - began)
 
     def _dispatch(self, client: Client, record: Record) -> None:
         if not client.greeted:
@@ -180,8 +180,9 @@ class Server:
         elif isinstance(record, ListTargets):
             client.answer(TargetList(record.request, self._listing(client)))
         else:
-            name = type(record).__name__
-            client.fail(0, FailureCode.BAD_REQUEST, f"a client may not send {name}", "see whyidle schema")
+            kind = record.kind if isinstance(record, Unknown) else KIND_OF[type(record)]
+            message = f"a client may not send records of kind {kind}"
+            client.fail(0, FailureCode.BAD_REQUEST, message, "see whyidle schema")
 
     def _greet(self, client: Client, record: Record) -> None:
         if not isinstance(record, Hello):

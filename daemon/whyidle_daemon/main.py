@@ -194,9 +194,7 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
         raise
     proc = Proc()
     state = None if private or options.state is None else Path(options.state)
-    guard = ReadingGuard(proc, state)
-    guard.watch()
-    targets = Targets(lambda on_event: Kernel(probes, on_event), proc, guard)
+    targets = Targets(lambda on_event: Kernel(probes, on_event), proc, ReadingGuard(proc, state).watched())
     over = asyncio.Event()
     serving: asyncio.Server | None = None  # kept: uvloop stops listening when nobody holds it
     server = Server(targets, proc, config, on_idle=over.set if private else None, state=state)

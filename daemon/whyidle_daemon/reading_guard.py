@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol, TypeGuard
+from typing import Any, Final, NamedTuple, Protocol, Self, TypeGuard
 
 from whyidle_daemon.history.heartbeat import BOOT_ID
 from whyidle_daemon.proc import Proc
@@ -167,10 +167,11 @@ class ReadingGuard:
             if self._noted:  # it came back after all
                 self._note(None)
 
-    def watch(self) -> None:
+    def watched(self) -> Self:
         """Note in a thread what hangs: it runs while the one that reads waits in the kernel."""
         if self._file >= 0:
             threading.Thread(target=self._watch, name="hanging", daemon=True).start()
+        return self
 
     def look(self) -> None:
         """Note what is being read if it was twice before: called ``LOOKS`` times in the limit."""

@@ -14,10 +14,11 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from whyidle_daemon import cuda
+from whyidle_daemon.attaching import Attach, Attaching
 from whyidle_daemon.elf import ElfError, ElfFile
 from whyidle_daemon.library_users import Key, LibraryUsers
 from whyidle_daemon.proc import Mapping, Proc
@@ -51,10 +52,13 @@ LIMITED = {
 
 MAX_FILES, MAX_FILES_OF_ONE = 512, 16
 """With probes: a dozen descriptors each, and before Linux 6.6 one for each function."""
-_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}  # what fails for these will do later
-
-Attach = Callable[[str, str, Sequence[int]], tuple[int, ...]]
-"""``attach(kind, path, offsets)`` returns the descriptors of the probes, which last as long as these."""
+_OURS = {
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EINTR,
+    errno.EAGAIN,
+}  # what fails for these will do later
 
 
 class Attached(NamedTuple):
@@ -73,7 +77,8 @@ class EngineLibraries:
     """The files that have probes, by device and inode."""
 
     def __init__(self, attach: Attach, proc: Proc, guard: Guard = UNGUARDED) -> None:
-        self._attach = attach
+        self._attach = Attaching(attach)
+        self._missed = False  # something, while no probe could be attached
         self._proc = proc
         self._guard = guard
         self._files: dict[Key, Attached | None] = {}
@@ -90,7 +95,9 @@ class EngineLibraries:
                 continue
             key = (mapping.device, mapping.inode)
             if key not in self._files:
-                if not self._has_room(pid, mapping):
+                if self._attach.stuck:
+                    self._missed = True
+                if self._attach.stuck or not self._has_room(pid, mapping):
                     continue
                 try:
                     self._files[key] = self._look(pid, mapping, known[1])
@@ -99,6 +106,7 @@ class EngineLibraries:
                 except OSError as error:
                     log.warning("no probes on %r of process %d: %s", mapping.path, pid, error)
                     if error.errno in _OURS:
+                        self._missed = self._missed or self._attach.stuck
                         continue
                     self._files[key] = None
             self._users.add(pid, key)
@@ -107,6 +115,13 @@ class EngineLibraries:
             if known is CUDA and attached is not None:
                 self.cuda[pid] = attached.simulated
         return found
+
+    def missed(self) -> bool:
+        """Whether something went without probes while none could be attached, and they can be now: once."""
+        if not self._missed or self._attach.stuck:
+            return False
+        self._missed = False
+        return True
 
     def forked(self, parent: int, pid: int) -> None:
         """A process appeared, and maps what its parent did."""
@@ -148,7 +163,9 @@ class EngineLibraries:
         return [entry for entry in self._files.values() if entry]
 
     def close(self) -> None:
-        """Detach everything."""
+        """Detach everything. What cannot be attached cannot be detached either: it goes with the process."""
+        if self._attach.stuck:
+            return
         for entry in self.attached:
             _close(_held(entry))
         self._files.clear()

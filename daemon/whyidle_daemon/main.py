@@ -220,6 +220,7 @@ async def _serve(options: argparse.Namespace, config: Config) -> int:
     finally:
         notify("STOPPING=1")
         watchdog.stop()
+        sockets.unlock()
         if serving is not None:
             serving.close()
         server.close()

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 _LISTEN_FDS_START = 3
 
+_locks: list[int] = []  # held as long as this process serves
+
 File = tuple[int, int]
 """Device and inode."""
 
@@ -88,6 +90,13 @@ def _lock(path: Path) -> None:
     except OSError:
         os.close(lock)
         raise _taken(path) from None
+    _locks.append(lock)
+
+
+def unlock() -> None:
+    """Let another daemon serve, from now on: the end of this one may take as long as the kernel likes."""
+    while _locks:
+        os.close(_locks.pop())
 
 
 def _taken(path: Path) -> StartError:

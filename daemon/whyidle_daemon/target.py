@@ -61,6 +61,7 @@ log = logging.getLogger(__name__)
 _FINISH_TURN = 10_000
 _FINISH_TURNS = 50
 _LIBRARY_RETRIES, _SLOW_RETRIES = 340, 300  # 2 ms apart, then with every tick of the daemon
+_LOOKS_AGAIN = 5
 NS = 1_000_000_000
 
 
@@ -281,6 +282,11 @@ class Target:
             else:
                 self._unmapped[pid] = left - 1
         return any(left > _SLOW_RETRIES for left in self._unmapped.values())
+
+    def look_again(self) -> None:
+        """Look for the libraries of all its processes soon, as if they had just been mapped."""
+        for pid in self._kernel.processes(self.number):
+            self._unmapped.setdefault(pid, _LOOKS_AGAIN)
 
     def _scan(self, pid: int) -> bool:
         with self._looks.charged() as allowed:

@@ -99,6 +99,9 @@ class Targets:
         """At every tick: what one call had no time for."""
         if self.libraries.pruning:
             self.prune()
+        if self.libraries.missed():
+            for target in self:
+                target.look_again()
 
     def _observed(self) -> list[int]:
         return [pid for number in self._targets for pid in self.kernel.processes(number)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -24,8 +25,8 @@ THEIRS = 65_431
 LIMIT_S = 1.0
 SHORT = f"""
 import sys
-from whyidle_daemon import reading_guard, start
-reading_guard.LIMIT_S = {LIMIT_S}
+from whyidle_daemon import attaching, reading_guard, start
+reading_guard.LIMIT_S, attaching.LIMIT_S = {LIMIT_S}, {LIMIT_S / 4}
 del sys.argv[0]
 sys.exit(start.main())
 """
@@ -198,11 +199,18 @@ def test_a_command_line_that_hangs_costs_one_restart(tmp_path: Path) -> None:
         "arguments": ["--state", state], "prefix": [sys.executable, "-c", SHORT], "config": rule,
     }  # fmt: skip
     hostile = ["unshare", "--mount", "--", sys.executable, "-c", LOCKED, mounted, str(THEIRS)]
-    with running(*hostile):
+    honest = [sys.executable, "-c", HONEST, str(THEIRS + 1), mark]
+    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as others:
+        theirs.enter_context(running(*hostile))
+        found = others.enter_context(running(*honest))
         with Daemon(folders[0], **start, wait=False) as daemon:
             wait_until(lambda: daemon.process.poll() is not None, "the daemon's end")
             assert daemon.process.returncode == -signal.SIGALRM, daemon.said()
-        with Daemon(folders[1], **start) as daemon, daemon.client() as client:
-            client.send(Status(1))
-            assert isinstance(client.receive(10 * PATIENCE), StatusReply)
+        with Daemon(folders[1], **start) as daemon:
             assert f"of user {THEIRS}, which hung" in daemon.said()
+            # A probe on the C library goes into every process, and nothing ends the wait for the lock there.
+            wait_until(lambda: f"observing process {found}" in daemon.said(), "the honest one to be found")
+            assert "no uprobes for now" in daemon.said()
+            assert code_of(daemon, found) == "think"
+            theirs.close()  # the lock is let go, and the kernel goes on
+            wait_until(lambda: "uprobes are attached again" in daemon.said(), "probes for who had none")

@@ -10,12 +10,14 @@ import shutil
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from whyidle_cli.errors import InstallFailed
 from whyidle_cli.installer import files, host
 from whyidle_cli.installer.files import Written
 from whyidle_cli.installer.host import call, quietly, say
 from whyidle_cli.installer.layout import FEATURE_DROP_IN, PREFIX, SERVICE, SOCKET, Layout, ours, shipped
+from whyidle_cli.installer.lock import alone
 
 _DROP_IN = """\
 # Written by `whyidle install`: before 6.6 kernels attach uprobes through perf_event_open, which asks for this
@@ -33,9 +35,14 @@ def install(
     """Install, or upgrade in place; returns the version. Raises InstallFailed and leaves what was there."""
     host.require(layout.live)
     os.umask(0o022)  # everybody may run what is installed, whatever root's shell says
+    with alone(layout):
+        return _install(layout, source, make_environment)
+
+
+def _install(layout: Layout, source: str | None, make_environment: Callable[[Path, str], None]) -> str:
     written = Written(layout)
     before = layout.current.readlink() if layout.current.is_symlink() else None
-    wanted = not written.upgrade or not layout.live or quietly("systemctl", "is-enabled", "--quiet", SERVICE)
+    service = _Service.now(layout, written.upgrade)
     say("virtual environment")
     what = source or default_source()
     if os.path.exists(what):  # noqa: PTH110 (may be no path at all)
@@ -62,17 +69,32 @@ def install(
             files.link(path, to)
         _accounts(layout)
         if layout.live:
-            _start(wanted)
+            _start(service)
     except InstallFailed as error:
-        raise InstallFailed(str(error), f"{error.hint}; {_undo(layout, written, before, folder)}") from None
+        there = _undo(layout, written, before, folder, service)
+        raise InstallFailed(str(error), f"{error.hint}; {there}") from None
     except BaseException:
-        _undo(layout, written, before, folder)
+        _undo(layout, written, before, folder, service)
         raise
     written.save(version)
     for old in layout.versions.iterdir():
         if old.name != folder.name:
             shutil.rmtree(old, ignore_errors=True)
     return version
+
+
+class _Service(NamedTuple):
+    """Of what is installed: whether it starts with the host, and which of its units run now."""
+
+    enabled: bool
+    running: tuple[str, ...]
+
+    @classmethod
+    def now(cls, layout: Layout, upgrade: bool) -> _Service:
+        if not layout.live:
+            return cls(True, ())
+        running = (unit for unit in (SOCKET, SERVICE) if quietly("systemctl", "is-active", "--quiet", unit))
+        return cls(not upgrade or quietly("systemctl", "is-enabled", "--quiet", SERVICE), tuple(running))
 
 
 def default_source() -> str:
@@ -90,6 +112,7 @@ def _new_version(layout: Layout, make: Callable[[Path], None]) -> Path:
     layout.versions.mkdir(parents=True, exist_ok=True)
     numbers = [int(path.name) for path in layout.versions.iterdir() if path.name.isdigit()]
     folder = layout.versions / str(max(numbers, default=0) + 1)
+    folder.mkdir()  # fails where there is anything
     try:
         make(folder)
     except BaseException:
@@ -122,24 +145,28 @@ def _accounts(layout: Layout) -> None:
     call("systemd-tmpfiles", *where, "--create", "whyidle.conf")
 
 
-def _start(wanted: bool) -> None:
+def _start(service: _Service) -> None:
+    """Start it, if it is wanted; of one that is disabled, what runs: its code will be gone."""
     call("systemctl", "daemon-reload")
-    if not wanted:
+    units = (SOCKET, SERVICE) if service.enabled else service.running
+    if not service.enabled:
         say(f"{SERVICE} is disabled, and stays so")
+    if not units:
         return
     say("starting the service")
-    call("systemctl", "enable", "--quiet", SOCKET, SERVICE)
+    if service.enabled:
+        call("systemctl", "enable", "--quiet", SOCKET, SERVICE)
     # Both: the socket's own settings may have changed, and the service cannot take over another socket.
     call("systemctl", "stop", SERVICE, SOCKET)
     try:
-        call("systemctl", "start", SOCKET, SERVICE)  # returns when the probes are attached
+        call("systemctl", "start", *units)  # returns when the probes are attached
     except InstallFailed:
         raise InstallFailed(
             "the service does not start", f"journalctl -u {SERVICE} says why; so does whyidle doctor"
         ) from None
 
 
-def _undo(layout: Layout, written: Written, before: Path | None, folder: Path) -> str:
+def _undo(layout: Layout, written: Written, before: Path | None, folder: Path, service: _Service) -> str:
     """The version before, if there was one, serves on, under its own units. No step stops another.
 
     Returns what there is now.
@@ -157,8 +184,9 @@ def _undo(layout: Layout, written: Written, before: Path | None, folder: Path) -
     steps.append(written.restore)
     if layout.live:
         steps.append(lambda: call("systemctl", "daemon-reload"))
-        if changed and quietly("systemctl", "is-enabled", "--quiet", SERVICE):
-            steps.append(lambda: call("systemctl", "restart", SERVICE))
+        units = (SERVICE,) if service.enabled else service.running
+        if changed and units:
+            steps.append(lambda: call("systemctl", "restart", *units))
     for step in steps:
         with contextlib.suppress(InstallFailed, OSError):
             step()

@@ -55,6 +55,11 @@ class Layout:
         return self.prefix / "installed.json"
 
     @property
+    def lock(self) -> Path:
+        """Held by who installs or uninstalls."""
+        return self.prefix / "lock"
+
+    @property
     def units(self) -> Path:
         return self.at("/etc/systemd/system")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from whyidle_cli.errors import InstallFailed
 from whyidle_cli.installer.files import SAVED
 from whyidle_cli.installer.host import call, quietly, say
 from whyidle_cli.installer.layout import FEATURE_DROP_IN, GROUP, SERVICE, SOCKET, Layout, ours
+from whyidle_cli.installer.lock import alone
 
 
 def uninstall(layout: Layout, keep_data: bool = False) -> None:
@@ -20,6 +22,11 @@ def uninstall(layout: Layout, keep_data: bool = False) -> None:
     """
     if os.geteuid() != 0:
         raise InstallFailed("uninstalling needs root", "run it with sudo")
+    with alone(layout):
+        _uninstall(layout, keep_data)
+
+
+def _uninstall(layout: Layout, keep_data: bool) -> None:
     if layout.live:
         _stop()
     say("removing files")
@@ -45,7 +52,10 @@ def _traces(layout: Layout, keep_data: bool) -> Iterator[Path]:
     yield from layout.made_again
     if not keep_data:
         yield from layout.data
-    yield layout.prefix
+    yield from [path for path in layout.prefix.iterdir() if path != layout.lock]
+    yield layout.lock  # from here on somebody else may install
+    with contextlib.suppress(OSError):
+        layout.prefix.rmdir()
 
 
 def _stop() -> None:

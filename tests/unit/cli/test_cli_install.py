@@ -16,6 +16,7 @@ import pytest
 
 from whyidle_cli.errors import InstallFailed
 from whyidle_cli.installer import host
+from whyidle_cli.installer import install as module
 from whyidle_cli.installer.files import SAVED
 from whyidle_cli.installer.install import default_source, install
 from whyidle_cli.installer.layout import FEATURE_DROP_IN, SERVICE, Layout
@@ -302,7 +303,7 @@ def test_a_build_that_fails_leaves_the_version_before(layout: Layout) -> None:
     install(layout, "wheel", environment("1.0"))
 
     def broken(folder: Path, source: str) -> None:
-        folder.mkdir()
+        (folder / "bin").mkdir()
         raise InstallFailed("no index", "later")
 
     with pytest.raises(InstallFailed, match="no index"):
@@ -326,3 +327,62 @@ def test_the_kernel_is_asked_and_not_its_version(tmp_path: Path) -> None:
     assert host.links_uprobes(btf)
     btf.write_bytes(b"\0bpf_link\0my_bpf_uprobe_multi_link\0")
     assert not host.links_uprobes(btf)
+
+
+def test_two_at_once(layout: Layout) -> None:
+    """Each would take the other's version for an old one: the second fails, and does nothing."""
+    seen: list[str] = []
+
+    def make(folder: Path, source: str) -> None:
+        for other in (lambda: install(layout, "wheel", environment()), lambda: uninstall(layout)):
+            with pytest.raises(InstallFailed, match="already"):
+                other()
+        seen.extend(path.name for path in layout.versions.iterdir())
+        environment()(folder, source)
+
+    install(layout, "wheel", make)
+    assert seen == ["1"]
+    install(layout, "wheel", environment())  # one after the other is fine
+    uninstall(layout)
+    assert not layout.prefix.exists()
+
+
+def test_a_lock_that_an_uninstallation_removed_is_none(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was opened a moment before that: what is locked then keeps nobody out."""
+
+    def flock(descriptor: int, how: int) -> None:
+        layout.lock.unlink()
+        (layout.prefix / "other").touch()
+        layout.lock.touch()
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(InstallFailed, match="already"):
+        install(layout, "wheel", environment())
+    assert not layout.versions.exists()
+
+
+@pytest.mark.parametrize(
+    ("enabled", "active", "started", "enables"),
+    [
+        (True, (), ["whyidled.socket", SERVICE], True),
+        (False, ("whyidled.socket", SERVICE), ["whyidled.socket", SERVICE], False),
+        (False, (SERVICE,), [SERVICE], False),
+        (False, (), [], False),
+    ],
+)
+def test_what_an_upgrade_starts_again(
+    monkeypatch: pytest.MonkeyPatch, enabled: bool, active: tuple[str, ...], started: list[str], enables: bool
+) -> None:
+    """What is disabled stays so; but what runs loses its code, and is started with the new one."""
+    called: list[tuple[str, ...]] = []
+
+    def quietly(*command: str) -> bool:
+        return enabled if command[1] == "is-enabled" else command[-1] in active
+
+    monkeypatch.setattr(module, "quietly", quietly)
+    monkeypatch.setattr(module, "call", lambda *command: called.append(command))
+    module._start(module._Service.now(Layout(), upgrade=True))
+    assert [list(command[2:]) for command in called if command[1] == "start"] == [started] * bool(started)
+    assert any(command[1] == "enable" for command in called) == enables

@@ -14,7 +14,7 @@ from harness import Program, wait_until
 from simulators.cuda import JOB, build_libcuda
 from whyidle_daemon.kernel import Kernel, monotonic_ns
 from whyidle_daemon.proc import Proc
-from whyidle_daemon.recording.output import Output
+from whyidle_daemon.recording.output import Output, wait_for_all
 from whyidle_daemon.recording.reader import report
 from whyidle_daemon.target import Target
 from whyidle_daemon.targets import Targets
@@ -74,6 +74,7 @@ def test_live_and_replayed_after_a_cut(targets: Targets, programs: list[Program]
     live = target.finish(None)
     ended_ns = monotonic_ns()
     targets.stop(target)
+    wait_for_all(10.0)  # for the part nobody waits otherwise
     first, second = report(tmp_path / "a"), report(tmp_path / "b")
     assert first.pop("recording") == second.pop("recording") == {"complete": True, "reason": None}
     assert second == live

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,7 +15,7 @@ from timeline import FUTEX, MS, PID, START, S, Step, asleep, infer, life
 
 from whyidle_daemon import target as module
 from whyidle_daemon.facts import Site, StackSample, Tie
-from whyidle_daemon.recording.output import Output
+from whyidle_daemon.recording.output import Output, wait_for_all
 from whyidle_daemon.recording.reader import report
 from whyidle_daemon.target import Target
 from whyidle_daemon.wakes import MAX_TOLD
@@ -55,7 +58,7 @@ class Cut:
             cgroup=lambda _: None,
             netns=lambda _: 0,
         )
-        libraries = SimpleNamespace(scan=lambda _: False, cuda={})
+        libraries = SimpleNamespace(scan=lambda _: False, forget=lambda _: None, cuda={})
         self.target = Target(1, cast(Any, kernel), cast(Any, libraries), cast(Any, proc))
         begun, self.now = self.now, START
         self.target.start((PID,), ("server",))
@@ -75,6 +78,7 @@ class Cut:
             self.target.tell(sample)
         self.now += 5 * S
         live = self.target.finish(None)
+        wait_for_all(10.0)  # for the part nobody waits otherwise
         replayed = report(self.file)
         assert replayed.pop("recording")["complete"]
         assert replayed == live
@@ -147,3 +151,26 @@ def test_what_is_told_is_bounded_and_of_the_living(monkeypatch: pytest.MonkeyPat
     ties = list(cut.target.observation.ties({(PID, PID)}))
     assert len(ties) == MAX_TOLD
     assert {(tie.pid, tie.tid) for tie in ties if isinstance(tie, Tie)} == {(PID, PID)}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_an_end_does_not_wait_for_the_disk_of_the_history(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, finished: bool
+) -> None:
+    """The loop stood still for it, for each observation by itself; what is queued is written all the same."""
+    cut = Cut(monkeypatch, tmp_path, [worker()])
+    slow = threading.Event()
+
+    def stuck(descriptor: int, data: memoryview) -> int:
+        slow.wait(20)
+        return os.write(descriptor, data)
+
+    cut.target.renew(Output(str(tmp_path / "slow"), write=stuck))
+    began = time.monotonic()
+    if finished:
+        cut.target.finish(0)
+    cut.target.close()
+    assert time.monotonic() - began < 0.5
+    slow.set()
+    wait_for_all(10.0)
+    assert report(tmp_path / "slow")["recording"] == {"complete": True, "reason": None}

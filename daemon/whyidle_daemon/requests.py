@@ -173,7 +173,8 @@ class Requests:
             if session.client is not None:
                 message = f"process {session.target.roots[0]} is being observed for another client"
                 return FailureCode.LIMIT, message, "wait until it is done; whyidle ps shows it"
-            if client.scope is not Scope.ALL and self._refuse_owner(client, session.target.roots):
+            uid, target = client.peer.uid, session.target  # not who they are now: roots may have ended
+            if client.scope is not Scope.ALL and not (target.rooted_in(uid) or target.wholly_owned_by(uid)):
                 message = "this process is observed as part of a tree of another user"
                 return FailureCode.PERMISSION, message, "ask root to attach to it"
         return None

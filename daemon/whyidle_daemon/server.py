@@ -102,6 +102,7 @@ class Server:
         for client in self._admission.reload(access):
             client.abort()
             self._forget(client)  # now, and not only when the transport says that it has ended
+        self._subscribers.listen()
         if self._keeper is not None:
             self._keeper.configure(config.history)
         if self._discovery is not None:
@@ -204,15 +205,12 @@ class Server:
     def _listing(self, client: Client) -> tuple[dict[str, Any], ...]:
         rows = []
         for session in self._sessions:
-            if client.scope is not Scope.ALL and not self._owns(client, session):
+            if client.scope is not Scope.ALL and not session.target.rooted_in(client.peer.uid):
                 continue
             found = self._discovery.of(session) if self._discovery is not None else None
             row = target_object(session, found, self._proc)
             rows.append(row if client.scope is Scope.ALL else {**row, "wait": None})
         return tuple(rows)
-
-    def _owns(self, client: Client, session: Session) -> bool:
-        return all(session.target.owned_by(pid, client.peer.uid) for pid in session.target.roots)
 
     def _started(self, session: Session) -> None:
         self._subscribers.started(session)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -45,6 +46,10 @@ class Watch:
         """Whether a wait that lasts is to be sent."""
         return not self.request.kinds and self.wants(session, event.pid)
 
+    def sees_some(self, session: Session) -> bool:
+        """Whether there may be something in this observation that the client may see."""
+        return self.client.scope is Scope.ALL or session.target.partly_owned_by(self.client.peer.uid)
+
     def sees_all(self, session: Session) -> bool:
         """Whether nothing of this observation is to be kept from the client."""
         return self.client.scope is Scope.ALL or session.target.wholly_owned_by(self.client.peer.uid)
@@ -74,19 +79,23 @@ class Subscribers:
         watch.request = request
         for session in self._sessions:
             self._tell_stalls(watch, session, session.stalls)
-            if request.events:
-                self._listen(session)
+        self.listen()
 
     def set_stall(self, stall_s: float) -> None:
         """How long a wait must last to be reported while it lasts."""
         self._stall_ns = int(stall_s * NS)
 
     def remove(self, client: Client) -> None:
-        self._watches.pop(client, None)
+        if self._watches.pop(client, None) is not None:
+            self.listen()
 
     def started(self, session: Session) -> None:
         """A new observation: whoever wants events wants its events too."""
-        if any(watch.request.events for watch in self._watches.values()):
+        self._listen(session)
+
+    def listen(self) -> None:
+        """Look again who wants events of what: what a client may see has changed, or what it wants."""
+        for session in self._sessions:
             self._listen(session)
 
     def publish(self, session: Session, findings: list[dict[str, Any]]) -> None:
@@ -135,22 +144,33 @@ class Subscribers:
                 watch.client.stream(replace(event, duration_s=lasted_s))
 
     def _listen(self, session: Session) -> None:
-        if not session.target.listeners:
-            session.target.listeners.append(lambda event: self._on_event(session, event))
+        """Be told of waits, which are many, only where somebody may see some; of processes everywhere."""
+        watchers = [watch for watch in self._watches.values() if watch.request.events]
+        seen = any(watch.sees_some(session) for watch in watchers)
+        target = session.target
+        target.listeners = [partial(self._on_process, session)] if watchers else []
+        target.wait_listeners = [partial(self._on_event, session)] if seen else []
+
+    def _on_process(self, session: Session, event: Event) -> None:
+        if not session.target.wait_listeners and not isinstance(event, Exit):  # it may be somebody's now
+            self._listen(session)
+        self._on_event(session, event)
 
     def _on_event(self, session: Session, event: Event) -> None:
-        watchers = [client for client, watch in self._watches.items() if watch.request.events]
-        if not watchers:
-            session.target.listeners.clear()
+        if not isinstance(event, Slice | Fork | Exec | Exit):
+            return
+        wanted = [
+            client
+            for client, watch in self._watches.items()
+            if watch.request.events and watch.wants(session, event.pid)
+        ]
+        if not wanted:  # what follows reads /proc, and most of it may be of others
             return
         record = self._event_record(session, event)
-        if record is None:
-            return
-        for client in watchers:
-            if self._watches[client].wants(session, record.pid):
-                client.stream(record)
+        for client in wanted:
+            client.stream(record)
 
-    def _event_record(self, session: Session, event: Event) -> SliceEvent | ProcessEvent | None:
+    def _event_record(self, session: Session, event: Slice | Fork | Exec | Exit) -> SliceEvent | ProcessEvent:
         number = session.target.number
         if isinstance(event, Slice):
             if event.blocked_ns < DEFAULT_SLICE_NS <= event.runqueue_ns:  # it hardly slept, or not at all
@@ -167,7 +187,5 @@ class Subscribers:
         if isinstance(event, Exec):
             command = self._proc.command(event.pid) or (event.path,)
             return ProcessEvent(number, "exec", event.pid, self._proc.parent(event.pid) or 0, command)
-        if isinstance(event, Exit):
-            status = exit_status(event.code)
-            return ProcessEvent(number, "exited", event.pid, 0, (event.comm,), status)
-        return None
+        status = exit_status(event.code)
+        return ProcessEvent(number, "exited", event.pid, 0, (event.comm,), status)

@@ -98,7 +98,8 @@ class Target:
         limits: Limits | None = None,
     ) -> None:
         self.number = number
-        self.listeners: list[Callable[[Event], None]] = []
+        self.listeners: list[Callable[[Event], None]] = []  # of processes
+        self.wait_listeners: list[Callable[[Event], None]] = []
         self._kernel = kernel
         self._libraries = libraries
         self._proc = proc
@@ -199,7 +200,7 @@ class Target:
         self._telling.observation = self._observe(raw.ns, before.command, _utc(), None, history)
         alive = self._kernel.processes(self.number)
         if self._owners is not None:  # of those that the new one will speak of
-            self._owners.keep(alive)
+            self._owners.keep((*alive, *self.roots))  # a root that has ended says whose the tree is
         for pid in alive:
             self._learn(pid)
             self._tell_cuda(pid)
@@ -233,7 +234,7 @@ class Target:
         """Take one record of this target from the kernel side."""
         if type(event) is Slice:  # nearly all of them
             self.tell(event)
-            for listener in self.listeners:
+            for listener in self.wait_listeners:
                 listener(event)
         elif isinstance(event, Library):
             # The mapping appears only after the tracepoint: look now, and again until it is there.
@@ -403,7 +404,7 @@ class Target:
             if recorder is not None:
                 recorder.close(wait_s=0.0)
         self._let_go()
-        self.listeners.clear()
+        self.listeners, self.wait_listeners = [], []
 
     def _let_go(self) -> None:
         """Its processes are nobody's: another target may have them."""
@@ -432,6 +433,14 @@ class Target:
     def owned_by(self, pid: int, uid: int) -> bool:
         """Whether a process belonged to a user alone whenever it was looked at. Not known is no."""
         return self._owners is not None and self._owners.owns(uid, pid)
+
+    def partly_owned_by(self, uid: int) -> bool:
+        """Whether some process of the tree belonged to this user alone, as far as is known."""
+        return self._owners is not None and self._owners.owns_some(uid)
+
+    def rooted_in(self, uid: int) -> bool:
+        """Whether its roots are, or were, this user's alone, whoever else is in the tree."""
+        return all(self.owned_by(pid, uid) for pid in self.roots)
 
     def wholly_owned_by(self, uid: int) -> bool:
         """Whether every process of the tree is and was this user's alone."""

@@ -48,7 +48,7 @@ def targets() -> Iterator[Targets]:
 def slices(targets: Targets, target: Target, count: int) -> None:
     """Wait until so many more slices were told."""
     seen: list[object] = []
-    target.listeners.append(seen.append)
+    target.wait_listeners.append(seen.append)
 
     def enough() -> bool:
         targets.kernel.consume(1000)
@@ -56,7 +56,7 @@ def slices(targets: Targets, target: Target, count: int) -> None:
         return len(seen) >= count
 
     wait_until(enough, f"{count} events", every_s=0.02)
-    target.listeners.clear()
+    target.wait_listeners.clear()
 
 
 def test_live_and_replayed_after_a_cut(targets: Targets, programs: list[Program], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import pytest
 from whyidle_daemon.access import Peer, Scope
 from whyidle_daemon.sessions import Session
 from whyidle_daemon.subscribers import Subscribers
-from whyidle_probes.events import NO_PEER, Exit, Slice, Wait
+from whyidle_probes.events import NO_PEER, Event, Exit, Fork, Slice, Wait
 from whyidle_probes.syscalls import syscall_name
 from whyidle_wire.records import FindingEvent, ProcessEvent, Record, SliceEvent, StallEvent, Subscribe
 
@@ -59,12 +60,14 @@ class FakeClient:
 
 
 class FakeTarget:
-    """All of it is user 1000's."""
+    """All of it is user 1000's, unless ``users`` says whose each process is."""
 
-    number = 1
-    listeners: tuple[()] = ()
+    number, start_ns = 1, 0
 
-    def __init__(self) -> None:
+    def __init__(self, users: dict[int, int] | None = None) -> None:
+        self.users = users
+        self.listeners: list[Callable[[Event], None]] = []
+        self.wait_listeners: list[Callable[[Event], None]] = []
         self.changes: list[StallEvent] = []
 
     def stalls(self, threshold_ns: int) -> list[StallEvent]:
@@ -72,7 +75,10 @@ class FakeTarget:
         return changes
 
     def owned_by(self, pid: int, uid: int) -> bool:
-        return uid == 1000
+        return uid == (1000 if self.users is None else self.users.get(pid))
+
+    def partly_owned_by(self, uid: int) -> bool:
+        return uid == 1000 if self.users is None else uid in self.users.values()
 
     def wholly_owned_by(self, uid: int) -> bool:
         return uid == 1000
@@ -81,10 +87,26 @@ class FakeTarget:
 class Scene:
     """One observation, and whoever watches."""
 
-    def __init__(self) -> None:
-        self.target = FakeTarget()
+    def __init__(self, users: dict[int, int] | None = None) -> None:
+        self.target = FakeTarget(users)
         self.session = Session(None, cast("Any", self.target))
-        self.subscribers = Subscribers(cast("Any", [self.session]), cast("Any", None), 1.0)
+        self.names_read: list[int] = []
+        self.subscribers = Subscribers(cast("Any", [self.session]), cast("Any", self), 1.0)
+
+    def thread_name(self, pid: int, tid: int) -> str:
+        self.names_read.append(pid)
+        return "t"
+
+    def command(self, pid: int) -> tuple[str, ...]:
+        return ("x",)
+
+    def wait(self, pid: int) -> None:
+        for listener in self.target.wait_listeners:
+            listener(Slice(1, pid, pid, 0, 5 * MS, 0, 0, 0, 0, 0, int(Wait.TCP), 0, 3, NO_PEER))
+
+    def happen(self, event: Event) -> None:
+        for listener in self.target.listeners:
+            listener(event)
 
     def watch(self, client: FakeClient, **wanted: Any) -> FakeClient:
         self.subscribers.add(cast("Any", client), Subscribe(1, **wanted))
@@ -164,3 +186,45 @@ def test_each_is_told_a_finding_once() -> None:
     assert len(scene.session.sent) == 3
     scene.subscribers.remove(cast("Any", other))
     assert len(scene.session.sent) == 2
+
+
+def seen(client: FakeClient) -> list[tuple[str, int]]:
+    return [
+        (type(one).__name__, one.pid) for one in client.told if isinstance(one, SliceEvent | ProcessEvent)
+    ]
+
+
+def test_waits_of_others_are_not_looked_at_for_who_may_not_see_them() -> None:
+    """Whoever has no process there costs it nothing, and where he has one, of the others' nothing is read."""
+    scene = Scene({10: 0, 11: 0})
+    alice = scene.watch(FakeClient(1000), events=True)
+    scene.wait(10)
+    assert scene.target.wait_listeners == []
+    scene.target.users = {10: 0, 11: 0, 12: 1000}
+    scene.happen(Fork(1, 1, 10, 12, "x"))
+    for pid in (10, 11, 12):
+        scene.wait(pid)
+    assert seen(alice) == [("ProcessEvent", 12), ("SliceEvent", 12)]
+    assert scene.names_read == [12]
+    scene.happen(Exit(1, 5, 11, 0, 0, "x"))
+    assert len(seen(alice)) == 2
+
+
+def test_who_listens_is_looked_at_again_when_that_changes() -> None:
+    """Whoever comes, goes, or may see more after a reload."""
+    scene = Scene({10: 0})
+    alice, root = FakeClient(1000), FakeClient()
+    scene.watch(alice, events=True)
+    scene.watch(root)
+    assert len(scene.target.wait_listeners) == 0
+    scene.watch(root, events=True)
+    scene.wait(10)
+    assert seen(root) == [("SliceEvent", 10)]
+    scene.subscribers.remove(cast("Any", root))
+    assert (len(scene.target.listeners), len(scene.target.wait_listeners)) == (1, 0)
+    alice.scope = Scope.ALL
+    scene.subscribers.listen()
+    scene.wait(10)
+    assert seen(alice) == [("SliceEvent", 10)]
+    scene.subscribers.remove(cast("Any", alice))
+    assert (scene.target.listeners, scene.target.wait_listeners) == ([], [])

@@ -14,15 +14,16 @@ import jsonschema
 import pytest
 import report_schema
 
-from whyidle_daemon.access import Peer, Scope
+from whyidle_daemon.access import Access, Peer, Scope
 from whyidle_daemon.clients import Client
+from whyidle_daemon.config import Access as AccessConfig
 from whyidle_daemon.owners import Owners
 from whyidle_daemon.proc import Proc
 from whyidle_daemon.redaction import ADVICE, HIDDEN, redacted, redacted_finding
 from whyidle_daemon.requests import Requests
 from whyidle_daemon.sessions import Session, Sessions
 from whyidle_daemon.target import Target
-from whyidle_wire.records import Finish
+from whyidle_wire.records import Finish, Observe
 
 SAMPLE = Path(__file__).parents[1] / "cli" / "sample_report.json"
 SECRET = "s3cret"
@@ -155,3 +156,38 @@ def test_a_tree_is_not_wholly_his_any_more_once_anothers_was_in_it() -> None:
     assert not owners.owns_all(1000)
     owners.keep([1, 2])
     assert owners.owns_all(1000)
+    assert (owners.owns_some(1000), owners.owns_some(0)) == (True, False)
+
+
+class Listed(list[Session]):
+    """Sessions that all observe what is asked for."""
+
+    def of(self, pids: Any) -> list[Session]:
+        return self
+
+
+class Emptied(Target):
+    """A target whose root has ended; a child of it runs."""
+
+    def __init__(self, users: dict[int, int]) -> None:
+        self.roots, self.number = (1,), 7
+        self._owners = Owners(cast(Any, SimpleNamespace(sole_owner=users.get)))
+        for pid in users:
+            self._owners.learn(pid)
+
+
+@pytest.mark.parametrize(
+    ("users", "taken"),
+    [({1: 1000, 2: 1000}, True), ({1: 1000, 2: 1000, 3: 0}, True), ({1: 0, 2: 1000}, False)],
+)
+def test_a_tree_stays_his_when_its_root_has_ended(users: dict[int, int], taken: bool) -> None:
+    """Whose it was is known from when it ran, also after a cut; /proc has nothing of it any more."""
+    target = Emptied(users)
+    target._owners.keep((2, 3, *target.roots))  # type: ignore[union-attr]
+    session = Session(None, target)
+    proc: Any = SimpleNamespace(sole_owner={2: 1000}.get)
+    sessions = cast(Any, Listed([session]))
+    client: Any = SimpleNamespace(scope=Scope.OWN, peer=Peer(9, 1000, 1000), user=1000)
+    requests = Requests(cast(Any, None), sessions, proc, Access(AccessConfig(others="own"), proc), None)
+    refusal = requests._refuse_client(client, Observe(1, 2, ("x",)), (2,))
+    assert (refusal is None) == taken == target.rooted_in(1000)

@@ -14,7 +14,11 @@ log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS: Final = 32
 MAX_HEAD: Final = 8 << 10
+HEAD_S: Final = 3.0
+"""For a request to be there whole. A scraper sends it as it connects: this is for two segments that are lost,
+which are sent again after 1 and 2 s, or a scraper that has no CPU for that long."""
 PATIENCE_S: Final = 10.0
+"""For reading the answer."""
 _REASONS: Final = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed",
                    431: "Request Header Fields Too Large", 500: "Internal Server Error"}  # fmt: skip
 _TEXT: Final = "text/plain; charset=utf-8"
@@ -27,7 +31,7 @@ class Endpoint:
 
     def __init__(self, page: Page, content_type: str) -> None:
         self.page, self.content_type = page, content_type
-        self.connections: set[_Connection] = set()
+        self.connections: dict[_Connection, None] = {}  # in the order in which they came
         self._server: asyncio.Server | None = None
 
     async def listen(self, host: str, port: int) -> int:
@@ -35,6 +39,19 @@ class Endpoint:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), host, port, backlog=16)
         return int(self._server.sockets[0].getsockname()[1])
+
+    def has_room(self) -> bool:
+        """Whether one more may come: for that the oldest that has not asked yet is let go if need be.
+
+        Idle connections would keep the scraper out otherwise, who asks as soon as he is connected.
+        """
+        if len(self.connections) >= MAX_CONNECTIONS:
+            oldest = next((one for one in self.connections if not one.asked), None)
+            if oldest is None:
+                return False
+            oldest.abort()
+            self.connections.pop(oldest)
+        return True
 
     def close(self) -> None:
         """Stop, also in the middle of an answer."""
@@ -49,22 +66,28 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
+        self.asked = False
         self._head = b""
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own class does not derive from it
-        if len(self._endpoint.connections) >= MAX_CONNECTIONS:
+        if not self._endpoint.has_room():
             self._transport.abort()
             return
-        self._endpoint.connections.add(self)
-        # For the request and the reading of the answer: whoever is slower has to come again.
-        self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, self.abort)
+        self._endpoint.connections[self] = None
+        self._give(HEAD_S)
+
+    def _give(self, seconds: float) -> None:
+        """Whoever is slower has to come again."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._endpoint.connections.discard(self)
+        self._endpoint.connections.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -100,6 +123,8 @@ class _Connection(asyncio.Protocol):
         self, status: int, body: bytes = b"", kind: str = _TEXT, *, more: str = "", send: bool = True
     ) -> None:
         assert self._transport is not None
+        self.asked = True
+        self._give(PATIENCE_S)
         reason = _REASONS[status]
         body = body or f"{reason}\n".encode()
         head = (

@@ -424,11 +424,13 @@ def test_a_mistake_in_a_page_is_answered(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_connections_are_bounded() -> None:
-    """Those that say nothing take up their places only; when they go, others come."""
+    """Those that read nothing take up their places only; when they go, others come."""
 
     async def test(endpoint: Endpoint, ask: Ask, port: int) -> None:
-        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MAX_CONNECTIONS)]
-        while len(endpoint.connections) < MAX_CONNECTIONS:
+        silent = [await asyncio.open_connection("127.0.0.1", port, limit=1) for _ in range(MAX_CONNECTIONS)]
+        for _, writer in silent:
+            writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+        while sum(one.asked for one in endpoint.connections) < MAX_CONNECTIONS:
             await asyncio.sleep(0)
         got = b""
         with contextlib.suppress(ConnectionError):
@@ -439,13 +441,55 @@ def test_connections_are_bounded() -> None:
             writer.close()
         while endpoint.connections:
             await asyncio.sleep(0)
+        assert (await ask(b"HEAD /metrics HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 200")
+
+    page = bytes(8 << 20)  # more than a socket takes
+    serving(test, lambda: page)
+
+
+def test_idle_connections_keep_nobody_out() -> None:
+    """However many there are, whether they say nothing or half of it: the oldest of them gives way."""
+
+    async def test(endpoint: Endpoint, ask: Ask, port: int) -> None:
+        idle = []
+        for number in range(2 * MAX_CONNECTIONS):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /metr"[: number % 2 * 9])
+            idle.append(writer)
+            await asyncio.sleep(0.001)
+            assert len(endpoint.connections) <= MAX_CONNECTIONS
+        assert len(endpoint.connections) == MAX_CONNECTIONS
+        newest = list(endpoint.connections)[1:]
         assert (await ask(b"GET /metrics HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        assert list(endpoint.connections)[: len(newest)] == newest
+        for writer in idle:
+            writer.close()
 
     serving(test, lambda: b"x")
 
 
+@pytest.mark.parametrize("which", ["HEAD_S", "PATIENCE_S"])
+def test_who_reads_may_take_longer_than_who_asks(monkeypatch: pytest.MonkeyPatch, which: str) -> None:
+    """Each has his own time: a request that is there ends the first."""
+    monkeypatch.setattr(f"whyidle_daemon.metrics.http.{which}", 0.1)
+
+    async def test(endpoint: Endpoint, ask: Ask, port: int) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        if which == "HEAD_S":
+            writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+        while not endpoint.connections:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.3)
+        assert len(endpoint.connections) == 1
+        writer.close()
+
+    page = bytes(8 << 20)
+    serving(test, lambda: page)
+
+
 def test_who_is_slow_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that does not end, and an answer that is not read."""
+    monkeypatch.setattr("whyidle_daemon.metrics.http.HEAD_S", 0.05)
     monkeypatch.setattr("whyidle_daemon.metrics.http.PATIENCE_S", 0.05)
 
     async def test(endpoint: Endpoint, ask: Ask, port: int) -> None:

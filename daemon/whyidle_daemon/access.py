@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from whyidle_daemon.config import Access as AccessConfig
 from whyidle_daemon.proc import Proc
+from whyidle_daemon.remembered import Remembered
 
 MAX_DEBT_S: Final = 10
 """So long does nobody wait longer, whatever he asked for."""
@@ -43,15 +44,18 @@ NOBODY: Final = Peer(0, 65534, 65534)
 
 
 class Access:
-    """The rules, and the group they name as it is now."""
+    """The rules. The number of the group they name is looked up once, where there is such a group."""
 
     def __init__(self, config: AccessConfig, proc: Proc) -> None:
         self.config = config
         self._proc = proc
+        self._gid: int | None = None
+        self._group = Remembered(_gid_of)
+        self._listed = Remembered(self._is_listed)
 
-    def scope(self, peer: Peer) -> Scope:
-        """What a client may see."""
-        if peer.uid == 0 or self._in_group(peer):
+    def scope(self, peer: Peer, *, named: bool = True) -> Scope:
+        """What a client may see. ``named``: whether its user may have a name; a subordinate one has none."""
+        if peer.uid == 0 or self._in_group(peer, named):
             return Scope.ALL
         return Scope.OWN if self.config.others == "own" else Scope.NONE
 
@@ -59,17 +63,26 @@ class Access:
         """The user whose process it is and who may look into it; ``None``: root alone."""
         return self._proc.sole_owner(pid)
 
-    def _in_group(self, peer: Peer) -> bool:
-        try:
-            group = grp.getgrnam(self.config.group)
-        except KeyError:
+    def _in_group(self, peer: Peer, named: bool) -> bool:
+        if self._gid is None:
+            self._gid = self._group(self.config.group)
+        if self._gid is None:
             return False
-        if group.gr_gid in (peer.gid, *peer.groups):
-            return True
-        try:  # joined since he logged in: the group's list counts, as it would at the next login
-            return pwd.getpwuid(peer.uid).pw_name in group.gr_mem
+        # Joined since he logged in: the group's list counts, as it would at the next login.
+        return self._gid in (peer.gid, *peer.groups) or (named and self._listed(peer.uid))
+
+    def _is_listed(self, uid: int) -> bool:
+        try:
+            return pwd.getpwuid(uid).pw_name in grp.getgrnam(self.config.group).gr_mem
         except (KeyError, OverflowError):
             return False
+
+
+def _gid_of(group: str) -> int | None:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        return None
 
 
 class _Bucket:

@@ -50,14 +50,14 @@ class Admission:
         self.access = access
         self._users.clear()  # their rates are of the rules before
         for client in self._clients:
-            client.scope = access.scope(client.peer)
+            client.scope = self._scope(client)
             client.budget = self._budget(client)
         return [client for client in self._clients if client.scope is Scope.NONE]
 
     def admit(self, client: Client) -> bool:
         """Let a new connection in, or tell it why not and close it."""
-        client.scope = self.access.scope(client.peer)
         client.user = self._subordinates.owner(client.peer.uid)
+        client.scope = self._scope(client)
         client.budget = self._budget(client)
         refusal = self._refusal(client)
         self._clients.add(client)
@@ -100,6 +100,9 @@ class Admission:
         wait_s = self._user(client.user).account.charge(seconds, time.monotonic())
         if wait_s > 0:
             client.hold(wait_s)
+
+    def _scope(self, client: Client) -> Scope:
+        return self.access.scope(client.peer, named=client.user == client.peer.uid)
 
     def _budget(self, client: Client) -> Budget:
         """The user's, as his last connection has left it; whoever sees all has one for each connection."""

@@ -7,6 +7,8 @@ import pwd
 from pathlib import Path
 from typing import Final
 
+from whyidle_daemon.remembered import Remembered
+
 SUBUID: Final = Path("/etc/subuid")
 _MAX_BYTES: Final = 1 << 20
 
@@ -17,14 +19,16 @@ class Subordinates:
     def __init__(self, path: Path = SUBUID) -> None:
         self._path = path
         self._stamp: tuple[int, int, int] | None = None
-        self._ranges: list[tuple[int, int, int]] = []  # first, behind the last, owner
+        self._ranges: list[tuple[int, int, int | str]] = []  # first, behind the last, owner or his name
+        self._uid = Remembered(_uid_of)
 
     def owner(self, uid: int) -> int:
         """The user who may act as ``uid`` in a name space of his; otherwise ``uid`` itself."""
         self._refresh()
         for first, end, owner in self._ranges:
             if first <= uid < end:
-                return owner
+                number = owner if isinstance(owner, int) else self._uid(owner)
+                return uid if number is None else number
         return uid
 
     def _refresh(self) -> None:
@@ -46,7 +50,14 @@ class Subordinates:
             name, _, rest = line.partition(":")
             first, _, count = rest.partition(":")
             try:
-                owner = int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
+                owner = int(name) if name.isdecimal() else name
                 self._ranges.append((int(first), int(first) + int(count), owner))
-            except (KeyError, ValueError):
+            except ValueError:
                 continue
+
+
+def _uid_of(name: str) -> int | None:
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except (KeyError, ValueError):
+        return None

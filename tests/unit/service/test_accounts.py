@@ -21,6 +21,7 @@ from whyidle_daemon.config import Access as AccessConfig
 from whyidle_daemon.config import Discovery as DiscoveryConfig
 from whyidle_daemon.discovery.watcher import Discovery
 from whyidle_daemon.listing import _clipped
+from whyidle_daemon.remembered import KEPT_S, MAX_KEPT, Remembered
 from whyidle_daemon.requests import MAX_ROOTS, Requests
 from whyidle_daemon.subordinates import Subordinates
 from whyidle_wire.codec import encode
@@ -57,6 +58,75 @@ def test_whose_a_subordinate_user_is(tmp_path: Path) -> None:
     assert found.owner(100_000) == 77
     path.unlink()
     assert found.owner(100_000) == 100_000
+
+
+def test_who_is_in_the_group_is_not_looked_up_at_each_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number once, a user's name once in a while, a subordinate user's never."""
+    asked: list[object] = []
+    members: list[str] = []
+
+    def group(name: str) -> Any:
+        asked.append(name)
+        return SimpleNamespace(gr_gid=60, gr_mem=members)
+
+    def user(uid: int) -> Any:
+        asked.append(uid)
+        return SimpleNamespace(pw_name=f"u{uid}")
+
+    monkeypatch.setattr("whyidle_daemon.access.grp.getgrnam", group)
+    monkeypatch.setattr("whyidle_daemon.access.pwd.getpwuid", user)
+    clock = [0.0]
+    access = Access(AccessConfig(others="own"), cast(Any, None))
+    access._listed._clock = lambda: clock[0]
+    for _ in range(50):
+        assert access.scope(Peer(1, 1000, 1000)) is Scope.OWN
+        assert access.scope(Peer(1, 100_001, 1000), named=False) is Scope.OWN
+        assert access.scope(Peer(1, 1000, 1000, (60,))) is Scope.ALL
+    assert asked == ["whyidle", 1000, "whyidle"]
+    members.append("u1000")
+    clock[0] += KEPT_S
+    assert access.scope(Peer(1, 1000, 1000)) is Scope.ALL
+
+
+def test_a_group_that_comes_later_is_found() -> None:
+    """Who there is no such group for yet waits a minute at most, and nobody else is in it meanwhile."""
+    clock, found = [0.0], {"there": 60}
+    access = Access(AccessConfig(group="there", others="own"), cast(Any, None))
+    access._group = Remembered({}.get, lambda: clock[0])
+    member = Peer(1, 1000, 60)
+    assert access.scope(member, named=False) is Scope.OWN
+    access._group._look_up = found.get
+    assert access.scope(member, named=False) is Scope.OWN
+    clock[0] += KEPT_S
+    assert access.scope(member, named=False) is Scope.ALL
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    """Of any number of users the last are known."""
+    asked: list[int] = []
+    remembered = Remembered(asked.append, lambda: 0.0)
+    for number in (*range(MAX_KEPT + 1), MAX_KEPT, 0):
+        remembered(number)
+    assert asked == [*range(MAX_KEPT + 1), 0]
+    assert len(remembered._known) == MAX_KEPT
+
+
+def test_names_of_subordinate_users_are_looked_up_when_they_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those of the whole file, and each once in a while."""
+    asked: list[str] = []
+
+    def user(name: str) -> Any:
+        asked.append(name)
+        return SimpleNamespace(pw_uid=1000 + len(asked))
+
+    monkeypatch.setattr("whyidle_daemon.subordinates.pwd.getpwnam", user)
+    path = tmp_path / "subuid"
+    path.write_text("".join(f"u{number}:{number}00000:65536\n" for number in range(1, 1000)))
+    found = Subordinates(path)
+    assert [found.owner(uid) for uid in (5, 300_001, 300_002, 5, 300_001)] == [5, 1001, 1001, 5, 1001]
+    assert asked == ["u3"]
 
 
 def scene(play: Any) -> Any:

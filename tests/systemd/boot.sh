@@ -4,6 +4,9 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)
 [ "$(id -u)" = 0 ] || { echo "test-systemd: needs root" >&2; exit 3; }
+case $here/ in /tmp/* | /run/*)
+  echo "test-systemd: systemd empties ${here%/*} when it boots: move the checkout elsewhere" >&2; exit 2 ;;
+esac
 work=$(mktemp -d /var/tmp/whyidle-systemd.XXXXXX)
 bpf=
 cleanup() {
@@ -39,8 +42,7 @@ After=multi-user.target
 [Service]
 Type=oneshot
 Environment=WHYIDLE_SYSTEMD=$(realpath -m --relative-base="$work/root" "$inside" | sed 's,^,/,') HOME=/root
-WorkingDirectory=$here
-ExecStart=/bin/sh -c '.venv/bin/pytest -q -p no:cacheprovider tests/systemd $* >/var/tmp/whyidle-test/output 2>&1; echo \$\$? >/var/tmp/whyidle-test/status'
+ExecStart=/bin/sh -c 'cd $here && .venv/bin/pytest -q -p no:cacheprovider tests/systemd $* >/var/tmp/whyidle-test/output 2>&1; echo \$\$? >/var/tmp/whyidle-test/status'
 ExecStopPost=/bin/systemctl --no-block poweroff
 EOF
 # Nothing of the host's own services: only what the test needs.

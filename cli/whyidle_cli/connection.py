@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -169,12 +170,17 @@ def _scratch() -> IO[bytes]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Wait for a daemon whose connection was closed. Killing it is safe: its probes end with it."""
+    """Wait for a daemon whose connection was closed. Killing it is safe: its probes end with it.
+
+    A process of somebody's can keep the kernel from taking probes off, and so the daemon from ending: then it
+    ends later, and nobody waits.
+    """
     try:
         process.wait(_EXIT_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_EXIT_TIMEOUT_S)
 
 
 def _last_words(process: subprocess.Popen[bytes], log: IO[bytes]) -> CliError:
@@ -182,7 +188,8 @@ def _last_words(process: subprocess.Popen[bytes], log: IO[bytes]) -> CliError:
     log.seek(max(0, os.fstat(log.fileno()).st_size - _TAIL_BYTES))
     lines = [line.strip() for line in log.read().decode("utf-8", "replace").splitlines()]
     lines = [line.removeprefix("whyidled: ") for line in lines if line]
-    status = process.returncode if process.returncode >= 0 else 128 - process.returncode
+    ended = -signal.SIGKILL if process.returncode is None else process.returncode
+    status = ended if ended >= 0 else 128 - ended
     if status != 3:
         return PrivateDaemonFailed(status, lines[-1] if lines else "")
     # The daemon's errors have the same two lines as ours.

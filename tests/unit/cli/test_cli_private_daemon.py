@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import grp
 import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -114,3 +117,30 @@ def test_a_socket_that_is_not_for_this_user(tmp_path: Path) -> None:
     group = grp.getgrall()[-1]
     os.chown(socket, -1, group.gr_gid)
     assert f"sudo usermod -aG {group.gr_name} " in errors.SocketForbidden(socket).hint
+
+
+class Unending:
+    """A process whose end the kernel does not let come: it holds a probe that cannot be taken off."""
+
+    returncode: int | None = None
+    signals: list[str]
+
+    def __init__(self) -> None:
+        self.signals = []
+
+    def wait(self, timeout: float | None = None) -> int:
+        assert timeout is not None, "for ever"
+        raise subprocess.TimeoutExpired("whyidled", timeout)
+
+    def kill(self) -> None:
+        self.signals.append("SIGKILL")
+
+
+def test_one_that_cannot_end_is_not_waited_for() -> None:
+    """It is killed, and what is left of it is the kernel's; the command has its report and goes."""
+    process = Unending()
+    connection._end(cast("Any", process))
+    assert process.signals == ["SIGKILL"]
+    with tempfile.TemporaryFile() as log:
+        error = connection._last_words(cast("Any", process), log)
+    assert "status 137" in str(error)

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from whyidle_daemon import left_out
 from whyidle_daemon.config import Metrics
 from whyidle_daemon.discovery.watcher import Discovery
 from whyidle_daemon.sessions import Sessions
@@ -76,7 +77,8 @@ class Exporting:
                 self._exporter = self._targets.on_inference = None
                 self._sessions.on_cut = lambda session, goes_on: None
             return True
-        from whyidle_daemon.metrics.exporter import Exporter  # noqa: PLC0415 (5 MB, for those who want it)
+        with left_out.servers():
+            from whyidle_daemon.metrics.exporter import Exporter  # noqa: PLC0415 (only for those who want it)
 
         kernel = self._targets.kernel
         new = Exporter(config, self._sessions, self._discovery, kernel, lambda: (VERSION, self._clients()))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from whyidle_daemon import start_priority, without_tls
+from whyidle_daemon import left_out, start_priority
 
 
 def main() -> int:
     """See :func:`whyidle_daemon.main.main`."""
     start_priority.raise_it()
-    without_tls.keep_out()
+    left_out.keep_out()
     from whyidle_daemon.main import main as daemon  # noqa: PLC0415 (after the above)
 
     return daemon()

@@ -99,7 +99,7 @@ def test_off_unless_configured_and_changed_by_a_reload(tmp_path: Path) -> None:
         daemon.process.send_signal(signal.SIGHUP)
         port = port_of(daemon)
         assert scrape(port)["whyidle_daemon_clients[]"] == 0
-        assert "libcrypto" not in (folder / "maps").read_text()  # see without_tls.py
+        assert "libcrypto" not in (folder / "maps").read_text()  # see left_out.py
         daemon.config.write_text(CONFIG.format(listen="", mark=mark))
         daemon.process.send_signal(signal.SIGHUP)
         wait_until(lambda: daemon.said().count("configuration reloaded") == 3, "the reload")

@@ -141,7 +141,7 @@ def _idle(folder: Path, more: str, what: str) -> list[Row]:
         cpu, rss = service.cost(IDLE_S)
     finally:
         service.end()
-    memory = (f"≤{IDLE_RSS / 1e6:.0f} MB", judge(rss <= IDLE_RSS)) if not more else ("", "")
+    memory = f"≤{IDLE_RSS / 1e6:.0f} MB", judge(rss <= IDLE_RSS)
     return [
         Row(f"idle host{what}: CPU", f"{cpu:.3%} of a core", f"≤{IDLE_CPU:.1%}", judge(cpu <= IDLE_CPU)),
         Row(f"idle host{what}: memory", f"{rss / 1e6:.1f} MB", *memory),

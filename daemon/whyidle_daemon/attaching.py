@@ -14,7 +14,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,13 @@ LIMIT_S = 2.0
 
 Attach = Callable[[str, str, Sequence[int]], tuple[int, ...]]
 """``attach(kind, path, offsets)`` returns the descriptors of the probes, which last as long as these."""
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close descriptors: probes last as long as theirs."""
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
 
 
 class _Task:
@@ -95,6 +102,4 @@ class Attaching:
                 task.done.set()
                 late = task.given_up
             if late:  # nobody waits for them any more: they will be asked for again
-                for descriptor in task.descriptors:
-                    with contextlib.suppress(OSError):
-                        os.close(descriptor)
+                close_all(task.descriptors)

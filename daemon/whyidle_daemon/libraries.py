@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from whyidle_daemon import cuda
-from whyidle_daemon.attaching import Attach, Attaching
+from whyidle_daemon.attaching import Attach, Attaching, close_all
 from whyidle_daemon.elf import ElfError, ElfFile
 from whyidle_daemon.library_users import Key, LibraryUsers
 from whyidle_daemon.proc import Mapping, Proc
@@ -52,13 +52,8 @@ LIMITED = {
 
 MAX_FILES, MAX_FILES_OF_ONE = 512, 16
 """With probes: a dozen descriptors each, and before Linux 6.6 one for each function."""
-_OURS = {
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ENOMEM,
-    errno.EINTR,
-    errno.EAGAIN,
-}  # what fails for these will do later
+# What fails for these will do later.
+_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN}
 
 
 class Attached(NamedTuple):
@@ -97,7 +92,8 @@ class EngineLibraries:
             if key not in self._files:
                 if self._attach.stuck:
                     self._missed = True
-                if self._attach.stuck or not self._has_room(pid, mapping):
+                    continue
+                if not self._has_room(pid, mapping):
                     continue
                 try:
                     self._files[key] = self._look(pid, mapping, known[1])
@@ -167,7 +163,7 @@ class EngineLibraries:
         if self._attach.stuck:
             return
         for entry in self.attached:
-            _close(_held(entry))
+            close_all(_held(entry))
         self._files.clear()
         self._users.clear()
 
@@ -225,14 +221,14 @@ class EngineLibraries:
                     descriptors += self._attach(kind, f"/proc/self/fd/{file}", offsets)
             simulated = elf.symbol(cuda.SIMULATED) is not None
         except (ElfError, OSError, KeyError) as error:
-            _close([*descriptors, *(link for each in links.values() for link in each), file])
+            close_all([*descriptors, *(link for each in links.values() for link in each), file])
             if isinstance(error, OSError):
                 raise
             log.warning("no probes on %r of process %d: %s", mapping.path, pid, error)
             return None
         log.info("probes on %r: %s", mapping.path, ", ".join(functions))
         if not limited:
-            _close([file])
+            close_all([file])
         keep = file if limited else None
         return Attached(mapping.path, functions, tuple(descriptors), simulated, keep, limited, links)
 
@@ -253,9 +249,9 @@ def _close_aside(descriptors: list[int]) -> None:
     """The kernel waits for everybody who is in a probe, 0.1 s: not in the daemon's loop."""
     if descriptors:
         try:
-            threading.Thread(target=_close, args=(descriptors,), name="detach").start()
+            threading.Thread(target=close_all, args=(descriptors,), name="detach").start()
         except RuntimeError:  # there is no room for another: rather late than never
-            _close(descriptors)
+            close_all(descriptors)
 
 
 def _find(elf: ElfFile, wanted: Functions) -> tuple[tuple[str, ...], dict[str, list[int]]]:
@@ -274,9 +270,3 @@ def _find(elf: ElfFile, wanted: Functions) -> tuple[tuple[str, ...], dict[str, l
                 known.add(offset)
                 places.setdefault(kind, []).append(offset)
     return tuple(functions), places
-
-
-def _close(descriptors: Iterable[int]) -> None:
-    for descriptor in descriptors:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)

@@ -15,8 +15,7 @@ class Owners:
     def __init__(self, proc: Proc) -> None:
         self._proc = proc
         self._of: dict[int, int | None] = {}
-        self._ever: set[int | None] = set()  # the first two owners there ever were
-        self._some: set[int | None] = set()  # whoever once was the owner of one
+        self._ever: set[int | None] = set()  # whoever once was the owner of one
 
     def learn(self, pid: int) -> None:
         """Look at a process that is new, or has replaced its image."""
@@ -26,15 +25,12 @@ class Owners:
         owner = self._proc.sole_owner(pid) if not full else None
         # One that was another's for a moment stays hidden: its records from then are in the sums.
         owner = self._of[pid] = owner if self._of.get(pid, owner) == owner else None
-        self._some.add(owner)
-        if len(self._ever) < 2:
-            self._ever.add(owner)
+        self._ever.add(owner)
 
     def keep(self, pids: Iterable[int]) -> None:
         """Forget all others: nothing will speak of them any more."""
         self._of = {pid: self._of[pid] for pid in pids if pid in self._of}
         self._ever = set(self._of.values())
-        self._some = set(self._ever)
 
     def owns(self, uid: int, pid: int) -> bool:
         """Whether a process belonged to a user alone whenever it was looked at. Not known is no."""
@@ -42,7 +38,7 @@ class Owners:
 
     def owns_some(self, uid: int) -> bool:
         """Whether a process of the tree may be this user's: if not, nothing of it is."""
-        return uid in self._some
+        return uid in self._ever
 
     def owns_all(self, uid: int) -> bool:
         """Whether every process of the tree is and was this user's alone."""

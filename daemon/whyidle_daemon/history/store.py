@@ -108,9 +108,11 @@ class Store:
     @property
     def part_bytes(self) -> int:
         """A part that has grown to this is followed by another; with many of them, each is smaller."""
-        return self._part_bytes(sum(one.granted is None for one in self._writing))
+        return self._part_bytes(0)
 
-    def _part_bytes(self, number: int) -> int:
+    def _part_bytes(self, more: int) -> int:
+        """The same, with so many more of them."""
+        number = more + sum(one.granted is None for one in self._writing)
         share = min(SHARE_OF_PART, SHARE_WRITTEN / max(1, number))
         return max(LEAST_BYTES, int(self.max_bytes * share))
 
@@ -142,8 +144,7 @@ class Store:
     def _create(self, pid: int, granted: int | None) -> Output:
         if granted is not None and granted < LEAST_BYTES:
             raise CannotRecord(str(self.folder), "others that clients asked for take the room")
-        number_cut = 1 + sum(one.granted is None for one in self._writing)
-        limit = granted if granted is not None else self._part_bytes(number_cut) * 2
+        limit = granted if granted is not None else self._part_bytes(1) * 2
         stamp = datetime.fromtimestamp(self._clock(), UTC).strftime("%Y%m%dT%H%M%SZ")
         for number in itertools.count(1):
             path = self.folder / f"{stamp}-{pid}-{number}.rec"

@@ -8,6 +8,7 @@ import os
 import random
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,16 @@ from whyidle_daemon.recording.records import Begin
 from whyidle_probes.events import NO_PEER, Fork, Slice
 
 BEGIN = Begin(1000, (1,), ("x",), "now", 4096, samples.HOST, "1")
+
+
+def after(event: threading.Event) -> Callable[[int, memoryview], int]:
+    """A disk that takes nothing before that."""
+
+    def write(descriptor: int, data: memoryview) -> int:
+        event.wait(30)
+        return os.write(descriptor, data)
+
+    return write
 
 
 def test_mode_and_exclusive(tmp_path: Path) -> None:
@@ -104,12 +115,7 @@ def test_full_disk_ends_the_recording_only(tmp_path: Path) -> None:
 def test_stuck_disk_costs_bounded_memory(tmp_path: Path) -> None:
     """A disk that takes nothing ends the recording when the queue is full; nobody waits for it."""
     free = threading.Event()
-
-    def write(descriptor: int, data: memoryview) -> int:
-        free.wait(30)
-        return os.write(descriptor, data)
-
-    output = Output(str(tmp_path / "a"), write=write, max_queued=1000)
+    output = Output(str(tmp_path / "a"), write=after(free), max_queued=1000)
     for _ in range(10):
         output.put(bytes(300), 1, Flag.NONE)
     assert output.failure == "the disk is too slow"
@@ -120,12 +126,7 @@ def test_stuck_disk_costs_bounded_memory(tmp_path: Path) -> None:
 def test_end_that_the_disk_does_not_take(tmp_path: Path) -> None:
     """Closing gives up after its time and says so."""
     free = threading.Event()
-
-    def write(descriptor: int, data: memoryview) -> int:
-        free.wait(30)
-        return os.write(descriptor, data)
-
-    output = Output(str(tmp_path / "a"), write=write)
+    output = Output(str(tmp_path / "a"), write=after(free))
     output.close(0.01)
     assert output.failure is not None
     assert "0.01 s" in output.failure
@@ -218,12 +219,7 @@ def test_no_thread_to_write_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_slow_disk_holds_up_neither_an_end_nor_the_daemons(tmp_path: Path) -> None:
     """Of many that are closed, none is waited for; at the end of the daemon all together, once."""
     slow = threading.Event()
-
-    def stuck(descriptor: int, data: memoryview) -> int:
-        slow.wait(20)
-        return os.write(descriptor, data)
-
-    recorders = [Recorder(Output(str(tmp_path / str(n)), write=stuck), BEGIN) for n in range(8)]
+    recorders = [Recorder(Output(str(tmp_path / str(n)), write=after(slow)), BEGIN) for n in range(8)]
     began = time.monotonic()
     for recorder in recorders:
         recorder.close(wait_s=0.0)
@@ -241,12 +237,7 @@ def test_a_slow_disk_holds_up_neither_an_end_nor_the_daemons(tmp_path: Path) -> 
 def test_what_is_discarded_is_not_waited_for(tmp_path: Path) -> None:
     """Its name goes at once."""
     slow = threading.Event()
-
-    def stuck(descriptor: int, data: memoryview) -> int:
-        slow.wait(20)
-        return os.write(descriptor, data)
-
-    output = Output(str(tmp_path / "a"), write=stuck)
+    output = Output(str(tmp_path / "a"), write=after(slow))
     began = time.monotonic()
     output.discard()
     assert time.monotonic() - began < 0.5
